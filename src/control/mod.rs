@@ -1,0 +1,1 @@
+//! Messages on the unix socket, server and client.

@@ -1,0 +1,3 @@
+//! What the owner asks for: rules are tried in order, the first that matches decides.
+
+pub mod model;

@@ -1,0 +1,1 @@
+//! I/O: one file per outside thing.
