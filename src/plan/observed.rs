@@ -24,6 +24,8 @@ pub struct Observed {
     pub foreign_tables: BTreeSet<u32>,
     /// Routers that DHCP leases name, by device.
     pub lease_routers: BTreeMap<String, Vec<IpAddr>>,
+    /// Seconds that local time is ahead of UTC.
+    pub utc_offset: i32,
     /// Values of the sysctls a plan may touch or warn about; absent ones do not exist here.
     pub sysctls: BTreeMap<String, String>,
 }

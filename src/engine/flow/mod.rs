@@ -58,3 +58,10 @@ pub struct Facts {
     /// When the flow began.
     pub when: LocalTime,
 }
+
+impl std::fmt::Display for Mac {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let [a, b, c, d, e, f] = self.0;
+        write!(out, "{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{f:02x}")
+    }
+}

@@ -1,0 +1,182 @@
+//! Rules with `none = "drop"` hold in the kernel too: a dead, flooded or
+//! limited daemon never lets such a flow out by a line it must not use.
+//!
+//! First match wins, so every rule up to the last such one is written out as
+//! chains: one link per matcher key, one rule per entry of its list.
+
+use std::ops::RangeInclusive;
+
+use super::model::{Action, Chain, Match, Rule, rule, rule_for};
+use super::{spread, usable};
+use crate::config::Config;
+use crate::engine::packet::Family;
+use crate::engine::rule::model::{self, IcmpType, Matchers, Policy, TimeSpan, WhenNone};
+use crate::plan::lines::Line;
+
+/// The chain that tries the rules in order.
+pub const ENTRY: &str = "rules";
+
+/// IP protocols with ports: TCP, UDP, DCCP, SCTP, UDP-Lite (IANA).
+const WITH_PORTS: [u8; 5] = [6, 17, 33, 132, 136];
+const MINUTES_PER_DAY: i32 = 24 * 60;
+const MINUTES_PER_WEEK: i32 = 7 * MINUTES_PER_DAY;
+
+/// One of several ways to satisfy a key: conditions, and the family they imply.
+type Alternative = (Option<Family>, Vec<Match>);
+
+/// The chains of all rules that the kernel must know; none if no rule drops.
+pub fn chains(config: &Config, lines: &[Line], utc_offset: i32) -> Vec<Chain> {
+    let Some(last) = config.rules.iter().rposition(|rule| rule.none == WhenNone::Drop) else {
+        return Vec::new();
+    };
+    let known = &config.rules[..=last];
+    let mut chains = Vec::new();
+    for (place, rule) in known.iter().enumerate() {
+        chains.extend(rule_chains(config, lines, utc_offset, place, rule));
+    }
+    let tries =
+        (0..known.len()).map(|place| rule([Match::PacketHasUplink(false)], Action::Jump(name(place, 0))));
+    chains.push(Chain { name: ENTRY.into(), hook: None, rules: tries.collect() });
+    chains
+}
+
+fn name(rule: usize, link: usize) -> String {
+    format!("rule-{}-{link}", rule + 1)
+}
+
+/// The links of one rule, last first: a packet that fits a link's key goes on
+/// to the next; one that fits none falls back to the next rule.
+fn rule_chains(
+    config: &Config,
+    lines: &[Line],
+    utc_offset: i32,
+    place: usize,
+    rule: &model::Rule,
+) -> Vec<Chain> {
+    let wanted = keys(config, &rule.matches, utc_offset);
+    let mut chains =
+        vec![Chain { name: name(place, wanted.len()), hook: None, rules: use_uplinks(config, lines, rule) }];
+    for (link, alternatives) in wanted.iter().enumerate().rev() {
+        let next = name(place, link + 1);
+        let rules = alternatives.iter().map(|(family, matches)| Rule {
+            family: *family,
+            matches: matches.clone(),
+            action: Action::Goto(next.clone()),
+        });
+        chains.push(Chain { name: name(place, link), hook: None, rules: rules.collect() });
+    }
+    exclude(config, &rule.not, utc_offset, chains.last_mut());
+    chains
+}
+
+/// What `not` names leaves the first link before anything else.
+fn exclude(config: &Config, not: &Matchers, utc_offset: i32, first: Option<&mut Chain>) {
+    let Some(first) = first else { return };
+    let unwanted = keys(config, not, utc_offset).into_iter().flatten().map(|(family, matches)| Rule {
+        family,
+        matches,
+        action: Action::Return,
+    });
+    first.rules.splice(0..0, unwanted);
+}
+
+fn use_uplinks(config: &Config, lines: &[Line], wanted: &model::Rule) -> Vec<Rule> {
+    Family::BOTH.into_iter().flat_map(|family| use_in(config, lines, wanted, family)).collect()
+}
+
+fn use_in(config: &Config, lines: &[Line], wanted: &model::Rule, family: Family) -> Vec<Rule> {
+    let mut candidates = usable(lines, family, &wanted.choice.uplinks);
+    if wanted.choice.policy == Policy::Ordered {
+        candidates.truncate(1);
+    }
+    match (candidates.as_slice(), wanted.none) {
+        ([], WhenNone::Drop) => vec![rule_for(family, [], Action::Drop)],
+        ([], WhenNone::Any) => vec![rule_for(family, [], Action::Goto("spread".into()))],
+        ([], WhenNone::NextRule) => Vec::new(),
+        _ => spread(config, family, &candidates),
+    }
+}
+
+/// The keys that ask for something, each as the list of its alternatives.
+fn keys(config: &Config, matchers: &Matchers, utc_offset: i32) -> Vec<Vec<Alternative>> {
+    let with_ports = ported(&matchers.protocol);
+    let any = |matches: Vec<Match>| (None, matches);
+    let of = |family: Family, matches: Vec<Match>| (Some(family), matches);
+    let mut keys: Vec<Vec<Alternative>> = vec![
+        matchers.protocol.iter().map(|&protocol| any(vec![Match::Protocol(protocol)])).collect(),
+        matchers.src.iter().map(|&net| of(Family::of(net.addr()), vec![Match::Source(net)])).collect(),
+        matchers.dst.iter().map(|&net| of(Family::of(net.addr()), vec![Match::Destination(net)])).collect(),
+        ports(&with_ports, &matchers.src_port, Match::SourcePort),
+        ports(&with_ports, &matchers.dst_port, Match::DestinationPort),
+        matchers.icmp_type.iter().map(|&kind: &IcmpType| of(kind.family, vec![Match::Icmp(kind)])).collect(),
+        matchers.src_mac.iter().map(|&mac| any(vec![Match::SourceMac(mac)])).collect(),
+        matchers.lan.iter().map(|lan| any(vec![Match::In(config.lan[usize::from(lan.0)].clone())])).collect(),
+        matchers.dscp.iter().map(|&dscp| any(vec![Match::Dscp(dscp)])).collect(),
+        matchers.family.iter().map(|&family| of(family, vec![])).collect(),
+        matchers.length.iter().map(|length| any(vec![Match::Length(length.clone())])).collect(),
+        times(&matchers.time, &matchers.weekday, utc_offset),
+    ];
+    keys.retain(|alternatives| !alternatives.is_empty());
+    keys
+}
+
+/// Port matches need a protocol that has ports: those the rule names, or all.
+fn ported(protocols: &[u8]) -> Vec<u8> {
+    WITH_PORTS.into_iter().filter(|protocol| protocols.is_empty() || protocols.contains(protocol)).collect()
+}
+
+fn ports(
+    protocols: &[u8],
+    ranges: &[RangeInclusive<u16>],
+    side: fn(u8, RangeInclusive<u16>) -> Match,
+) -> Vec<Alternative> {
+    let pairs = protocols.iter().flat_map(|&protocol| ranges.iter().map(move |range| (protocol, range)));
+    pairs.map(|(protocol, range)| (None, vec![side(protocol, range.clone())])).collect()
+}
+
+/// Local weekdays and times as spans of single UTC weekdays, which is what the
+/// kernel can match without knowing the time zone.
+fn times(times: &[TimeSpan], weekdays: &[u8], utc_offset: i32) -> Vec<Alternative> {
+    if times.is_empty() && weekdays.is_empty() {
+        return Vec::new();
+    }
+    let days: Vec<u8> = if weekdays.is_empty() { (0..7).collect() } else { weekdays.to_vec() };
+    let local = days.iter().flat_map(|&day| {
+        day_spans(times).into_iter().map(move |(from, to)| {
+            let midnight = i32::from(day) * MINUTES_PER_DAY;
+            (midnight + from, midnight + to)
+        })
+    });
+    local
+        .flat_map(|(from, to)| utc_spans(from - utc_offset / 60, to - utc_offset / 60))
+        .map(|(day, seconds)| (None, vec![Match::Time(day, seconds)]))
+        .collect()
+}
+
+/// Minutes of one day; a span over midnight is two.
+fn day_spans(times: &[TimeSpan]) -> Vec<(i32, i32)> {
+    if times.is_empty() {
+        return vec![(0, MINUTES_PER_DAY)];
+    }
+    let split = |span: &TimeSpan| {
+        let (from, to) = (i32::from(span.from), i32::from(span.to));
+        if from < to { vec![(from, to)] } else { vec![(from, MINUTES_PER_DAY), (0, to)] }
+    };
+    times.iter().flat_map(split).filter(|(from, to)| from < to).collect()
+}
+
+/// A span of minutes of the week, cut at midnights.
+fn utc_spans(from: i32, to: i32) -> Vec<(u8, RangeInclusive<u32>)> {
+    let mut spans = Vec::new();
+    let mut start = from;
+    while start < to {
+        let in_week = start.rem_euclid(MINUTES_PER_WEEK);
+        let (day, minute) = (in_week / MINUTES_PER_DAY, in_week % MINUTES_PER_DAY);
+        let length = (to - start).min(MINUTES_PER_DAY - minute);
+        let first = (minute * 60).unsigned_abs();
+        let last = ((minute + length) * 60 - 1).unsigned_abs();
+        spans.push((day as u8, first..=last));
+        start += length;
+    }
+    spans
+}

@@ -1,0 +1,474 @@
+//! The firewall as `ipset restore` and `iptables-restore` scripts, for either flavour of iptables.
+//!
+//! Each table is a commit of its own, so the order is: sets, then what marks
+//! depend on, the mangle table with its queue last; down goes the other way.
+//! Chains are flushed and refilled in one commit; jumps to them are added only
+//! where they are missing, so a second run changes nothing.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::RangeInclusive;
+
+use super::flow_hash::bytecode;
+use super::model::{Action, Chain, Firewall, Hook, Match, Rule, State};
+use crate::engine::packet::Family;
+use crate::plan::script::Step;
+
+/// Before the name of every chain and set of ours.
+pub const PREFIX: &str = "wansplit-";
+
+/// The two programs that speak iptables' language.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Flavour {
+    /// On top of nf_tables.
+    Nft,
+    /// On top of x_tables.
+    Legacy,
+}
+
+impl Flavour {
+    /// Both, for code that looks for traces of either.
+    pub const BOTH: [Flavour; 2] = [Flavour::Nft, Flavour::Legacy];
+
+    /// The program's full name: bare `iptables` may be either flavour.
+    #[must_use]
+    pub fn program(self, family: Family, suffix: &str) -> String {
+        let flavour = match self {
+            Flavour::Nft => "nft",
+            Flavour::Legacy => "legacy",
+        };
+        match family {
+            Family::V4 => format!("iptables-{flavour}{suffix}"),
+            Family::V6 => format!("ip6tables-{flavour}{suffix}"),
+        }
+    }
+}
+
+/// iptables' tables, in the order in which they are committed on the way up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Table {
+    /// Before connection tracking.
+    Raw,
+    /// Address translation.
+    Nat,
+    /// Marks and the queue.
+    Mangle,
+}
+
+impl Table {
+    const ALL: [Table; 3] = [Table::Raw, Table::Nat, Table::Mangle];
+
+    /// iptables' name for it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Table::Raw => "raw",
+            Table::Nat => "nat",
+            Table::Mangle => "mangle",
+        }
+    }
+}
+
+/// What of ours one flavour of iptables holds now.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Installed {
+    /// Our chains, with our prefix, by family and table.
+    pub chains: BTreeMap<(Family, Table), BTreeSet<String>>,
+    /// Jumps from built-in chains to ours: (built-in, ours with prefix).
+    pub jumps: BTreeMap<(Family, Table), BTreeSet<(String, String)>>,
+    /// Our sets.
+    pub sets: BTreeSet<String>,
+}
+
+impl Installed {
+    /// Whether nothing of ours is there.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.chains.values().all(BTreeSet::is_empty) && self.sets.is_empty()
+    }
+
+    /// Takes in what `iptables-save -t TABLE` printed.
+    pub fn read_save(&mut self, family: Family, table: Table, text: &str) {
+        for line in text.lines() {
+            if let Some(chain) = line.strip_prefix(':').and_then(|rest| rest.split(' ').next()) {
+                if chain.starts_with(PREFIX) {
+                    self.chains.entry((family, table)).or_default().insert(chain.to_owned());
+                }
+            } else if let Some((built_in, ours)) = plain_jump(line) {
+                self.jumps.entry((family, table)).or_default().insert((built_in, ours));
+            }
+        }
+    }
+}
+
+/// `-A PREROUTING -j wansplit-decide`, the only form in which we hang a chain.
+fn plain_jump(line: &str) -> Option<(String, String)> {
+    let words: Vec<&str> = line.split_whitespace().collect();
+    let ["-A", built_in, "-j", ours] = words[..] else { return None };
+    let is_ours = ours.starts_with(PREFIX) && !built_in.starts_with(PREFIX);
+    is_ours.then(|| (built_in.to_owned(), ours.to_owned()))
+}
+
+/// The steps that make this the state, whatever of ours is there now.
+#[must_use]
+pub fn up(firewall: &Firewall, flavour: Flavour, installed: &Installed) -> Vec<Step> {
+    let mut steps = vec![sets(firewall)];
+    for family in Family::BOTH {
+        let tables: Vec<TableScript> = Table::ALL
+            .into_iter()
+            .map(|table| fill(firewall, family, table, installed))
+            .filter(|script| !script.is_empty())
+            .collect();
+        steps.push(restore(flavour, family, &tables));
+    }
+    steps
+}
+
+/// The steps that take away all that is ours.
+#[must_use]
+pub fn down(flavour: Flavour, installed: &Installed) -> Vec<Step> {
+    let mut steps = Vec::new();
+    for family in Family::BOTH {
+        let tables: Vec<TableScript> = Table::ALL
+            .into_iter()
+            .rev()
+            .map(|table| remove(family, table, installed, &BTreeSet::new()))
+            .filter(|script| !script.is_empty())
+            .collect();
+        if !tables.is_empty() {
+            steps.push(restore(flavour, family, &tables));
+        }
+    }
+    if !installed.sets.is_empty() {
+        steps.push(ipset(installed.sets.iter().map(|set| format!("destroy {set}")).collect()));
+    }
+    steps
+}
+
+/// One table's part of a restore script.
+struct TableScript {
+    table: Table,
+    chains: Vec<String>,
+    commands: Vec<String>,
+}
+
+impl TableScript {
+    fn is_empty(&self) -> bool {
+        self.chains.is_empty() && self.commands.is_empty()
+    }
+}
+
+fn restore(flavour: Flavour, family: Family, tables: &[TableScript]) -> Step {
+    let mut input = String::new();
+    let mut typed = Vec::new();
+    let program = flavour.program(family, "");
+    for TableScript { table, chains, commands } in tables {
+        let name = table.name();
+        input += &format!("*{name}\n");
+        for chain in chains {
+            input += &format!(":{chain} - [0:0]\n");
+            typed.push(format!("{program} -t {name} -N {chain}"));
+        }
+        for command in commands {
+            input += &format!("{command}\n");
+            typed.push(format!("{program} -t {name} {command}"));
+        }
+        input += "COMMIT\n";
+    }
+    let arguments = ["--noflush", "-w", "5"].map(String::from).to_vec();
+    Step { program: flavour.program(family, "-restore"), arguments, input, typed }
+}
+
+fn fill(firewall: &Firewall, family: Family, table: Table, installed: &Installed) -> TableScript {
+    let wanted = chains_of(firewall, table);
+    let names: BTreeSet<String> = wanted.iter().map(|chain| prefixed(&chain.name)).collect();
+    let mut script = remove(family, table, installed, &names);
+    for chain in &wanted {
+        script.chains.push(prefixed(&chain.name));
+        let rules = chain.rules.iter().filter(|rule| rule.family.is_none_or(|of| of == family));
+        script.commands.extend(rules.map(|rule| command(firewall, chain, rule, family)));
+    }
+    let present = installed.jumps.get(&(family, table));
+    for chain in &wanted {
+        let Some(hook) = chain.hook else { continue };
+        let (_, built_in, place) = hung(hook);
+        let jump = (built_in.to_owned(), prefixed(&chain.name));
+        if !present.is_some_and(|jumps| jumps.contains(&jump)) {
+            script.commands.push(hang(&jump, place));
+        }
+    }
+    script
+}
+
+/// Takes away our jumps and chains that are not in `keep`.
+fn remove(family: Family, table: Table, installed: &Installed, keep: &BTreeSet<String>) -> TableScript {
+    let none = BTreeSet::new();
+    let chains = installed.chains.get(&(family, table)).unwrap_or(&none);
+    let stale = || chains.iter().filter(|chain| !keep.contains(*chain));
+    let no_jumps = BTreeSet::new();
+    let jumps = installed.jumps.get(&(family, table)).unwrap_or(&no_jumps);
+    let mut commands: Vec<String> = jumps
+        .iter()
+        .filter(|(_, ours)| !keep.contains(ours))
+        .map(|(built_in, ours)| format!("-D {built_in} -j {ours}"))
+        .collect();
+    commands.extend(stale().map(|chain| format!("-F {chain}")));
+    commands.extend(stale().map(|chain| format!("-X {chain}")));
+    TableScript { table, chains: Vec::new(), commands }
+}
+
+/// Where in a built-in chain our jump stands.
+#[derive(Clone, Copy)]
+enum Place {
+    /// Before others' rules, at this place from the top: others' NAT rules end the chain.
+    Top(u8),
+    /// After others' rules: a queue's verdict ends the chain, and they should have had their say.
+    End,
+}
+
+fn hung(hook: Hook) -> (Table, &'static str, Place) {
+    match hook {
+        Hook::Helpers => (Table::Raw, "PREROUTING", Place::End),
+        Hook::Decide => (Table::Mangle, "PREROUTING", Place::End),
+        Hook::Settle => (Table::Nat, "PREROUTING", Place::Top(1)),
+        Hook::Forwards => (Table::Nat, "PREROUTING", Place::Top(2)),
+        Hook::Own | Hook::OwnQueue => (Table::Mangle, "OUTPUT", Place::End),
+        Hook::Forward => (Table::Mangle, "FORWARD", Place::End),
+        Hook::Pin => (Table::Mangle, "POSTROUTING", Place::End),
+        Hook::Source => (Table::Nat, "POSTROUTING", Place::End),
+    }
+}
+
+fn hang((built_in, ours): &(String, String), place: Place) -> String {
+    match place {
+        Place::Top(number) => format!("-I {built_in} {number} -j {ours}"),
+        Place::End => format!("-A {built_in} -j {ours}"),
+    }
+}
+
+/// The chains a table needs: those that hang in it, and those they jump to.
+/// A chain stands after those that it jumps to, so one pass from the end finds all.
+fn chains_of(firewall: &Firewall, table: Table) -> Vec<&Chain> {
+    let mut needed: BTreeSet<&str> = BTreeSet::new();
+    let mut chains = Vec::new();
+    for chain in firewall.chains.iter().rev() {
+        let hangs = chain.hook.is_some_and(|hook| hung(hook).0 == table);
+        if hangs || needed.contains(chain.name.as_str()) {
+            needed.extend(chain.rules.iter().filter_map(target));
+            chains.push(chain);
+        }
+    }
+    chains.reverse();
+    chains
+}
+
+fn target(rule: &Rule) -> Option<&str> {
+    match &rule.action {
+        Action::Jump(chain) | Action::Goto(chain) => Some(chain),
+        _ => None,
+    }
+}
+
+fn prefixed(chain: &str) -> String {
+    format!("{PREFIX}{chain}")
+}
+
+fn digit(family: Family) -> char {
+    match family {
+        Family::V4 => '4',
+        Family::V6 => '6',
+    }
+}
+
+/// Name of the set that says, by being filled, that the daemon is alive.
+#[must_use]
+pub fn gate_set(family: Family) -> String {
+    format!("{PREFIX}gate{}", digit(family))
+}
+
+fn stay_set(family: Family) -> String {
+    format!("{PREFIX}stay{}", digit(family))
+}
+
+fn early_set(family: Family) -> String {
+    format!("{PREFIX}early{}", digit(family))
+}
+
+/// Seconds for which a flow that went past the queue is remembered as such.
+const EARLY_SECONDS: u32 = 30;
+/// Flows remembered so; beyond that, a split of an unlucky pair is possible again.
+const EARLY_MOST: u32 = 65_536;
+
+/// Creates the sets, closes the gate, and refills the set of destinations that stay, in one swap.
+fn sets(firewall: &Firewall) -> Step {
+    let mut lines = Vec::new();
+    for family in Family::BOTH {
+        let kind = match family {
+            Family::V4 => "inet",
+            Family::V6 => "inet6",
+        };
+        let (gate, early, stay) = (gate_set(family), early_set(family), stay_set(family));
+        let size = firewall.stay.len().max(1024) * 2;
+        lines.push(format!("create {gate} hash:net family {kind} timeout 1"));
+        lines.push(format!("flush {gate}"));
+        lines.push(format!(
+            "create {early} hash:ip,port,ip family {kind} timeout {EARLY_SECONDS} maxelem {EARLY_MOST}"
+        ));
+        lines.push(format!("create {stay} hash:net family {kind} maxelem {size}"));
+        lines.push(format!("create {stay}-new hash:net family {kind} maxelem {size}"));
+        lines.push(format!("flush {stay}-new"));
+        let nets = firewall.stay.iter().filter(|net| Family::of(net.addr()) == family);
+        lines.extend(nets.map(|net| format!("add {stay}-new {net}")));
+        lines.push(format!("swap {stay}-new {stay}"));
+        lines.push(format!("destroy {stay}-new"));
+    }
+    ipset(lines)
+}
+
+fn ipset(lines: Vec<String>) -> Step {
+    Step {
+        program: "ipset".into(),
+        arguments: ["-exist", "restore"].map(String::from).to_vec(),
+        input: lines.iter().map(|line| format!("{line}\n")).collect(),
+        typed: lines.iter().map(|line| format!("ipset -exist {line}")).collect(),
+    }
+}
+
+fn command(firewall: &Firewall, chain: &Chain, rule: &Rule, family: Family) -> String {
+    let mut words = vec![format!("-A {}", prefixed(&chain.name))];
+    words.extend(rule.matches.iter().map(|condition| matching(firewall, condition, family)));
+    words.push(acting(firewall, &rule.action, family));
+    words.join(" ")
+}
+
+fn matching(firewall: &Firewall, condition: &Match, family: Family) -> String {
+    let mask = firewall.marks.mask;
+    let decided = firewall.marks.decided;
+    match condition {
+        Match::In(device) => format!("-i {device}"),
+        Match::Out(device) => format!("-o {device}"),
+        Match::Source(net) => format!("-s {net}"),
+        Match::Destination(net) => format!("-d {net}"),
+        Match::DestinationIsLocal => "-m addrtype --dst-type LOCAL".into(),
+        Match::DestinationStays => format!("-m set --match-set {} dst", stay_set(family)),
+        Match::State(states) => format!("-m conntrack --ctstate {}", names(states)),
+        Match::DestinationTranslated => "-m conntrack --ctstate DNAT".into(),
+        Match::OriginalDestination(address) => format!("-m conntrack --ctorigdst {address}"),
+        Match::ReplyDestination(address) => format!("-m conntrack --ctrepldst {address}"),
+        Match::PacketHasUplink(yes) => format!("-m mark {}--mark 0x0/{mask:#x}", not(*yes)),
+        Match::ConnectionHasUplink(yes) => format!("-m connmark {}--mark 0x0/{mask:#x}", not(*yes)),
+        Match::Decided(yes) => format!("-m mark {}--mark 0x0/{decided:#x}", not(*yes)),
+        Match::Early => format!("-m set --match-set {} src,src,dst", early_set(family)),
+        Match::Protocol(protocol) => format!("-p {protocol}"),
+        Match::SourcePort(protocol, ports) => format!("-p {protocol} -m multiport --sports {}", span(ports)),
+        Match::DestinationPort(protocol, ports) => {
+            format!("-p {protocol} -m multiport --dports {}", span(ports))
+        }
+        Match::Icmp(icmp) => {
+            let (protocol, option) = match icmp.family {
+                Family::V4 => ("icmp", "--icmp-type"),
+                Family::V6 => ("icmpv6", "--icmpv6-type"),
+            };
+            let code = icmp.code.map(|code| format!("/{code}")).unwrap_or_default();
+            format!("-p {protocol} -m {} {option} {}{code}", icmp_module(family), icmp.kind)
+        }
+        Match::SourceMac(mac) => format!("-m mac --mac-source {mac}"),
+        Match::Dscp(dscp) => format!("-m dscp --dscp {dscp:#04x}"),
+        Match::Length(lengths) => format!("-m length --length {}", span(lengths)),
+        Match::Time(day, seconds) => time(*day, seconds),
+        Match::Share { from, to, of } => {
+            format!("-m bpf --bytecode \"{}\"", bytecode(family, *from, *to, *of))
+        }
+        Match::GateIsOpen => format!("-m set --match-set {} src", gate_set(family)),
+        Match::Below(limit) => format!(
+            "-m hashlimit --hashlimit-upto {limit}/sec --hashlimit-burst {} --hashlimit-name wansplit{}",
+            burst(*limit),
+            digit(family)
+        ),
+        Match::TcpSyn => "-p tcp -m tcp --tcp-flags SYN,RST SYN".into(),
+    }
+}
+
+fn icmp_module(family: Family) -> &'static str {
+    match family {
+        Family::V4 => "icmp",
+        Family::V6 => "icmp6",
+    }
+}
+
+/// "Has it" is "is not zero".
+fn not(has: bool) -> &'static str {
+    if has { "! " } else { "" }
+}
+
+/// New packets that may come at once: a fifth of a second's worth, within what both backends take.
+#[must_use]
+pub fn burst(limit: u32) -> u32 {
+    (limit / 5).clamp(1, 10_000)
+}
+
+fn span(range: &RangeInclusive<u16>) -> String {
+    if range.start() == range.end() {
+        range.start().to_string()
+    } else {
+        format!("{}:{}", range.start(), range.end())
+    }
+}
+
+fn names(states: &[State]) -> String {
+    let name = |state: &State| match state {
+        State::Established => "ESTABLISHED",
+        State::Related => "RELATED",
+        State::Invalid => "INVALID",
+        State::Untracked => "UNTRACKED",
+    };
+    states.iter().map(name).collect::<Vec<_>>().join(",")
+}
+
+fn time(day: u8, seconds: &RangeInclusive<u32>) -> String {
+    const DAYS: [&str; 7] = ["Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun"];
+    let day = DAYS[usize::from(day) % 7];
+    format!(
+        "-m time --timestart {} --timestop {} --weekdays {day}",
+        clock(*seconds.start()),
+        clock(*seconds.end())
+    )
+}
+
+/// `hh:mm:ss` of a second of the day.
+#[must_use]
+pub fn clock(second: u32) -> String {
+    format!("{:02}:{:02}:{:02}", second / 3600, second / 60 % 60, second % 60)
+}
+
+fn acting(firewall: &Firewall, action: &Action, family: Family) -> String {
+    let mask = firewall.marks.mask;
+    let decided = firewall.marks.decided;
+    let ours = firewall.marks.ours();
+    match action {
+        Action::MarkPacket(value) => format!("-j MARK --set-xmark {value:#x}/{mask:#x}"),
+        Action::MarkConnection(value) => format!("-j CONNMARK --set-xmark {value:#x}/{mask:#x}"),
+        Action::Clear => format!("-j MARK --set-xmark 0x0/{ours:#x}"),
+        Action::FlagDecided => format!("-j MARK --set-xmark {decided:#x}/{decided:#x}"),
+        Action::ClearDecided => format!("-j MARK --set-xmark 0x0/{decided:#x}"),
+        Action::Restore => format!("-j CONNMARK --restore-mark --nfmask {ours:#x} --ctmask {mask:#x}"),
+        Action::Save => format!("-j CONNMARK --save-mark --nfmask {mask:#x} --ctmask {mask:#x}"),
+        Action::NoteEarly => format!("-j SET --add-set {} src,src,dst --exist", early_set(family)),
+        Action::Jump(chain) => format!("-j {}", prefixed(chain)),
+        Action::Goto(chain) => format!("-g {}", prefixed(chain)),
+        Action::Return => "-j RETURN".into(),
+        Action::Drop => "-j DROP".into(),
+        Action::Queue { first, count: 1 } => format!("-j NFQUEUE --queue-num {first} --queue-bypass"),
+        Action::Queue { first, count } => {
+            format!("-j NFQUEUE --queue-balance {first}:{} --queue-bypass", first + count - 1)
+        }
+        Action::Snat(address) => format!("-j SNAT --to-source {address}"),
+        Action::Masquerade => "-j MASQUERADE".into(),
+        Action::Netmap(prefix) => format!("-j NETMAP --to {prefix}"),
+        Action::Dnat(address, None) => format!("-j DNAT --to-destination {address}"),
+        Action::Dnat(address, Some(port)) => {
+            format!("-j DNAT --to-destination {}", std::net::SocketAddr::new(*address, *port))
+        }
+        Action::MaxSegment(bytes) => format!("-j TCPMSS --set-mss {bytes}"),
+        Action::Attach(helper) => format!("-j CT --helper {}", helper.name),
+    }
+}

@@ -1,0 +1,458 @@
+//! Config + lines → the firewall's part of the kernel state, in the order of a packet's journey.
+//!
+//! What keeps it sound, in rules that every chain here obeys: the kernel's own
+//! choice (`choose`) is a pure function of the flow, so that a datagram which
+//! goes past the queue goes the way its waiting sibling can be made to go; a
+//! flow is "ours to decide" while its connection has no uplink bits, not while
+//! it is new (UDP stays new until it is answered); and every read and write of
+//! a mark is masked.
+
+mod drops;
+pub mod flow_hash;
+pub mod iptables;
+pub mod model;
+pub mod nft;
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+
+use self::model::{Action, Chain, Firewall, Hook, Match, Rule, State, rule, rule_for};
+use super::lines::Line;
+use super::observed::Observed;
+use crate::config::{Config, Forward, Gateway, Guard, Mss, RouterTraffic, Source, Uplink};
+use crate::engine::packet::Family;
+use crate::engine::uplink::UplinkId;
+
+/// IP protocol number of UDP (IANA).
+const UDP: u8 = 17;
+
+/// The firewall state for these uplinks and this many queues.
+#[must_use]
+pub fn firewall(config: &Config, lines: &[Line], observed: &Observed, queues: u16) -> Firewall {
+    let mut chains = Vec::new();
+    chains.push(helpers(config));
+    chains.extend(choose(config, lines, observed));
+    chains.extend(decide(config, lines, queues));
+    chains.extend(settle(config));
+    chains.push(forwards(config, lines));
+    chains.extend(own(config, queues));
+    chains.extend(forward(config, lines));
+    chains.push(pin(config));
+    chains.push(source(config, lines, observed));
+    chains.retain(|chain| !chain.rules.is_empty());
+    Firewall {
+        marks: config.marks.clone(),
+        stay: stay(config, observed),
+        helpers: config.helpers.clone(),
+        chains,
+    }
+}
+
+/// What rule 1 of the routing sends by the main table, and what the owner exempts.
+fn stay(config: &Config, observed: &Observed) -> Vec<IpNet> {
+    let known =
+        observed.main_routes.iter().filter(|route| !route.is_default()).map(|route| route.destination);
+    let mut nets: Vec<IpNet> = known.chain(config.bypass.destinations.iter().copied()).collect();
+    nets.extend(never_forwarded());
+    IpNet::aggregate(&nets)
+}
+
+/// Multicast, limited broadcast and link-local (RFC 5771, RFC 919, RFC 4291):
+/// neighbour discovery among them must never be queued.
+fn never_forwarded() -> [IpNet; 4] {
+    [
+        Ipv4Net::new_assert(Ipv4Addr::new(224, 0, 0, 0), 4).into(),
+        Ipv4Net::new_assert(Ipv4Addr::BROADCAST, 32).into(),
+        Ipv6Net::new_assert(Ipv6Addr::new(0xff00, 0, 0, 0, 0, 0, 0, 0), 8).into(),
+        Ipv6Net::new_assert(Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0), 10).into(),
+    ]
+}
+
+fn helpers(config: &Config) -> Chain {
+    let rules = config.lan.iter().flat_map(|lan| {
+        config.helpers.iter().map(move |&helper| {
+            let port = Match::DestinationPort(helper.protocol, helper.port..=helper.port);
+            rule([Match::In(lan.clone()), port], Action::Attach(helper))
+        })
+    });
+    Chain { name: "helpers".into(), hook: Some(Hook::Helpers), rules: rules.collect() }
+}
+
+/// The kernel's own choice: what rules with `none = "drop"` demand, else weighted by the flow's hash.
+fn choose(config: &Config, lines: &[Line], observed: &Observed) -> Vec<Chain> {
+    let mut chains = drops::chains(config, lines, observed.utc_offset);
+    let weighted: Vec<(UplinkId, u8)> =
+        config.uplinks.iter().map(|uplink| (uplink.id, uplink.weight)).collect();
+    let all = Family::BOTH
+        .into_iter()
+        .flat_map(|family| spread(config, family, &usable(lines, family, &weighted)))
+        .collect();
+    chains.push(Chain { name: "spread".into(), hook: None, rules: all });
+    let mut rules = Vec::new();
+    if chains.iter().any(|chain| chain.name == drops::ENTRY) {
+        rules.push(rule([], Action::Jump(drops::ENTRY.into())));
+    }
+    rules.push(rule([Match::PacketHasUplink(false)], Action::Jump("spread".into())));
+    chains.push(Chain { name: "choose".into(), hook: None, rules });
+    chains
+}
+
+/// Those of the uplinks that have a way out in this family.
+fn usable(lines: &[Line], family: Family, uplinks: &[(UplinkId, u8)]) -> Vec<(UplinkId, u8)> {
+    uplinks.iter().copied().filter(|(id, _)| lines[usize::from(id.0)].way(family).is_ok()).collect()
+}
+
+/// Marks for a weighted choice among uplinks by the flow's hash.
+fn spread(config: &Config, family: Family, uplinks: &[(UplinkId, u8)]) -> Vec<Rule> {
+    let of: u32 = uplinks.iter().map(|&(_, weight)| u32::from(weight)).sum();
+    let mut from = 0;
+    let mut rules = Vec::new();
+    for &(uplink, weight) in uplinks {
+        let to = from + u32::from(weight);
+        let share = if uplinks.len() == 1 { vec![] } else { vec![Match::Share { from, to, of }] };
+        rules.push(rule_for(family, share, Action::MarkPacket(config.marks.value(uplink))));
+        from = to;
+    }
+    rules
+}
+
+/// Prerouting: remembered, adopted, inbound, or ours to decide.
+fn decide(config: &Config, lines: &[Line], queues: u16) -> Vec<Chain> {
+    let mut chains =
+        vec![Chain { name: "remembered".into(), hook: None, rules: vec![rule([], Action::Restore)] }];
+    chains.extend(config.uplinks.iter().map(|uplink| {
+        let value = config.marks.value(uplink.id);
+        Chain {
+            name: adopt(uplink.id),
+            hook: None,
+            rules: vec![rule([], Action::MarkConnection(value)), rule([], Action::MarkPacket(value))],
+        }
+    }));
+    chains.push(Chain { name: "lan".into(), hook: None, rules: lan(config, lines, queues) });
+    let from_lan = config.lan.iter().map(|lan| rule([Match::In(lan.clone())], Action::Goto("lan".into())));
+    let inbound = config.uplinks.iter().map(|uplink| {
+        let unknown = [Match::In(uplink.interface.clone()), Match::ConnectionHasUplink(false)];
+        rule(unknown, Action::MarkConnection(config.marks.value(uplink.id)))
+    });
+    chains.push(Chain {
+        name: "decide".into(),
+        hook: Some(Hook::Decide),
+        rules: from_lan.chain(inbound).collect(),
+    });
+    chains
+}
+
+fn adopt(uplink: UplinkId) -> String {
+    format!("adopt-{}", uplink.0 + 1)
+}
+
+/// A packet from the LAN.
+fn lan(config: &Config, lines: &[Line], queues: u16) -> Vec<Rule> {
+    let mut rules = vec![
+        rule([], Action::Clear),
+        rule([Match::ConnectionHasUplink(true)], Action::Goto("remembered".into())),
+        rule([Match::DestinationIsLocal], Action::Return),
+        rule([Match::DestinationStays], Action::Return),
+    ];
+    rules.extend(
+        config
+            .bypass
+            .clients
+            .iter()
+            .map(|&client| rule_for(Family::of(client.addr()), [Match::Source(client)], Action::Return)),
+    );
+    rules.extend(lines.iter().flat_map(adoptions));
+    rules.extend(not_ours());
+    rules.push(rule([], Action::Jump("choose".into())));
+    rules.push(rule(
+        [Match::PacketHasUplink(true), Match::GateIsOpen, Match::Below(config.queue.limit)],
+        Action::Queue { first: config.queue.first, count: queues },
+    ));
+    rules
+}
+
+/// Flows older than us: the address they are known by outside tells their uplink.
+fn adoptions(line: &Line) -> Vec<Rule> {
+    let mut rules = Vec::new();
+    for family in Family::BOTH {
+        for address in line.public_addresses(family) {
+            for known_by in [Match::ReplyDestination(address), Match::OriginalDestination(address)] {
+                rules.push(rule_for(family, [known_by], Action::Goto(adopt(line.id))));
+            }
+        }
+    }
+    rules
+}
+
+/// Packets without a connection could not be remembered, and those of a
+/// connection older than us that no address betrays go on as they are routed.
+fn not_ours() -> [Rule; 1] {
+    const STATES: &[State] = &[State::Invalid, State::Untracked, State::Established, State::Related];
+    [rule([Match::State(STATES)], Action::Return)]
+}
+
+/// What was decided is saved to the connection. A datagram that waited in the
+/// queue while a sibling went past it takes the sibling's way: the kernel's.
+fn settle(config: &Config) -> Vec<Chain> {
+    let udp = |more: &[Match]| [&[Match::Protocol(UDP)], more].concat();
+    let overtaken = Chain {
+        name: "overtaken".into(),
+        hook: None,
+        rules: vec![rule([], Action::Clear), rule([], Action::Jump("choose".into())), rule([], Action::Save)],
+    };
+    let save = Chain {
+        name: "save".into(),
+        hook: None,
+        rules: vec![
+            rule(udp(&[Match::Decided(true), Match::Early]), Action::Goto("overtaken".into())),
+            rule(udp(&[Match::Decided(false)]), Action::NoteEarly),
+            rule([], Action::ClearDecided),
+            rule([], Action::Save),
+        ],
+    };
+    let from_lan = config.lan.iter().map(|lan| {
+        let chosen =
+            [Match::In(lan.clone()), Match::PacketHasUplink(true), Match::ConnectionHasUplink(false)];
+        rule(chosen, Action::Jump("save".into()))
+    });
+    let entry = Chain { name: "settle".into(), hook: Some(Hook::Settle), rules: from_lan.collect() };
+    vec![overtaken, save, entry]
+}
+
+fn forwards(config: &Config, lines: &[Line]) -> Chain {
+    let rules = config.forwards.iter().flat_map(|forward| forward_rules(forward, config, lines)).collect();
+    Chain { name: "forwards".into(), hook: Some(Hook::Forwards), rules }
+}
+
+fn forward_rules(forward: &Forward, config: &Config, lines: &[Line]) -> Vec<Rule> {
+    let mut rules = Vec::new();
+    for &to in &forward.to {
+        let family = Family::of(to);
+        for entrance in entrances(forward, family, config, lines) {
+            for (port, action) in translations(forward, to) {
+                let matches = [entrance.as_slice(), &[port]].concat();
+                rules.push(rule_for(family, matches, action));
+            }
+        }
+    }
+    rules
+}
+
+/// Where a forward listens: its uplinks and, by their addresses, the LAN.
+fn entrances(forward: &Forward, family: Family, config: &Config, lines: &[Line]) -> Vec<Vec<Match>> {
+    let mut entrances: Vec<Vec<Match>> = forward
+        .uplinks
+        .iter()
+        .map(|uplink| {
+            let interface = config.uplinks[usize::from(uplink.0)].interface.clone();
+            vec![Match::In(interface), Match::DestinationIsLocal]
+        })
+        .collect();
+    if forward.hairpin {
+        for lan in &config.lan {
+            for address in public(forward, family, lines) {
+                entrances.push(vec![Match::In(lan.clone()), Match::Destination(IpNet::from(address))]);
+            }
+        }
+    }
+    entrances
+}
+
+/// The addresses by which the outside knows the uplinks a forward listens on.
+fn public<'a>(forward: &'a Forward, family: Family, lines: &'a [Line]) -> impl Iterator<Item = IpAddr> + 'a {
+    let listening = lines.iter().filter(|line| forward.uplinks.contains(line.id));
+    listening.flat_map(move |line| line.public_addresses(family))
+}
+
+/// One translation for all ports where they stay the same, else one a port.
+fn translations(forward: &Forward, to: IpAddr) -> Vec<(Match, Action)> {
+    let ports = forward.ports.clone();
+    let for_protocol = |protocol: u8| match forward.to_port {
+        None => vec![(Match::DestinationPort(protocol, ports.clone()), Action::Dnat(to, None))],
+        Some(first) => ports
+            .clone()
+            .zip(first..=u16::MAX)
+            .map(|(outside, inside)| {
+                (Match::DestinationPort(protocol, outside..=outside), Action::Dnat(to, Some(inside)))
+            })
+            .collect(),
+    };
+    forward.protocols.iter().flat_map(|&protocol| for_protocol(protocol)).collect()
+}
+
+/// Output: flows of a marked connection take its mark; new ones go to the queue if asked.
+fn own(config: &Config, queues: u16) -> Vec<Chain> {
+    let mut rules = vec![rule([Match::ConnectionHasUplink(true)], Action::Goto("remembered".into()))];
+    if config.routing.router != RouterTraffic::Rules {
+        return vec![Chain { name: "own".into(), hook: Some(Hook::Own), rules }];
+    }
+    rules.extend([
+        rule([Match::PacketHasUplink(true)], Action::Return),
+        rule([Match::Out("lo".into())], Action::Return),
+        rule([Match::DestinationIsLocal], Action::Return),
+        rule([Match::DestinationStays], Action::Return),
+    ]);
+    rules.extend(not_ours());
+    rules.push(rule([], Action::Jump("spread".into())));
+    rules.push(rule([Match::PacketHasUplink(true)], Action::FlagDecided));
+    let queue = rule(
+        [Match::Decided(true), Match::GateIsOpen, Match::Below(config.queue.limit)],
+        Action::Queue { first: config.queue.first, count: queues },
+    );
+    vec![
+        Chain { name: "own".into(), hook: Some(Hook::Own), rules },
+        Chain { name: "own-queue".into(), hook: Some(Hook::OwnQueue), rules: vec![queue] },
+    ]
+}
+
+/// Forward: segment sizes, packets that NAT cannot mend, the guard.
+fn forward(config: &Config, lines: &[Line]) -> Vec<Chain> {
+    let mut chains = Vec::new();
+    let mut rules: Vec<Rule> =
+        config.uplinks.iter().zip(lines).flat_map(|(uplink, line)| clamps(uplink, line)).collect();
+    for (uplink, family) in translated(config) {
+        let stray = [Match::Out(uplink.interface.clone()), Match::State(&[State::Invalid])];
+        rules.push(rule_for(family, stray, Action::Drop));
+    }
+    if config.guard == Guard::On {
+        chains.push(guard());
+        rules.extend(
+            config
+                .uplinks
+                .iter()
+                .map(|uplink| rule([Match::In(uplink.interface.clone())], Action::Jump("guard".into()))),
+        );
+    }
+    chains.push(Chain { name: "forward".into(), hook: Some(Hook::Forward), rules });
+    chains
+}
+
+fn guard() -> Chain {
+    let rules = vec![
+        rule([Match::State(&[State::Established, State::Related])], Action::Return),
+        rule([Match::DestinationTranslated], Action::Return),
+        rule([], Action::Drop),
+    ];
+    Chain { name: "guard".into(), hook: None, rules }
+}
+
+/// Both directions of a connection carry an offer of a segment size; each is lowered.
+fn clamps(uplink: &Uplink, line: &Line) -> Vec<Rule> {
+    let mut rules = Vec::new();
+    for family in Family::BOTH {
+        let Some(size) = segment_size(uplink, line, family) else { continue };
+        for side in [Match::Out(uplink.interface.clone()), Match::In(uplink.interface.clone())] {
+            rules.push(rule_for(family, [side, Match::TcpSyn], Action::MaxSegment(size)));
+        }
+    }
+    rules
+}
+
+/// IP and TCP headers without options are 40 bytes in IPv4 (RFC 6691) and 60 in IPv6 (RFC 8200, 8.3).
+fn segment_size(uplink: &Uplink, line: &Line, family: Family) -> Option<u16> {
+    let headers = match family {
+        Family::V4 => 40,
+        Family::V6 => 60,
+    };
+    match uplink.mss {
+        Mss::Off => None,
+        Mss::Bytes(bytes) => Some(bytes.saturating_sub(headers - 40)),
+        Mss::Auto => u16::try_from(line.mtu?).ok().map(|mtu| mtu.saturating_sub(headers)),
+    }
+}
+
+/// The uplinks and families whose flows leave with another source than they came with.
+fn translated(config: &Config) -> impl Iterator<Item = (&Uplink, Family)> {
+    used(config).filter(|(uplink, family)| *uplink.source(*family) != Source::Untouched)
+}
+
+/// The uplinks in the families they are configured for, whether usable now or not.
+fn used(config: &Config) -> impl Iterator<Item = (&Uplink, Family)> {
+    config
+        .uplinks
+        .iter()
+        .flat_map(|uplink| Family::BOTH.map(|family| (uplink, family)))
+        .filter(|(uplink, family)| *uplink.gateway(*family) != Gateway::Unused)
+}
+
+/// Postrouting: every flow without uplink bits belongs to the uplink it actually leaves by.
+fn pin(config: &Config) -> Chain {
+    let rules = config.uplinks.iter().map(|uplink| {
+        let unknown = [Match::Out(uplink.interface.clone()), Match::ConnectionHasUplink(false)];
+        rule(unknown, Action::MarkConnection(config.marks.value(uplink.id)))
+    });
+    Chain { name: "pin".into(), hook: Some(Hook::Pin), rules: rules.collect() }
+}
+
+fn source(config: &Config, lines: &[Line], observed: &Observed) -> Chain {
+    let mut rules = hairpins(config, lines, observed);
+    for (uplink, family) in used(config) {
+        rules.extend(translation(uplink, family, lines));
+    }
+    Chain { name: "source".into(), hook: Some(Hook::Source), rules }
+}
+
+/// A LAN host that reaches another by the router's public address must be
+/// answered through the router.
+fn hairpins(config: &Config, lines: &[Line], observed: &Observed) -> Vec<Rule> {
+    let mut rules = Vec::new();
+    for (lan, net) in lan_nets(config, observed) {
+        let family = Family::of(net.addr());
+        let inside = |forward: &&Forward| forward.hairpin && forward.to.iter().any(|to| net.contains(to));
+        let mut addresses: Vec<IpAddr> = config
+            .forwards
+            .iter()
+            .filter(inside)
+            .flat_map(|forward| public(forward, family, lines))
+            .collect();
+        addresses.sort();
+        addresses.dedup();
+        rules.extend(addresses.into_iter().map(|address| {
+            let back = [
+                Match::Out(lan.clone()),
+                Match::Source(net),
+                Match::Destination(net),
+                Match::OriginalDestination(address),
+                Match::DestinationTranslated,
+            ];
+            rule_for(family, back, Action::Masquerade)
+        }));
+    }
+    rules
+}
+
+fn lan_nets<'a>(
+    config: &'a Config,
+    observed: &'a Observed,
+) -> impl Iterator<Item = (&'a String, IpNet)> + 'a {
+    let links = config.lan.iter().filter_map(|lan| Some((lan, observed.link(lan)?)));
+    links.flat_map(|(lan, link)| link.addresses.iter().map(move |address| (lan, address.net.trunc())))
+}
+
+/// Sources that are the uplink's own stay; another uplink's, which a socket took
+/// before its packets were re-routed, are mended even where nothing else is translated.
+fn translation(uplink: &Uplink, family: Family, lines: &[Line]) -> Vec<Rule> {
+    let out = || Match::Out(uplink.interface.clone());
+    let from = |address: IpAddr| Match::Source(IpNet::from(address));
+    let (own, others): (Vec<&Line>, Vec<&Line>) = lines.iter().partition(|line| line.id == uplink.id);
+    let mut rules: Vec<Rule> = own
+        .iter()
+        .flat_map(|line| line.addresses(family))
+        .map(|address| rule_for(family, [out(), from(address)], Action::Return))
+        .collect();
+    let foreign = others
+        .iter()
+        .flat_map(|line| line.addresses(family))
+        .map(|address| rule_for(family, [out(), from(address)], Action::Masquerade));
+    match *uplink.source(family) {
+        Source::Masquerade => rules.push(rule_for(family, [out()], Action::Masquerade)),
+        Source::Address(address) => rules.push(rule_for(family, [out()], Action::Snat(address))),
+        Source::Untouched => rules.extend(foreign),
+        Source::Prefix(prefix) => {
+            rules.extend(foreign);
+            rules.push(rule_for(family, [out()], Action::Netmap(prefix)));
+        }
+    }
+    rules
+}

@@ -1,0 +1,207 @@
+//! The firewall's part of the kernel state as a value that every backend can render.
+
+use std::net::IpAddr;
+use std::ops::RangeInclusive;
+
+use ipnet::{IpNet, Ipv6Net};
+
+use crate::config::Helper;
+use crate::engine::flow::Mac;
+use crate::engine::packet::Family;
+use crate::engine::rule::model::IcmpType;
+use crate::engine::verdict::Marks;
+
+/// All chains and sets of ours.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Firewall {
+    /// Which mark bits the rules write.
+    pub marks: Marks,
+    /// Destinations that the main table knows without its default route, and bypassed ones.
+    pub stay: Vec<IpNet>,
+    /// Connection helpers that rules attach.
+    pub helpers: Vec<Helper>,
+    /// The chains; a chain stands after those that it jumps to.
+    pub chains: Vec<Chain>,
+}
+
+/// An ordered list of rules.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Chain {
+    /// Its name, without a prefix; at most 19 bytes, because iptables allows 28 with ours.
+    pub name: String,
+    /// Where the kernel enters it; `None`: only by jumps.
+    pub hook: Option<Hook>,
+    /// Its rules.
+    pub rules: Vec<Rule>,
+}
+
+/// The places in a packet's way through the kernel where our chains hang.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Hook {
+    /// Prerouting: connection helpers are attached to new flows.
+    Helpers,
+    /// Prerouting, mangle: remembered, inbound, or ours to decide.
+    Decide,
+    /// Prerouting, after mangle and before any destination NAT: what was decided is saved.
+    Settle,
+    /// Prerouting, destination NAT.
+    Forwards,
+    /// Output, with re-routing: the router's own flows.
+    Own,
+    /// Output, with re-routing, after [`Hook::Own`]: the router's own flows go to the queue.
+    OwnQueue,
+    /// Forward: segment sizes, the guard.
+    Forward,
+    /// Postrouting, mangle: flows without an uplink are pinned to the one they leave by.
+    Pin,
+    /// Postrouting, source NAT.
+    Source,
+}
+
+/// Packets that fit all of `matches` get `action`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rule {
+    /// `None`: both families.
+    pub family: Option<Family>,
+    /// All must fit.
+    pub matches: Vec<Match>,
+    /// What is done.
+    pub action: Action,
+}
+
+/// Which packets a rule is for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Match {
+    /// Came in by this device.
+    In(String),
+    /// Goes out by this device.
+    Out(String),
+    /// Source net.
+    Source(IpNet),
+    /// Destination net.
+    Destination(IpNet),
+    /// The destination is an address of this machine.
+    DestinationIsLocal,
+    /// The destination is one of [`Firewall::stay`].
+    DestinationStays,
+    /// The connection's state is one of these.
+    State(&'static [State]),
+    /// The connection's destination was translated.
+    DestinationTranslated,
+    /// The first packet of the connection was sent to this address.
+    OriginalDestination(IpAddr),
+    /// Answers of the connection are sent to this address (its translated source).
+    ReplyDestination(IpAddr),
+    /// The packet's uplink bits are empty, or not.
+    PacketHasUplink(bool),
+    /// The connection's uplink bits are empty, or not.
+    ConnectionHasUplink(bool),
+    /// The packet carries the flag that user space decided it, or not.
+    Decided(bool),
+    /// A datagram of the same flow already went past the queue (see [`Action::NoteEarly`]).
+    Early,
+    /// IP protocol.
+    Protocol(u8),
+    /// Source port of the protocol matched before.
+    SourcePort(u8, RangeInclusive<u16>),
+    /// Destination port of the protocol matched before.
+    DestinationPort(u8, RangeInclusive<u16>),
+    /// ICMP or ICMPv6 type.
+    Icmp(IcmpType),
+    /// Sender's hardware address.
+    SourceMac(Mac),
+    /// Differentiated services code point.
+    Dscp(u8),
+    /// IP packet length.
+    Length(RangeInclusive<u16>),
+    /// A span of UTC time on one weekday (0 = Monday), in seconds of the day.
+    Time(u8, RangeInclusive<u32>),
+    /// The hash of the flow's addresses and ports, modulo `of`, lies in `from..to`.
+    Share {
+        /// First value.
+        from: u32,
+        /// First value after.
+        to: u32,
+        /// Modulus.
+        of: u32,
+    },
+    /// The daemon has renewed the gate lately.
+    GateIsOpen,
+    /// Fewer packets than this per second came here.
+    Below(u32),
+    /// TCP segments that open a connection.
+    TcpSyn,
+}
+
+/// Connection states.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum State {
+    /// Both sides have spoken.
+    Established,
+    /// Belongs to another connection (ICMP errors, helpers' expected flows).
+    Related,
+    /// Belongs to none that makes sense.
+    Invalid,
+    /// Exempted from tracking.
+    Untracked,
+}
+
+/// What a rule does.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Action {
+    /// The packet's uplink bits become this value.
+    MarkPacket(u32),
+    /// The connection's uplink bits become this value.
+    MarkConnection(u32),
+    /// Uplink bits and flags of the packet are cleared.
+    Clear,
+    /// The decided flag of the packet is set.
+    FlagDecided,
+    /// The decided flag of the packet is cleared.
+    ClearDecided,
+    /// The packet gets the connection's uplink bits; the last rule that a packet meets in its base chain.
+    Restore,
+    /// The connection gets the packet's uplink bits.
+    Save,
+    /// The flow is noted as one that went past the queue.
+    NoteEarly,
+    /// On to a chain, and back.
+    Jump(String),
+    /// On to a chain, and not back to this one.
+    Goto(String),
+    /// Back to the chain that jumped here.
+    Return,
+    /// The packet is dropped.
+    Drop,
+    /// To user space, to one of `count` queues from `first` on; past it where nobody listens.
+    Queue {
+        /// Number of the first queue.
+        first: u16,
+        /// How many.
+        count: u16,
+    },
+    /// Source NAT to an address.
+    Snat(IpAddr),
+    /// Source NAT to the device's address.
+    Masquerade,
+    /// Source NAT that replaces the prefix only.
+    Netmap(Ipv6Net),
+    /// Destination NAT to an address and, maybe, another port.
+    Dnat(IpAddr, Option<u16>),
+    /// The TCP maximum segment size is lowered to this.
+    MaxSegment(u16),
+    /// A connection helper is attached.
+    Attach(Helper),
+}
+
+/// A rule for both families.
+#[must_use]
+pub fn rule(matches: impl Into<Vec<Match>>, action: Action) -> Rule {
+    Rule { family: None, matches: matches.into(), action }
+}
+
+/// A rule for one family.
+#[must_use]
+pub fn rule_for(family: Family, matches: impl Into<Vec<Match>>, action: Action) -> Rule {
+    Rule { family: Some(family), matches: matches.into(), action }
+}

@@ -1,0 +1,396 @@
+//! The firewall as one nft transaction over a table of our own.
+//!
+//! Base chains stay while the daemon runs: taking any netfilter hook away
+//! drops all packets that wait in this namespace's queues. So a reload is
+//! flush and refill, and all base chains exist from the start.
+
+use std::collections::BTreeSet;
+use std::ops::RangeInclusive;
+
+use super::iptables::{burst, clock};
+use super::model::{Action, Chain, Firewall, Hook, Match, Rule, State};
+use crate::engine::packet::Family;
+use crate::plan::script::Step;
+
+/// Our table.
+pub const TABLE: &str = "inet wansplit";
+/// The set that says, by being filled, that the daemon is alive; its elements are the families' numbers.
+pub const GATE: &str = "gate";
+
+/// A seed for `jhash`, so that every load of the rules hashes alike.
+const SEED: u32 = 0x9e37_79b1;
+
+const HOOKS: [Hook; 9] = [
+    Hook::Helpers,
+    Hook::Decide,
+    Hook::Settle,
+    Hook::Forwards,
+    Hook::Own,
+    Hook::OwnQueue,
+    Hook::Forward,
+    Hook::Pin,
+    Hook::Source,
+];
+
+/// Our chains that are there now.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Installed {
+    /// Whether our table exists.
+    pub table: bool,
+    /// Names of its chains.
+    pub chains: BTreeSet<String>,
+}
+
+impl Installed {
+    /// Takes in what `nft list table inet wansplit` printed.
+    #[must_use]
+    pub fn read_list(text: &str) -> Self {
+        let chain = |line: &str| Some(line.trim().strip_prefix("chain ")?.strip_suffix(" {")?.to_owned());
+        Installed { table: text.contains("table "), chains: text.lines().filter_map(chain).collect() }
+    }
+}
+
+/// The one step that makes this the state, whatever of ours is there now.
+#[must_use]
+pub fn up(firewall: &Firewall, installed: &Installed) -> Vec<Step> {
+    let mut lines = vec![format!("add table {TABLE}")];
+    lines.extend(sets(firewall));
+    lines.extend(firewall.helpers.iter().map(|helper| {
+        format!(
+            "add ct helper {TABLE} {}-{} {{ type \"{}\" protocol {}; }}",
+            helper.name,
+            helper.protocol,
+            helper.name,
+            if helper.protocol == 6 { "tcp" } else { "udp" }
+        )
+    }));
+    lines.extend(HOOKS.map(base_chain));
+    let marked = mark_chains(firewall);
+    let regular: Vec<&str> = firewall
+        .chains
+        .iter()
+        .filter(|chain| chain.hook.is_none())
+        .map(|chain| chain.name.as_str())
+        .chain(marked.iter().map(|(name, _)| name.as_str()))
+        .collect();
+    lines.extend(regular.iter().map(|name| format!("add chain {TABLE} {name}")));
+    lines.push(format!("flush table {TABLE}"));
+    lines.extend(marked.iter().map(|(name, statement)| format!("add rule {TABLE} {name} {statement}")));
+    for chain in &firewall.chains {
+        for rule in &chain.rules {
+            let chain = place(chain);
+            lines.extend(
+                render(firewall, rule).into_iter().map(|text| format!("add rule {TABLE} {chain} {text}")),
+            );
+        }
+    }
+    let base: BTreeSet<&str> = HOOKS.map(hook_name).into();
+    let stale = installed
+        .chains
+        .iter()
+        .filter(|name| !regular.contains(&name.as_str()) && !base.contains(name.as_str()));
+    lines.extend(stale.map(|name| format!("delete chain {TABLE} {name}")));
+    vec![step(lines)]
+}
+
+/// The step that takes away all that is ours.
+#[must_use]
+pub fn down(installed: &Installed) -> Vec<Step> {
+    if installed.table { vec![step(vec![format!("delete table {TABLE}")])] } else { Vec::new() }
+}
+
+fn step(lines: Vec<String>) -> Step {
+    Step {
+        program: "nft".into(),
+        arguments: ["-f", "-"].map(String::from).to_vec(),
+        input: lines.iter().map(|line| format!("{line}\n")).collect(),
+        typed: lines.iter().map(|line| format!("nft '{line}'")).collect(),
+    }
+}
+
+/// Creates the sets, closes the gate, refills the set of destinations that stay.
+fn sets(firewall: &Firewall) -> Vec<String> {
+    let mut lines = vec![
+        format!("add set {TABLE} {GATE} {{ type nf_proto; flags timeout; }}"),
+        format!("flush set {TABLE} {GATE}"),
+    ];
+    for family in Family::BOTH {
+        let (digit, kind) = match family {
+            Family::V4 => (4, "ipv4_addr"),
+            Family::V6 => (6, "ipv6_addr"),
+        };
+        lines.push(format!(
+            "add set {TABLE} early{digit} {{ type {kind} . inet_service . {kind} . inet_service; \
+             flags dynamic,timeout; timeout 30s; size 65536; }}"
+        ));
+        lines.push(format!("add set {TABLE} stay{digit} {{ type {kind}; flags interval; auto-merge; }}"));
+        lines.push(format!("flush set {TABLE} stay{digit}"));
+        let nets: Vec<String> = firewall
+            .stay
+            .iter()
+            .filter(|net| Family::of(net.addr()) == family)
+            .map(ToString::to_string)
+            .collect();
+        if !nets.is_empty() {
+            lines.push(format!("add element {TABLE} stay{digit} {{ {} }}", nets.join(", ")));
+        }
+    }
+    lines
+}
+
+fn hook_name(hook: Hook) -> &'static str {
+    match hook {
+        Hook::Helpers => "helpers",
+        Hook::Decide => "decide",
+        Hook::Settle => "settle",
+        Hook::Forwards => "forwards",
+        Hook::Own => "own",
+        Hook::OwnQueue => "own-queue",
+        Hook::Forward => "forward",
+        Hook::Pin => "pin",
+        Hook::Source => "source",
+    }
+}
+
+/// Priorities (include/uapi/linux/netfilter_ipv4.h): connection tracking is at
+/// -200, mangle at -150, destination NAT at -100, source NAT at 100. Ours come
+/// just after others' of the same kind, and settling before any NAT.
+fn base_chain(hook: Hook) -> String {
+    let (kind, at, priority) = match hook {
+        Hook::Helpers => ("filter", "prerouting", -190),
+        Hook::Decide => ("filter", "prerouting", -149),
+        Hook::Settle => ("filter", "prerouting", -140),
+        Hook::Forwards => ("nat", "prerouting", -99),
+        Hook::Own => ("route", "output", -149),
+        Hook::OwnQueue => ("route", "output", -148),
+        Hook::Forward => ("filter", "forward", -149),
+        Hook::Pin => ("filter", "postrouting", -149),
+        Hook::Source => ("nat", "postrouting", 101),
+    };
+    let name = hook_name(hook);
+    format!("add chain {TABLE} {name} {{ type {kind} hook {at} priority {priority}; policy accept; }}")
+}
+
+fn place(chain: &Chain) -> &str {
+    match chain.hook {
+        Some(hook) => hook_name(hook),
+        None => &chain.name,
+    }
+}
+
+/// nft cannot copy some bits of one mark into another with a value it does not
+/// know beforehand, so each uplink has two chains with its constant.
+fn mark_chains(firewall: &Firewall) -> Vec<(String, String)> {
+    let values = firewall.marks.values.iter().enumerate();
+    values
+        .flat_map(|(place, &value)| {
+            let restore = set_bits("meta mark", firewall.marks.ours(), value);
+            let save = set_bits("ct mark", firewall.marks.mask, value);
+            [(format!("restore-{}", place + 1), restore), (format!("save-{}", place + 1), save)]
+        })
+        .collect()
+}
+
+fn set_bits(mark: &str, mask: u32, value: u32) -> String {
+    format!("{mark} set {mark} & {:#010x} | {value:#010x}", !mask)
+}
+
+/// A map from every uplink's value to its chain.
+fn by_uplink(firewall: &Firewall, mark: &str, verb: &str, chain: &str) -> String {
+    let values = firewall.marks.values.iter().enumerate();
+    let entries: Vec<String> =
+        values.map(|(place, value)| format!("{value:#x} : {verb} {chain}-{}", place + 1)).collect();
+    format!("{mark} & {:#x} vmap {{ {} }}", firewall.marks.mask, entries.join(", "))
+}
+
+/// One rule may need several lines: nft's sets and header fields belong to one
+/// family, and flows with ports hash differently from those without.
+fn render(firewall: &Firewall, rule: &Rule) -> Vec<String> {
+    let families: Vec<Option<Family>> = match rule.family {
+        None if names_a_family(rule) => Family::BOTH.map(Some).to_vec(),
+        family => vec![family],
+    };
+    let lines = families.into_iter().flat_map(|family| {
+        hashes(rule, family).into_iter().map(move |hash| line(firewall, rule, family, &hash))
+    });
+    lines.collect()
+}
+
+fn names_a_family(rule: &Rule) -> bool {
+    let in_match = |condition: &Match| {
+        matches!(condition, Match::DestinationStays | Match::Early | Match::Dscp(_) | Match::Share { .. })
+    };
+    rule.action == Action::NoteEarly || rule.matches.iter().any(in_match)
+}
+
+/// The hash expressions of a rule that asks for a share of all flows; else one empty one.
+fn hashes(rule: &Rule, family: Option<Family>) -> Vec<String> {
+    let share = rule.matches.iter().find_map(|condition| match condition {
+        Match::Share { from, to, of } => Some((*from, *to, *of)),
+        _ => None,
+    });
+    match (share, family) {
+        (Some(share), Some(family)) => flow_hashes(family, share).into(),
+        _ => vec![String::new()],
+    }
+}
+
+fn line(firewall: &Firewall, rule: &Rule, family: Option<Family>, hash: &str) -> String {
+    let mut words = Vec::new();
+    if let Some(family) = family {
+        words.push(format!("meta nfproto {}", family_name(family)));
+    }
+    let family = family.unwrap_or(Family::V4);
+    words.extend(rule.matches.iter().map(|condition| matching(firewall, condition, family)));
+    words.push(hash.to_owned());
+    words.push(acting(firewall, &rule.action, family));
+    words.retain(|word| !word.is_empty());
+    words.join(" ")
+}
+
+fn family_name(family: Family) -> &'static str {
+    match family {
+        Family::V4 => "ipv4",
+        Family::V6 => "ipv6",
+    }
+}
+
+/// The word for the network header in expressions.
+fn header(family: Family) -> &'static str {
+    match family {
+        Family::V4 => "ip",
+        Family::V6 => "ip6",
+    }
+}
+
+fn digit(family: Family) -> char {
+    match family {
+        Family::V4 => '4',
+        Family::V6 => '6',
+    }
+}
+
+/// What names a UDP flow in a set.
+fn udp_flow(family: Family) -> String {
+    let ip = header(family);
+    format!("{ip} saddr . udp sport . {ip} daddr . udp dport")
+}
+
+fn flow_hashes(family: Family, (from, to, of): (u32, u32, u32)) -> [String; 2] {
+    const WITH_PORTS: &str = "{ 6, 17, 33, 132, 136 }";
+    let ip = header(family);
+    let addresses = format!("{ip} saddr . {ip} daddr");
+    let result = if from + 1 == to { from.to_string() } else { format!("{from}-{}", to - 1) };
+    [
+        format!(
+            "meta l4proto {WITH_PORTS} jhash {addresses} . th sport . th dport mod {of} seed {SEED:#x} {result}"
+        ),
+        format!("meta l4proto != {WITH_PORTS} jhash {addresses} mod {of} seed {SEED:#x} {result}"),
+    ]
+}
+
+fn matching(firewall: &Firewall, condition: &Match, family: Family) -> String {
+    let mask = firewall.marks.mask;
+    match condition {
+        Match::In(device) => format!("iifname \"{device}\""),
+        Match::Out(device) => format!("oifname \"{device}\""),
+        Match::Source(net) => format!("{} saddr {net}", header(Family::of(net.addr()))),
+        Match::Destination(net) => format!("{} daddr {net}", header(Family::of(net.addr()))),
+        Match::DestinationIsLocal => "fib daddr type local".into(),
+        Match::DestinationStays => format!("{} daddr @stay{}", header(family), digit(family)),
+        Match::State(states) => format!("ct state {}", names(states)),
+        Match::DestinationTranslated => "ct status dnat".into(),
+        Match::OriginalDestination(address) => {
+            format!("ct original {} daddr {address}", header(Family::of(*address)))
+        }
+        Match::ReplyDestination(address) => {
+            format!("ct reply {} daddr {address}", header(Family::of(*address)))
+        }
+        Match::PacketHasUplink(yes) => format!("meta mark & {mask:#x} {} 0x0", is(*yes)),
+        Match::ConnectionHasUplink(yes) => format!("ct mark & {mask:#x} {} 0x0", is(*yes)),
+        Match::Decided(yes) => format!("meta mark & {:#x} {} 0x0", firewall.marks.decided, is(*yes)),
+        Match::Early => format!("{} @early{}", udp_flow(family), digit(family)),
+        Match::Protocol(protocol) => format!("meta l4proto {protocol}"),
+        Match::SourcePort(protocol, ports) => format!("meta l4proto {protocol} th sport {}", span(ports)),
+        Match::DestinationPort(protocol, ports) => {
+            format!("meta l4proto {protocol} th dport {}", span(ports))
+        }
+        Match::Icmp(icmp) => {
+            let name = match icmp.family {
+                Family::V4 => "icmp",
+                Family::V6 => "icmpv6",
+            };
+            let code = icmp.code.map(|code| format!(" {name} code {code}")).unwrap_or_default();
+            format!("{name} type {}{code}", icmp.kind)
+        }
+        Match::SourceMac(mac) => format!("ether saddr {mac}"),
+        Match::Dscp(dscp) => {
+            format!("{} dscp {dscp}", header(family))
+        }
+        Match::Length(lengths) => format!("meta length {}", span(lengths)),
+        Match::Time(day, seconds) => time(*day, seconds),
+        Match::Share { .. } => String::new(),
+        Match::GateIsOpen => format!("meta nfproto @{GATE}"),
+        Match::Below(limit) => format!("limit rate {limit}/second burst {} packets", burst(*limit)),
+        Match::TcpSyn => "tcp flags syn / syn,rst".into(),
+    }
+}
+
+/// "Has it" is "is not zero".
+fn is(has: bool) -> &'static str {
+    if has { "!=" } else { "==" }
+}
+
+fn span(range: &RangeInclusive<u16>) -> String {
+    if range.start() == range.end() {
+        range.start().to_string()
+    } else {
+        format!("{}-{}", range.start(), range.end())
+    }
+}
+
+fn names(states: &[State]) -> String {
+    let name = |state: &State| match state {
+        State::Established => "established",
+        State::Related => "related",
+        State::Invalid => "invalid",
+        State::Untracked => "untracked",
+    };
+    states.iter().map(name).collect::<Vec<_>>().join(",")
+}
+
+/// nft reads times in the time zone of its own process; it is run with UTC.
+fn time(day: u8, seconds: &RangeInclusive<u32>) -> String {
+    const DAYS: [&str; 7] = ["Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday"];
+    let day = DAYS[usize::from(day) % 7];
+    format!("meta day \"{day}\" meta hour \"{}\"-\"{}\"", clock(*seconds.start()), clock(*seconds.end()))
+}
+
+fn acting(firewall: &Firewall, action: &Action, family: Family) -> String {
+    let marks = &firewall.marks;
+    match action {
+        Action::MarkPacket(value) => set_bits("meta mark", marks.mask, *value),
+        Action::MarkConnection(value) => set_bits("ct mark", marks.mask, *value),
+        Action::Clear => set_bits("meta mark", marks.ours(), 0),
+        Action::FlagDecided => set_bits("meta mark", marks.decided, marks.decided),
+        Action::ClearDecided => set_bits("meta mark", marks.decided, 0),
+        Action::Restore => by_uplink(firewall, "ct mark", "goto", "restore"),
+        Action::Save => by_uplink(firewall, "meta mark", "jump", "save"),
+        Action::NoteEarly => format!("add @early{} {{ {} }}", digit(family), udp_flow(family)),
+        Action::Jump(chain) => format!("jump {chain}"),
+        Action::Goto(chain) => format!("goto {chain}"),
+        Action::Return => "return".into(),
+        Action::Drop => "drop".into(),
+        Action::Queue { first, count: 1 } => format!("queue flags bypass to {first}"),
+        Action::Queue { first, count } => format!("queue flags bypass to {first}-{}", first + count - 1),
+        Action::Snat(address) => format!("snat {} to {address}", header(Family::of(*address))),
+        Action::Masquerade => "masquerade".into(),
+        Action::Netmap(prefix) => format!("snat ip6 prefix to {prefix}"),
+        Action::Dnat(address, None) => format!("dnat {} to {address}", header(Family::of(*address))),
+        Action::Dnat(address, Some(port)) => {
+            format!("dnat {} to {}", header(Family::of(*address)), std::net::SocketAddr::new(*address, *port))
+        }
+        Action::MaxSegment(bytes) => format!("tcp option maxseg size set {bytes}"),
+        Action::Attach(helper) => format!("ct helper set \"{}-{}\"", helper.name, helper.protocol),
+    }
+}

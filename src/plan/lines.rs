@@ -1,0 +1,192 @@
+//! What each uplink can do right now: its way out, its address, or why it has none.
+
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+
+use super::observed::{Link, Observed};
+use super::routing::Hop;
+use crate::config::{Config, Gateway, Source, Uplink};
+use crate::engine::packet::Family;
+use crate::engine::uplink::UplinkId;
+
+/// An uplink as the machine has it now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Line {
+    /// Its number.
+    pub id: UplinkId,
+    /// Its device.
+    pub interface: String,
+    /// The device's addresses with their nets.
+    pub nets: Vec<IpNet>,
+    /// The device's largest packet in bytes, where it exists.
+    pub mtu: Option<u32>,
+    /// The way out for IPv4, or why there is none.
+    pub v4: Result<Way, NoWay>,
+    /// The way out for IPv6, or why there is none.
+    pub v6: Result<Way, NoWay>,
+}
+
+/// A usable way out in one family.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Way {
+    /// Next hop.
+    pub hop: Hop,
+    /// Where the next hop was learned.
+    pub learned: Learned,
+    /// What becomes of source addresses.
+    pub source: Source,
+}
+
+/// Where a next hop comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Learned {
+    /// The configuration names it.
+    Configured,
+    /// A default route of the main table.
+    MainTable,
+    /// A DHCP lease.
+    Lease,
+    /// The other end of a point-to-point device; no router's address is needed.
+    Peer,
+}
+
+/// Why an uplink cannot be used in one family.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NoWay {
+    /// The device does not exist.
+    NoDevice,
+    /// The device is down or has no carrier.
+    LinkDown,
+    /// The configuration gives a gateway of the other family only.
+    NotConfigured,
+    /// The device has no address of this family.
+    NoAddress,
+    /// `gateway = "auto"` found none.
+    NoGateway,
+}
+
+impl NoWay {
+    /// The reason in words.
+    #[must_use]
+    pub fn explain(self) -> &'static str {
+        match self {
+            NoWay::NoDevice => "the device does not exist",
+            NoWay::LinkDown => "the link is down",
+            NoWay::NotConfigured => "no gateway of this family is configured",
+            NoWay::NoAddress => "the device has no address of this family",
+            NoWay::NoGateway => {
+                "no gateway was found in the main table, a DHCP lease or a point-to-point peer"
+            }
+        }
+    }
+}
+
+impl Line {
+    /// The way out in one family, if there is one.
+    #[must_use]
+    pub fn way(&self, family: Family) -> Result<&Way, NoWay> {
+        let way = match family {
+            Family::V4 => &self.v4,
+            Family::V6 => &self.v6,
+        };
+        way.as_ref().map_err(|&why| why)
+    }
+
+    /// The device's addresses of one family, without their nets.
+    pub fn addresses(&self, family: Family) -> impl Iterator<Item = IpAddr> + '_ {
+        self.nets.iter().map(IpNet::addr).filter(move |&address| Family::of(address) == family)
+    }
+
+    /// The addresses of one family by which the outside may know the router on
+    /// this uplink: the device's, and the one that SNAT gives.
+    #[must_use]
+    pub fn public_addresses(&self, family: Family) -> Vec<IpAddr> {
+        let mut public: Vec<IpAddr> = self.addresses(family).collect();
+        if let Ok(Way { source: Source::Address(address), .. }) = self.way(family)
+            && !public.contains(address)
+        {
+            public.push(*address);
+        }
+        public
+    }
+}
+
+/// All uplinks as the machine has them now, in the configuration's order.
+#[must_use]
+pub fn lines(config: &Config, observed: &Observed) -> Vec<Line> {
+    config.uplinks.iter().map(|uplink| line(uplink, observed)).collect()
+}
+
+fn line(uplink: &Uplink, observed: &Observed) -> Line {
+    let link = observed.link(&uplink.interface);
+    Line {
+        id: uplink.id,
+        interface: uplink.interface.clone(),
+        nets: link.map(|link| link.addresses.iter().map(|address| address.net).collect()).unwrap_or_default(),
+        mtu: link.map(|link| link.mtu),
+        v4: way(uplink, Family::V4, link, observed),
+        v6: way(uplink, Family::V6, link, observed),
+    }
+}
+
+fn way(uplink: &Uplink, family: Family, link: Option<&Link>, observed: &Observed) -> Result<Way, NoWay> {
+    let link = link.ok_or(NoWay::NoDevice)?;
+    if !link.up {
+        return Err(NoWay::LinkDown);
+    }
+    let (gateway, learned) = next_hop(uplink, family, link, observed)?;
+    let has_address = link.addresses.iter().any(|address| Family::of(address.net.addr()) == family);
+    if !has_address && *uplink.source(family) == Source::Masquerade {
+        return Err(NoWay::NoAddress);
+    }
+    let hop = Hop {
+        interface: link.name.clone(),
+        gateway,
+        weight: uplink.weight,
+        onlink: is_onlink(gateway, link),
+    };
+    Ok(Way { hop, learned, source: *uplink.source(family) })
+}
+
+fn next_hop(
+    uplink: &Uplink,
+    family: Family,
+    link: &Link,
+    observed: &Observed,
+) -> Result<(Option<IpAddr>, Learned), NoWay> {
+    match *uplink.gateway(family) {
+        Gateway::Unused => Err(NoWay::NotConfigured),
+        Gateway::Address(address) => Ok((Some(address), Learned::Configured)),
+        Gateway::Auto => find_gateway(family, link, observed).ok_or(NoWay::NoGateway),
+    }
+}
+
+/// In order of trust: what the main table says now, what a lease said, what the device's kind implies.
+fn find_gateway(family: Family, link: &Link, observed: &Observed) -> Option<(Option<IpAddr>, Learned)> {
+    let main = main_gateway(family, link, observed).map(|gateway| (gateway, Learned::MainTable));
+    let lease = || lease_gateway(family, link, observed).map(|gateway| (Some(gateway), Learned::Lease));
+    let peer = || link.point_to_point.then_some((None, Learned::Peer));
+    main.or_else(lease).or_else(peer)
+}
+
+fn main_gateway(family: Family, link: &Link, observed: &Observed) -> Option<Option<IpAddr>> {
+    let defaults = observed.main_routes.iter().filter(|route| route.is_default() && route.family() == family);
+    let hops = defaults.flat_map(|route| &route.hops);
+    hops.filter(|hop| hop.interface == link.name)
+        .map(|hop| hop.gateway)
+        .find(|gateway| gateway.is_some() || link.point_to_point)
+}
+
+fn lease_gateway(family: Family, link: &Link, observed: &Observed) -> Option<IpAddr> {
+    let routers = observed.lease_routers.get(&link.name)?;
+    routers.iter().copied().find(|&router| Family::of(router) == family)
+}
+
+/// A gateway outside the device's nets must be declared reachable (hosters' /32s,
+/// routers of another net); IPv6 link-local ones always are.
+fn is_onlink(gateway: Option<IpAddr>, link: &Link) -> bool {
+    let Some(gateway) = gateway else { return false };
+    let link_local = matches!(gateway, IpAddr::V6(address) if address.is_unicast_link_local());
+    !link_local && !link.addresses.iter().any(|address| address.net.contains(&gateway))
+}

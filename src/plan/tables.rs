@@ -1,0 +1,159 @@
+//! The routing rules and tables that make a mark mean an uplink.
+//!
+//! In the order of their priorities: bypassed nets go as the main table says;
+//! everything known to the main table, but for its default route, goes there
+//! (LAN, VPN, static routes); a mark goes to its uplink's table; a mark whose
+//! uplink has no way goes nowhere, rather than split a flow; the router's own
+//! sockets that are bound to an uplink's address go out by it; the rest, the
+//! router's own new flows, goes by the own-traffic table.
+
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use std::net::{Ipv4Addr, Ipv6Addr};
+
+use super::lines::{Line, Way};
+use super::routing::{Hop, Route, RoutingState, Rule, RuleAction, Selector};
+use crate::config::{Config, RouterTraffic, Source};
+use crate::engine::packet::Family;
+use crate::engine::uplink::UplinkId;
+
+/// The main table's number (include/uapi/linux/rtnetlink.h, `RT_TABLE_MAIN`).
+const MAIN: u32 = 254;
+/// Metric of our routes: the best there is that both families read alike.
+const METRIC: u32 = 1;
+/// Metric of a route that counts only while the better one is gone.
+const FALLBACK_METRIC: u32 = 2;
+
+/// How many priorities our rules take, from `first_priority` on.
+pub const PRIORITIES: u32 = 6;
+
+/// The rules and routes for these uplinks.
+#[must_use]
+pub fn routing(config: &Config, lines: &[Line]) -> RoutingState {
+    let mut rules: Vec<Rule> =
+        Family::BOTH.into_iter().flat_map(|family| rules(config, lines, family)).collect();
+    let mut routes: Vec<Route> =
+        Family::BOTH.into_iter().flat_map(|family| routes(config, lines, family)).collect();
+    rules.sort();
+    rules.dedup();
+    routes.sort();
+    routes.dedup();
+    RoutingState { rules, routes }
+}
+
+fn rules(config: &Config, lines: &[Line], family: Family) -> Vec<Rule> {
+    let first = config.routing.first_priority;
+    let rule = |step: u32, selector: Selector, action: RuleAction| Rule {
+        family,
+        priority: first + step,
+        selector,
+        action,
+    };
+    let mask = config.marks.mask;
+    let marked = |uplink: UplinkId| Selector {
+        fwmark: Some((config.marks.value(uplink), mask)),
+        ..Selector::default()
+    };
+    let any_mark = Selector { invert: true, fwmark: Some((0, mask)), ..Selector::default() };
+
+    let mut rules: Vec<Rule> =
+        bypassed(config, family).map(|selector| rule(0, selector, lookup(MAIN))).collect();
+    let but_default = RuleAction::Lookup { table: MAIN, suppress_prefix_length: Some(0) };
+    rules.push(rule(1, Selector::default(), but_default));
+    rules.extend(config.uplinks.iter().map(|uplink| rule(2, marked(uplink.id), lookup(uplink.table))));
+    rules.push(rule(3, any_mark, RuleAction::Unreachable));
+    for line in lines {
+        let table = config.uplinks[usize::from(line.id.0)].table;
+        rules.extend(line.addresses(family).map(|address| {
+            rule(4, Selector { from: Some(IpNet::from(address)), ..Selector::default() }, lookup(table))
+        }));
+    }
+    rules.push(rule(5, Selector::default(), lookup(config.routing.first_table)));
+    rules
+}
+
+fn lookup(table: u32) -> RuleAction {
+    RuleAction::Lookup { table, suppress_prefix_length: None }
+}
+
+fn bypassed(config: &Config, family: Family) -> impl Iterator<Item = Selector> + '_ {
+    let of_family = move |net: &&IpNet| Family::of(net.addr()) == family;
+    let to = config.bypass.destinations.iter().filter(of_family);
+    let from = config.bypass.clients.iter().filter(of_family);
+    to.map(|&net| Selector { to: Some(net), ..Selector::default() })
+        .chain(from.map(|&net| Selector { from: Some(net), ..Selector::default() }))
+}
+
+fn routes(config: &Config, lines: &[Line], family: Family) -> Vec<Route> {
+    let ways: Vec<(&Line, &Way)> =
+        lines.iter().filter_map(|line| Some((line, line.way(family).ok()?))).collect();
+    let mut routes = Vec::new();
+    for &(line, way) in &ways {
+        let table = config.uplinks[usize::from(line.id.0)].table;
+        routes.extend(connected(line, family, table));
+        routes.push(default_route(family, table, METRIC, preferred_source(line, way), vec![alone(&way.hop)]));
+    }
+    routes.extend(own_traffic(config, &ways, family));
+    routes
+}
+
+/// The nets on the uplink's own link.
+fn connected(line: &Line, family: Family, table: u32) -> impl Iterator<Item = Route> + '_ {
+    let nets = line.nets.iter().filter(move |net| Family::of(net.addr()) == family);
+    nets.filter(|net| net.prefix_len() < net.max_prefix_len()).map(move |net| Route {
+        table,
+        destination: net.trunc(),
+        metric: METRIC,
+        preferred_source: None,
+        hops: vec![Hop { interface: line.interface.clone(), gateway: None, weight: 1, onlink: false }],
+    })
+}
+
+/// The configured source address, where the device has it.
+fn preferred_source(line: &Line, way: &Way) -> Option<std::net::IpAddr> {
+    let Source::Address(source) = way.source else { return None };
+    line.nets.iter().map(IpNet::addr).find(|&address| address == source)
+}
+
+fn default_route(
+    family: Family,
+    table: u32,
+    metric: u32,
+    preferred_source: Option<std::net::IpAddr>,
+    hops: Vec<Hop>,
+) -> Route {
+    Route { table, destination: everything(family), metric, preferred_source, hops }
+}
+
+/// The default route's destination.
+fn everything(family: Family) -> IpNet {
+    match family {
+        Family::V4 => Ipv4Net::new_assert(Ipv4Addr::UNSPECIFIED, 0).into(),
+        Family::V6 => Ipv6Net::new_assert(Ipv6Addr::UNSPECIFIED, 0).into(),
+    }
+}
+
+/// A hop that is a route's only one; its weight means nothing then.
+fn alone(hop: &Hop) -> Hop {
+    Hop { weight: 1, ..hop.clone() }
+}
+
+/// The own-traffic table: all usable uplinks by weight, or one before all.
+fn own_traffic(config: &Config, ways: &[(&Line, &Way)], family: Family) -> Vec<Route> {
+    let table = config.routing.first_table;
+    let route = |metric, hops| default_route(family, table, metric, None, hops);
+    let favourite = match config.routing.router {
+        RouterTraffic::Uplink(uplink) => ways.iter().find(|(line, _)| line.id == uplink),
+        RouterTraffic::Multipath | RouterTraffic::Rules => None,
+    };
+    let mut routes = Vec::new();
+    if let Some((_, way)) = favourite {
+        routes.push(route(METRIC, vec![alone(&way.hop)]));
+    }
+    let metric = if favourite.is_some() { FALLBACK_METRIC } else { METRIC };
+    match ways {
+        [] => {}
+        [(_, way)] => routes.push(route(metric, vec![alone(&way.hop)])),
+        several => routes.push(route(metric, several.iter().map(|(_, way)| way.hop.clone()).collect())),
+    }
+    routes
+}
