@@ -60,6 +60,8 @@ pub struct Uplink {
     pub table: u32,
     /// Clamping of the TCP maximum segment size.
     pub mss: Mss,
+    /// The device may be missing at start (PPP, a tunnel); it is used once it appears.
+    pub optional: bool,
 }
 
 impl Uplink {

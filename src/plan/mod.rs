@@ -1,8 +1,61 @@
 //! Config + Observed → the kernel state we want, as a value; what must change; and both as text.
+//!
+//! Everything that set-up will do is decided here and can be read before it is
+//! done; [`crate::system`] only carries it out. Planning twice for the same
+//! machine gives the same value.
 
 pub mod firewall;
 pub mod lines;
+pub mod misfits;
 pub mod observed;
 pub mod routing;
+pub mod routing_diff;
 pub mod script;
+pub mod sysctls;
 pub mod tables;
+
+use self::firewall::model::Firewall;
+use self::lines::Line;
+use self::misfits::Misfit;
+use self::observed::Observed;
+use self::routing::RoutingState;
+use self::sysctls::Setting;
+use crate::config::Config;
+use crate::engine::packet::Family;
+use crate::engine::uplink::UplinkSet;
+
+/// The kernel state we want.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Plan {
+    /// What each uplink can do now.
+    pub lines: Vec<Line>,
+    /// Routing rules and routes.
+    pub routing: RoutingState,
+    /// Chains and sets.
+    pub firewall: Firewall,
+    /// Kernel settings.
+    pub settings: Vec<Setting>,
+    /// What does not fit.
+    pub misfits: Vec<Misfit>,
+}
+
+/// The kernel state for this configuration on this machine, with this many queues to user space.
+#[must_use]
+pub fn plan(config: &Config, observed: &Observed, queues: u16) -> Plan {
+    let lines = lines::lines(config, observed);
+    Plan {
+        routing: tables::routing(config, &lines),
+        firewall: firewall::firewall(config, &lines, observed, queues),
+        settings: sysctls::settings(config, observed),
+        misfits: misfits::misfits(config, observed, &lines),
+        lines,
+    }
+}
+
+impl Plan {
+    /// The uplinks that have a way out in one family.
+    #[must_use]
+    pub fn usable(&self, family: Family) -> UplinkSet {
+        self.lines.iter().filter(|line| line.way(family).is_ok()).map(|line| line.id).collect()
+    }
+}
