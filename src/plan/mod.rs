@@ -2,3 +2,4 @@
 
 pub mod observed;
 pub mod routing;
+pub mod routing_diff;
