@@ -60,7 +60,9 @@ fn missing_devices(config: &Config, observed: &Observed) -> Vec<Misfit> {
         if uplink.optional {
             warning(format!("{text} yet"))
         } else {
-            fatal(format!("{text}; if it comes and goes (PPP, a tunnel), set `optional = true` on the uplink"))
+            fatal(format!(
+                "{text}; if it comes and goes (PPP, a tunnel), set `optional = true` on the uplink"
+            ))
         }
     });
     missing_lan.chain(missing_uplink).collect()
@@ -88,10 +90,8 @@ fn priority_clash(config: &Config, rule: &Rule) -> Option<Misfit> {
             rule.priority
         )));
     }
-    let takes_all = rule.selector == Selector::default() && matches!(
-        rule.action,
-        RuleAction::Lookup { suppress_prefix_length: None, .. }
-    );
+    let takes_all = rule.selector == Selector::default()
+        && matches!(rule.action, RuleAction::Lookup { suppress_prefix_length: None, .. });
     (rule.priority < first && takes_all).then(|| {
         warning(format!(
             "`{rule}` comes before our rules and takes every packet its table has a route for; \

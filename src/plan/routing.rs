@@ -1,5 +1,10 @@
 //! Routing rules and routes as values: the state we want, and how to get there.
+//!
+//! They print as an operator would type them after `ip rule add` or `ip route
+//! replace`; a [`RoutingChange`] prints as the whole line, our protocol number
+//! included.
 
+use std::fmt;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
@@ -114,4 +119,172 @@ pub enum RoutingChange {
     PutRoute(Route),
     /// Delete a route.
     DeleteRoute(Route),
+}
+
+impl fmt::Display for Rule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "priority {}{}{}", self.priority, self.selector, self.action)
+    }
+}
+
+/// Each word with a space before it; nothing for "all packets".
+impl fmt::Display for Selector {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.invert {
+            f.write_str(" not")?;
+        }
+        if let Some(from) = self.from {
+            write!(f, " from {from}")?;
+        }
+        if let Some(to) = self.to {
+            write!(f, " to {to}")?;
+        }
+        match self.fwmark {
+            Some((mark, u32::MAX)) => write!(f, " fwmark {mark:#x}"),
+            Some((mark, mask)) => write!(f, " fwmark {mark:#x}/{mask:#x}"),
+            None => Ok(()),
+        }
+    }
+}
+
+/// With a space before it; nothing for what only others do.
+impl fmt::Display for RuleAction {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            RuleAction::Lookup { table, suppress_prefix_length: None } => write!(f, " lookup {table}"),
+            RuleAction::Lookup { table, suppress_prefix_length: Some(length) } => {
+                write!(f, " lookup {table} suppress_prefixlength {length}")
+            }
+            RuleAction::Unreachable => f.write_str(" unreachable"),
+            RuleAction::Other => Ok(()),
+        }
+    }
+}
+
+impl fmt::Display for Route {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write_route(f, self, "")
+    }
+}
+
+/// Words for the whole route must come before the first of several hops.
+fn write_route(f: &mut fmt::Formatter<'_>, route: &Route, protocol: &str) -> fmt::Result {
+    write_destination(f, route)?;
+    if let [hop] = route.hops.as_slice() {
+        write!(f, "{hop}")?;
+    }
+    write!(f, " table {}{protocol}", route.table)?;
+    if route.metric != 0 {
+        write!(f, " metric {}", route.metric)?;
+    }
+    if let Some(source) = route.preferred_source {
+        write!(f, " src {source}")?;
+    }
+    if let [_, _, ..] = route.hops.as_slice() {
+        return route.hops.iter().try_for_each(|hop| write!(f, " nexthop{hop} weight {}", hop.weight));
+    }
+    Ok(())
+}
+
+fn write_destination(f: &mut fmt::Formatter<'_>, route: &Route) -> fmt::Result {
+    match route.is_default() {
+        true => f.write_str("default"),
+        false => write!(f, "{}", route.destination),
+    }
+}
+
+/// With a space before it, and without its weight, which only one of several has.
+impl fmt::Display for Hop {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(gateway) = self.gateway {
+            write!(f, " via {gateway}")?;
+        }
+        write!(f, " dev {}", self.interface)?;
+        if self.onlink { f.write_str(" onlink") } else { Ok(()) }
+    }
+}
+
+impl fmt::Display for RoutingChange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let protocol = format!(" protocol {PROTOCOL}");
+        match self {
+            RoutingChange::AddRule(rule) => write!(f, "{} rule add {rule}{protocol}", ip(rule.family)),
+            RoutingChange::DeleteRule(rule) => write!(f, "{} rule del {rule}{protocol}", ip(rule.family)),
+            RoutingChange::PutRoute(route) => {
+                write!(f, "{} route replace ", ip(route.family()))?;
+                write_route(f, route, &protocol)
+            }
+            RoutingChange::DeleteRoute(route) => {
+                write!(f, "{} route del ", ip(route.family()))?;
+                write_route(
+                    f,
+                    &Route { hops: Vec::new(), preferred_source: None, ..route.clone() },
+                    &protocol,
+                )
+            }
+        }
+    }
+}
+
+fn ip(family: Family) -> &'static str {
+    match family {
+        Family::V4 => "ip",
+        Family::V6 => "ip -6",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rules_print_as_an_operator_types_them() {
+        let lookup = |table| RuleAction::Lookup { table, suppress_prefix_length: None };
+        let mut rule =
+            Rule { family: Family::V4, priority: 20001, selector: Selector::default(), action: lookup(101) };
+        rule.selector.fwmark = Some((1, 0xff));
+        let add = RoutingChange::AddRule(rule.clone()).to_string();
+        assert_eq!(add, "ip rule add priority 20001 fwmark 0x1/0xff lookup 101 protocol 87");
+        let unreachable = Rule {
+            family: Family::V6,
+            selector: Selector { invert: true, fwmark: Some((0, 0xff)), ..Selector::default() },
+            action: RuleAction::Unreachable,
+            ..rule
+        };
+        let delete = RoutingChange::DeleteRule(unreachable).to_string();
+        assert_eq!(delete, "ip -6 rule del priority 20001 not fwmark 0x0/0xff unreachable protocol 87");
+    }
+
+    #[test]
+    fn routes_print_as_an_operator_types_them() {
+        let hop = |gateway: &str, interface: &str, weight| Hop {
+            interface: interface.to_owned(),
+            gateway: Some(gateway.parse().unwrap()),
+            weight,
+            onlink: false,
+        };
+        let route = |destination: &str, hops| Route {
+            table: 101,
+            destination: destination.parse().unwrap(),
+            metric: 1,
+            preferred_source: None,
+            hops,
+        };
+        let one = route("::/0", vec![hop("fe80::1", "eth1", 1)]);
+        assert_eq!(
+            RoutingChange::PutRoute(one.clone()).to_string(),
+            "ip -6 route replace default via fe80::1 dev eth1 table 101 protocol 87 metric 1"
+        );
+        assert_eq!(one.to_string(), "default via fe80::1 dev eth1 table 101 metric 1");
+        let two = route("10.0.0.0/8", vec![hop("198.51.100.1", "eth1", 3), hop("203.0.113.1", "eth2", 1)]);
+        assert_eq!(
+            RoutingChange::PutRoute(two.clone()).to_string(),
+            "ip route replace 10.0.0.0/8 table 101 protocol 87 metric 1 \
+             nexthop via 198.51.100.1 dev eth1 weight 3 nexthop via 203.0.113.1 dev eth2 weight 1"
+        );
+        assert_eq!(
+            RoutingChange::DeleteRoute(two).to_string(),
+            "ip route del 10.0.0.0/8 table 101 protocol 87 metric 1"
+        );
+    }
 }

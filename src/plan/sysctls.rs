@@ -19,8 +19,7 @@ pub const FORWARD_ALL_V6: &str = "net/ipv6/conf/all/forwarding";
 
 /// Settings of the whole namespace.
 const COUNTERS: &str = "net/netfilter/nf_conntrack_acct";
-const HASH_POLICIES: [&str; 2] =
-    ["net/ipv4/fib_multipath_hash_policy", "net/ipv6/fib_multipath_hash_policy"];
+const HASH_POLICIES: [&str; 2] = ["net/ipv4/fib_multipath_hash_policy", "net/ipv6/fib_multipath_hash_policy"];
 const STRICT_FOR_ALL: &str = "net/ipv4/conf/all/rp_filter";
 /// Makes reverse path filtering look at marks; other software sets it.
 pub const VALID_MARK: &str = "net/ipv4/conf/all/src_valid_mark";

@@ -1,1 +1,11 @@
 //! I/O: one file per outside thing.
+
+mod attributes;
+pub mod clock;
+pub mod conntrack;
+pub mod leases;
+pub mod links;
+pub mod netlink;
+pub mod routes;
+pub mod rules;
+pub mod sysctl;

@@ -1,0 +1,202 @@
+//! The kernel's connection table: list it, mark and delete entries, hear of their ends.
+//!
+//! Blocking sockets, one for requests ([`Conntrack`]) and one for events
+//! ([`Destroyed`]); both belong to a thread that may wait. nix opens them, as
+//! it does all this in safe Rust; messages are built and read in [`message`].
+//!
+//! Of the kernel's habits: flows that began before somebody listened send no
+//! event (`nf_conntrack_events=2`, the default), and count nothing unless
+//! `nf_conntrack_acct` was on before they began.
+
+pub mod message;
+
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::sys::socket::{
+    self, AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, sockopt,
+};
+use nix::sys::time::{TimeVal, TimeValLike};
+
+pub use message::{Counters, Ends, Flow, Mark, Tuple};
+use message::{Kind, Message, Messages};
+
+/// A socket for requests to the connection table, in the network namespace of the thread that opened it.
+#[derive(Debug)]
+pub struct Conntrack {
+    socket: OwnedFd,
+    sequence: u32,
+    buffer: Vec<u8>,
+}
+
+/// What became of a request about one flow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// It is done.
+    Done,
+    /// The flow had ended already.
+    Gone,
+}
+
+/// Hears of flows that ended, with their counters.
+#[derive(Debug)]
+pub struct Destroyed {
+    socket: OwnedFd,
+    buffer: Vec<u8>,
+    overruns: u64,
+}
+
+/// The kernel makes dump messages of at most 32 KiB (`netlink_dump`, net/netlink/af_netlink.c).
+const BUFFER: usize = 64 * 1024;
+
+/// A request is answered within its own system call; this only keeps a bug from hanging us.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// `NFNLGRP_CONNTRACK_DESTROY` (3) as a bit, include/uapi/linux/netfilter/nfnetlink_compat.h.
+const DESTROY_GROUP: u32 = 1 << 2;
+
+impl Conntrack {
+    /// Opens the socket; needs `CAP_NET_ADMIN` in the namespace once it is used.
+    ///
+    /// # Errors
+    /// When no socket is to be had.
+    pub fn open() -> io::Result<Self> {
+        let socket = open(0, ANSWER_TIMEOUT)?;
+        Ok(Self { socket, sequence: 0, buffer: vec![0; BUFFER] })
+    }
+
+    /// Tells `each` of all flows, or of those with this mark.
+    ///
+    /// # Errors
+    /// When the kernel refuses or does not answer.
+    pub fn dump(&mut self, of: Option<Mark>, mut each: impl FnMut(Flow)) -> io::Result<()> {
+        self.request(|sequence| message::dump(sequence, of), &mut each)
+    }
+
+    /// Sets the bits of the flow's mark that `mark.mask` names to those of `mark.value`.
+    ///
+    /// # Errors
+    /// When the kernel refuses or does not answer.
+    pub fn set_mark(&mut self, flow: &Flow, mark: Mark) -> io::Result<Outcome> {
+        outcome(self.request(|sequence| message::set_mark(sequence, flow, mark), &mut |_| {}))
+    }
+
+    /// Deletes all flows with this mark, in one step.
+    ///
+    /// # Errors
+    /// When the kernel refuses or does not answer.
+    pub fn delete_marked(&mut self, mark: Mark) -> io::Result<()> {
+        self.request(|sequence| message::delete_marked(sequence, mark), &mut |_| {})
+    }
+
+    /// Deletes one flow, and no later one with the same addresses.
+    ///
+    /// # Errors
+    /// When the kernel refuses or does not answer.
+    pub fn delete(&mut self, flow: &Flow) -> io::Result<Outcome> {
+        outcome(self.request(|sequence| message::delete(sequence, flow), &mut |_| {}))
+    }
+
+    fn request(&mut self, build: impl Fn(u32) -> Vec<u8>, each: &mut dyn FnMut(Flow)) -> io::Result<()> {
+        self.sequence = self.sequence.wrapping_add(1);
+        let request = build(self.sequence);
+        socket::sendto(self.socket.as_raw_fd(), &request, &NetlinkAddr::new(0, 0), MsgFlags::empty())?;
+        let deadline = Instant::now() + ANSWER_TIMEOUT;
+        while Instant::now() < deadline {
+            if self.answers(each)? {
+                return Ok(());
+            }
+        }
+        Err(io::ErrorKind::TimedOut.into())
+    }
+
+    /// Reads one datagram; true when it held the end of the answer.
+    fn answers(&mut self, each: &mut dyn FnMut(Flow)) -> io::Result<bool> {
+        let length = receive(&self.socket, &mut self.buffer)?;
+        for Message { kind, sequence } in Messages::new(&self.buffer[..length]) {
+            match kind {
+                _ if sequence != self.sequence => {}
+                Kind::Flow(flow) => each(flow),
+                Kind::End(0) => return Ok(true),
+                Kind::End(errno) => return Err(io::Error::from_raw_os_error(errno)),
+                Kind::Destroyed(_) | Kind::Unknown => {}
+            }
+        }
+        Ok(false)
+    }
+}
+
+impl Destroyed {
+    /// Starts to listen; `receive_buffer` is in bytes and may be more than `rmem_max`
+    /// (`SO_RCVBUFFORCE`), `timeout` is how long [`Self::receive`] waits.
+    ///
+    /// # Errors
+    /// When no socket is to be had, or without `CAP_NET_ADMIN`.
+    pub fn listen(receive_buffer: usize, timeout: Duration) -> io::Result<Self> {
+        let socket = open(DESTROY_GROUP, timeout)?;
+        socket::setsockopt(&socket, sockopt::RcvBufForce, &receive_buffer)?;
+        Ok(Self { socket, buffer: vec![0; BUFFER], overruns: 0 })
+    }
+
+    /// Waits for flows to end, at most for the time-out, and tells `each` of them.
+    ///
+    /// # Errors
+    /// When the socket is broken; neither silence nor an overrun is an error.
+    pub fn receive(&mut self, mut each: impl FnMut(Flow)) -> io::Result<()> {
+        let length = match receive(&self.socket, &mut self.buffer) {
+            Ok(length) => length,
+            Err(error) => return self.nothing_heard(error),
+        };
+        for message in Messages::new(&self.buffer[..length]) {
+            if let Kind::Destroyed(flow) = message.kind {
+                each(flow);
+            }
+        }
+        Ok(())
+    }
+
+    /// How often events were lost because they were not fetched in time.
+    #[must_use]
+    pub fn overruns(&self) -> u64 {
+        self.overruns
+    }
+
+    fn nothing_heard(&mut self, error: io::Error) -> io::Result<()> {
+        match error.raw_os_error().map(Errno::from_raw) {
+            Some(Errno::ENOBUFS) => self.overruns += 1,
+            Some(Errno::EAGAIN | Errno::EINTR) => {}
+            _ => return Err(error),
+        }
+        Ok(())
+    }
+}
+
+fn outcome(result: io::Result<()>) -> io::Result<Outcome> {
+    match result {
+        Ok(()) => Ok(Outcome::Done),
+        Err(error) if error.raw_os_error() == Some(Errno::ENOENT as i32) => Ok(Outcome::Gone),
+        Err(error) => Err(error),
+    }
+}
+
+fn open(groups: u32, timeout: Duration) -> io::Result<OwnedFd> {
+    let socket = socket::socket(
+        AddressFamily::Netlink,
+        SockType::Raw,
+        SockFlag::SOCK_CLOEXEC,
+        SockProtocol::NetlinkNetFilter,
+    )?;
+    socket::bind(socket.as_raw_fd(), &NetlinkAddr::new(0, groups))?;
+    let milliseconds = i64::try_from(timeout.as_millis()).unwrap_or(i64::MAX);
+    socket::setsockopt(&socket, sockopt::ReceiveTimeout, &TimeVal::milliseconds(milliseconds))?;
+    Ok(socket)
+}
+
+/// Receives one datagram from the kernel; what other processes send counts as empty.
+fn receive(socket: &OwnedFd, buffer: &mut [u8]) -> io::Result<usize> {
+    let (length, sender) = socket::recvfrom::<NetlinkAddr>(socket.as_raw_fd(), buffer)?;
+    let from_kernel = sender.is_some_and(|sender| sender.pid() == 0);
+    Ok(if from_kernel { length } else { 0 })
+}
