@@ -6,6 +6,7 @@
 //! [`verdict`] turns the pick into a mark and a reason.
 
 pub mod flow;
+pub mod gate;
 pub mod packet;
 pub mod rule;
 pub mod uplink;

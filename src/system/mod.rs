@@ -3,9 +3,12 @@
 mod attributes;
 pub mod clock;
 pub mod conntrack;
+pub mod firewall;
+pub mod gate;
 pub mod leases;
 pub mod links;
 pub mod netlink;
+pub mod queue;
 pub mod routes;
 pub mod rules;
 pub mod sysctl;

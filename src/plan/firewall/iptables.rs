@@ -17,11 +17,13 @@ use crate::plan::script::Step;
 pub const PREFIX: &str = "wansplit-";
 
 /// The two programs that speak iptables' language.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub enum Flavour {
     /// On top of nf_tables.
+    #[serde(rename = "iptables-nft")]
     Nft,
     /// On top of x_tables.
+    #[serde(rename = "iptables-legacy")]
     Legacy,
 }
 
@@ -55,7 +57,8 @@ pub enum Table {
 }
 
 impl Table {
-    const ALL: [Table; 3] = [Table::Raw, Table::Nat, Table::Mangle];
+    /// All tables we use, in that order.
+    pub const ALL: [Table; 3] = [Table::Raw, Table::Nat, Table::Mangle];
 
     /// iptables' name for it.
     #[must_use]

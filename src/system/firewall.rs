@@ -1,0 +1,255 @@
+//! Carries the firewall's part of a plan out: which backend works here, what of
+//! ours is there, and the steps from one to the other.
+
+use std::collections::BTreeSet;
+use std::io::{self, Write};
+use std::process::{Command, Output, Stdio};
+
+use nix::sched::{CloneFlags, unshare};
+
+use crate::config::BackendChoice;
+use crate::engine::packet::Family;
+use crate::plan::firewall::iptables::{self, Flavour, Table};
+use crate::plan::firewall::model::Firewall;
+use crate::plan::firewall::nft;
+use crate::plan::script::Step;
+
+/// A firewall backend that was found to work.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Backend {
+    /// nftables.
+    Nft,
+    /// iptables and ipset.
+    #[serde(untagged)]
+    Iptables(Flavour),
+}
+
+impl Backend {
+    /// Its name in the configuration.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Backend::Nft => "nft",
+            Backend::Iptables(Flavour::Nft) => "iptables-nft",
+            Backend::Iptables(Flavour::Legacy) => "iptables-legacy",
+        }
+    }
+}
+
+/// Why a firewall operation failed.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A program could not be started.
+    #[error("cannot run {program}: {error}")]
+    NotRun {
+        /// The program.
+        program: String,
+        /// The system's reason.
+        error: io::Error,
+    },
+    /// A program failed.
+    #[error("{program} failed: {complaint}")]
+    Failed {
+        /// The program.
+        program: String,
+        /// What it wrote to its standard error.
+        complaint: String,
+    },
+    /// No backend works.
+    #[error("no firewall backend works here:\n{0}")]
+    NoBackend(String),
+}
+
+/// The backend asked for, or the first that works of nft, iptables-nft and
+/// iptables-legacy. Each is tried in an empty network namespace of its own, so
+/// that nothing here is touched.
+///
+/// # Errors
+/// When none works; the message says why for each.
+pub fn probe(choice: BackendChoice) -> Result<Backend, Error> {
+    let candidates: &[Backend] = match choice {
+        BackendChoice::Auto => {
+            &[Backend::Nft, Backend::Iptables(Flavour::Nft), Backend::Iptables(Flavour::Legacy)]
+        }
+        BackendChoice::Nft => &[Backend::Nft],
+        BackendChoice::IptablesNft => &[Backend::Iptables(Flavour::Nft)],
+        BackendChoice::IptablesLegacy => &[Backend::Iptables(Flavour::Legacy)],
+    };
+    let mut complaints = Vec::new();
+    for &backend in candidates {
+        match try_out(backend) {
+            Ok(()) => return Ok(backend),
+            Err(error) => complaints.push(format!("  {}: {error}", backend.name())),
+        }
+    }
+    let advice = "  Debian's packages nftables, or iptables and ipset, and a kernel with NFQUEUE are needed";
+    complaints.push(advice.into());
+    Err(Error::NoBackend(complaints.join("\n")))
+}
+
+/// Loads one rule with each thing we cannot do without.
+fn try_out(backend: Backend) -> Result<(), Error> {
+    let trial = move || {
+        let secluded = unshare(CloneFlags::CLONE_NEWNET);
+        secluded.map_err(|errno| Error::NotRun { program: "a trial".into(), error: errno.into() })?;
+        trial_steps(backend).iter().try_for_each(run)
+    };
+    std::thread::spawn(trial)
+        .join()
+        .unwrap_or_else(|_| Err(Error::Failed { program: "a trial".into(), complaint: "it panicked".into() }))
+}
+
+fn trial_steps(backend: Backend) -> Vec<Step> {
+    let step = |program: &str, arguments: &[&str], input: &str| Step {
+        program: program.into(),
+        arguments: arguments.iter().map(ToString::to_string).collect(),
+        input: input.into(),
+        typed: Vec::new(),
+    };
+    match backend {
+        Backend::Nft => {
+            let rules = "table inet wansplit-trial {\n\
+                 chain trial { type filter hook prerouting priority -149; \
+                 jhash ip saddr . ip daddr mod 2 seed 0x1 0 queue flags bypass to 0-1\n }\n}\n";
+            vec![step("nft", &["-f", "-"], rules)]
+        }
+        Backend::Iptables(flavour) => {
+            let set = "create wansplit-trial hash:net timeout 1\n";
+            let rules = "*mangle\n:wansplit-trial - [0:0]\n\
+                 -A wansplit-trial -m set --match-set wansplit-trial src -m bpf --bytecode \"1,6 0 0 1\" \
+                 -j NFQUEUE --queue-balance 0:1 --queue-bypass\nCOMMIT\n";
+            let program = flavour.program(Family::V4, "-restore");
+            vec![step("ipset", &["-exist", "restore"], set), step(&program, &["--noflush", "-w", "5"], rules)]
+        }
+    }
+}
+
+/// What of ours a backend holds now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Installed {
+    /// In nft.
+    Nft(nft::Installed),
+    /// In one flavour of iptables.
+    Iptables(Flavour, iptables::Installed),
+}
+
+impl Installed {
+    /// Whether nothing of ours is there.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        match self {
+            Installed::Nft(installed) => !installed.table,
+            Installed::Iptables(_, installed) => installed.is_empty(),
+        }
+    }
+
+    /// The steps that make the plan the state, from here.
+    #[must_use]
+    pub fn up(&self, firewall: &Firewall) -> Vec<Step> {
+        match self {
+            Installed::Nft(installed) => nft::up(firewall, installed),
+            Installed::Iptables(flavour, installed) => iptables::up(firewall, *flavour, installed),
+        }
+    }
+
+    /// The steps that take away all that is ours.
+    #[must_use]
+    pub fn down(&self) -> Vec<Step> {
+        match self {
+            Installed::Nft(installed) => nft::down(installed),
+            Installed::Iptables(flavour, installed) => iptables::down(*flavour, installed),
+        }
+    }
+}
+
+/// Every backend, for looking for traces of an earlier run.
+#[must_use]
+pub fn all_backends() -> [Backend; 3] {
+    [Backend::Nft, Backend::Iptables(Flavour::Nft), Backend::Iptables(Flavour::Legacy)]
+}
+
+/// What of ours this backend holds; a backend whose programs are missing holds nothing.
+///
+/// # Errors
+/// When its programs are there and fail.
+pub fn observe(backend: Backend) -> Result<Installed, Error> {
+    match backend {
+        Backend::Nft => {
+            let list = listing("nft", &["list", "table", "inet", "wansplit"])?;
+            Ok(Installed::Nft(nft::Installed::read_list(&list)))
+        }
+        Backend::Iptables(flavour) => Ok(Installed::Iptables(flavour, observe_iptables(flavour)?)),
+    }
+}
+
+fn observe_iptables(flavour: Flavour) -> Result<iptables::Installed, Error> {
+    let mut installed = iptables::Installed::default();
+    for family in Family::BOTH {
+        for table in loaded_tables(flavour, family) {
+            let save = listing(&flavour.program(family, "-save"), &["-t", table.name()])?;
+            installed.read_save(family, table, &save);
+        }
+    }
+    let sets = listing("ipset", &["list", "-n"])?;
+    installed.sets = sets.lines().filter(|set| set.starts_with(iptables::PREFIX)).map(String::from).collect();
+    Ok(installed)
+}
+
+/// Looking into a legacy table loads it, for good; so only those that are loaded are looked into.
+fn loaded_tables(flavour: Flavour, family: Family) -> Vec<Table> {
+    let loaded: Option<BTreeSet<String>> = match flavour {
+        Flavour::Nft => None,
+        Flavour::Legacy => {
+            let file = match family {
+                Family::V4 => "/proc/thread-self/net/ip_tables_names",
+                Family::V6 => "/proc/thread-self/net/ip6_tables_names",
+            };
+            Some(std::fs::read_to_string(file).unwrap_or_default().lines().map(String::from).collect())
+        }
+    };
+    let is_loaded = |table: &Table| loaded.as_ref().is_none_or(|loaded| loaded.contains(table.name()));
+    Table::ALL.into_iter().filter(is_loaded).collect()
+}
+
+/// What a program prints; nothing where it is missing or says that the thing does not exist.
+fn listing(program: &str, arguments: &[&str]) -> Result<String, Error> {
+    match Command::new(program).args(arguments).stdin(Stdio::null()).output() {
+        Ok(output) => Ok(String::from_utf8_lossy(&output.stdout).into_owned()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(String::new()),
+        Err(error) => Err(Error::NotRun { program: program.into(), error }),
+    }
+}
+
+/// Runs the steps in order and stops at the first that fails.
+///
+/// # Errors
+/// The failed step's program and complaint.
+pub fn run_all(steps: &[Step]) -> Result<(), Error> {
+    steps.iter().try_for_each(run)
+}
+
+fn run(step: &Step) -> Result<(), Error> {
+    let output = feed(step).map_err(|error| Error::NotRun { program: step.program.clone(), error })?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let complaint = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+    Err(Error::Failed { program: step.program.clone(), complaint })
+}
+
+/// nft reads times of day in its own time zone; the plan's are in UTC.
+fn feed(step: &Step) -> io::Result<Output> {
+    let mut child = Command::new(&step.program)
+        .args(&step.arguments)
+        .env("TZ", "UTC")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()?;
+    if let Some(mut input) = child.stdin.take() {
+        // A program that stops reading says why on its standard error.
+        let _ = input.write_all(step.input.as_bytes());
+    }
+    child.wait_with_output()
+}

@@ -1,0 +1,103 @@
+//! A queue over the `nfq` crate: one packet a turn.
+
+use std::io;
+use std::os::fd::RawFd;
+use std::time::Duration;
+
+use nfq::{Message, Queue};
+
+use super::descriptor;
+use super::{PacketQueue, Turn, Verdict, Waiting};
+
+/// Bytes of each packet that come along: headers, extension headers and the
+/// first payload bytes. Longer copies cost room in the socket's buffer.
+const COPY_RANGE: u16 = 512;
+
+/// Room a waiting message takes in the socket's buffer: the kernel charges for
+/// the whole `sk_buff`, about 832 bytes for a small packet and more with payload.
+const ROOM_PER_MESSAGE: usize = 2048;
+
+/// The longest wait for a packet; a worker shows that it is alive at least this often.
+pub const LONGEST_WAIT: Duration = Duration::from_millis(100);
+
+/// One bound and configured queue.
+pub struct NfqQueue {
+    queue: Queue,
+}
+
+impl NfqQueue {
+    /// Binds queue `number` and configures it for at most `length` waiting packets.
+    ///
+    /// # Errors
+    /// When the kernel lacks NFQUEUE, the caller lacks `CAP_NET_ADMIN`, or another program has the queue.
+    pub fn open(number: u16, length: u32) -> io::Result<Self> {
+        let known = descriptor::netfilter_sockets()?;
+        let mut queue = Queue::open()?;
+        let descriptor = descriptor::netfilter_sockets()?
+            .difference(&known)
+            .next()
+            .copied()
+            .ok_or_else(|| io::Error::other("the queue's socket was not found in /proc/self/fd"))?;
+        bind(&mut queue, number, length)?;
+        configure(descriptor, length)?;
+        Ok(Self { queue })
+    }
+}
+
+/// Fail-open lets packets pass when the queue is full; whole segmented packets
+/// are taken, because some kernels drop the pieces of an unconfirmed flow.
+fn bind(queue: &mut Queue, number: u16, length: u32) -> io::Result<()> {
+    queue.bind(number)?;
+    queue.set_copy_range(number, COPY_RANGE)?;
+    queue.set_queue_max_len(number, length)?;
+    queue.set_recv_gso(number, true)?;
+    queue.set_fail_open(number, true)
+}
+
+fn configure(descriptor: RawFd, length: u32) -> io::Result<()> {
+    let messages = usize::try_from(length).unwrap_or(usize::MAX);
+    let room = messages.saturating_mul(ROOM_PER_MESSAGE).min(i32::MAX as usize / 2);
+    descriptor::configure(descriptor, room, LONGEST_WAIT)
+}
+
+impl PacketQueue for NfqQueue {
+    fn turn(&mut self, decide: &mut dyn FnMut(&Waiting<'_>) -> Verdict) -> io::Result<Turn> {
+        let message = match self.queue.recv() {
+            Ok(message) => message,
+            Err(error) => return nothing_received(error),
+        };
+        let verdict = decide(&waiting(&message));
+        self.queue.verdict(answered(message, verdict))?;
+        Ok(Turn::Answered(1))
+    }
+}
+
+fn waiting(message: &Message) -> Waiting<'_> {
+    Waiting {
+        bytes: message.get_payload(),
+        mark: message.get_nfmark(),
+        in_device: message.get_indev(),
+        hardware_address: message.get_hw_addr(),
+    }
+}
+
+fn answered(mut message: Message, verdict: Verdict) -> Message {
+    match verdict {
+        Verdict::Mark(mark) => {
+            message.set_nfmark(mark);
+            message.set_verdict(nfq::Verdict::Accept);
+        }
+        Verdict::Keep => message.set_verdict(nfq::Verdict::Accept),
+        Verdict::Drop => message.set_verdict(nfq::Verdict::Drop),
+    }
+    message
+}
+
+/// The kernel's complaint about an earlier verdict comes back from a later receive.
+fn nothing_received(error: io::Error) -> io::Result<Turn> {
+    match error.kind() {
+        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut | io::ErrorKind::Interrupted => Ok(Turn::Idle),
+        io::ErrorKind::NotFound => Ok(Turn::Refused),
+        _ => Err(error),
+    }
+}
