@@ -153,6 +153,18 @@ impl Installed {
         }
     }
 
+    /// The steps from here back to an earlier state, after a failure half-way.
+    #[must_use]
+    pub fn back_to(&self, before: &Installed) -> Vec<Step> {
+        match (self, before) {
+            (Installed::Iptables(flavour, now), Installed::Iptables(_, before)) => {
+                iptables::back(before, *flavour, now)
+            }
+            // nft changes all or nothing.
+            _ => Vec::new(),
+        }
+    }
+
     /// The steps that take away all that is ours.
     #[must_use]
     pub fn down(&self) -> Vec<Step> {

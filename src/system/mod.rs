@@ -11,4 +11,5 @@ pub mod netlink;
 pub mod queue;
 pub mod routes;
 pub mod rules;
+pub mod state;
 pub mod sysctl;

@@ -78,6 +78,8 @@ pub struct Installed {
     pub chains: BTreeMap<(Family, Table), BTreeSet<String>>,
     /// Jumps from built-in chains to ours: (built-in, ours with prefix).
     pub jumps: BTreeMap<(Family, Table), BTreeSet<(String, String)>>,
+    /// The rules in our chains, in order, as `iptables-save` prints them.
+    pub rules: BTreeMap<(Family, Table), Vec<String>>,
     /// Our sets.
     pub sets: BTreeSet<String>,
 }
@@ -96,6 +98,8 @@ impl Installed {
                 if chain.starts_with(PREFIX) {
                     self.chains.entry((family, table)).or_default().insert(chain.to_owned());
                 }
+            } else if line.strip_prefix("-A ").is_some_and(|rule| rule.starts_with(PREFIX)) {
+                self.rules.entry((family, table)).or_default().push(line.to_owned());
             } else if let Some((built_in, ours)) = plain_jump(line) {
                 self.jumps.entry((family, table)).or_default().insert((built_in, ours));
             }
@@ -126,17 +130,44 @@ pub fn up(firewall: &Firewall, flavour: Flavour, installed: &Installed) -> Vec<S
     steps
 }
 
+/// The steps back from `installed` to what was there before, after a failure half-way.
+#[must_use]
+pub fn back(before: &Installed, flavour: Flavour, installed: &Installed) -> Vec<Step> {
+    let none = BTreeSet::new();
+    let mut steps = Vec::new();
+    for family in Family::BOTH {
+        let mut tables = Vec::new();
+        for table in Table::ALL {
+            let keep = before.chains.get(&(family, table)).unwrap_or(&none);
+            let mut script = remove(family, table, installed, keep);
+            script.chains.extend(keep.iter().cloned());
+            script.commands.extend(before.rules.get(&(family, table)).into_iter().flatten().cloned());
+            tables.push(script);
+        }
+        tables.retain(|script| !script.is_empty());
+        if !tables.is_empty() {
+            steps.push(restore(flavour, family, &tables));
+        }
+    }
+    let new_sets = installed.sets.difference(&before.sets);
+    let destroy: Vec<String> = new_sets.map(|set| format!("destroy {set}")).collect();
+    if !destroy.is_empty() {
+        steps.push(ipset(destroy));
+    }
+    steps
+}
+
 /// The steps that take away all that is ours.
 #[must_use]
 pub fn down(flavour: Flavour, installed: &Installed) -> Vec<Step> {
     let mut steps = Vec::new();
     for family in Family::BOTH {
-        let tables: Vec<TableScript> = Table::ALL
+        let mut tables: Vec<TableScript> = Table::ALL
             .into_iter()
             .rev()
             .map(|table| remove(family, table, installed, &BTreeSet::new()))
-            .filter(|script| !script.is_empty())
             .collect();
+        tables.retain(|script| !script.is_empty());
         if !tables.is_empty() {
             steps.push(restore(flavour, family, &tables));
         }

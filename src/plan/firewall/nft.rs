@@ -39,6 +39,8 @@ pub struct Installed {
     pub table: bool,
     /// Names of its chains.
     pub chains: BTreeSet<String>,
+    /// The whole table as nft lists it, without the elements of sets, which come and go.
+    pub text: String,
 }
 
 impl Installed {
@@ -46,8 +48,27 @@ impl Installed {
     #[must_use]
     pub fn read_list(text: &str) -> Self {
         let chain = |line: &str| Some(line.trim().strip_prefix("chain ")?.strip_suffix(" {")?.to_owned());
-        Installed { table: text.contains("table "), chains: text.lines().filter_map(chain).collect() }
+        Installed {
+            table: text.contains("table "),
+            chains: text.lines().filter_map(chain).collect(),
+            text: without_elements(text),
+        }
     }
+}
+
+/// `elements = { ... }` may go over several lines.
+fn without_elements(text: &str) -> String {
+    let mut inside = false;
+    let mut kept = String::new();
+    for line in text.lines() {
+        inside |= line.trim_start().starts_with("elements = {");
+        if !inside {
+            kept += line;
+            kept.push('\n');
+        }
+        inside &= !line.ends_with('}');
+    }
+    kept
 }
 
 /// The one step that makes this the state, whatever of ours is there now.
