@@ -171,7 +171,7 @@ impl fmt::Display for Route {
 fn write_route(f: &mut fmt::Formatter<'_>, route: &Route, protocol: &str) -> fmt::Result {
     write_destination(f, route)?;
     if let [hop] = route.hops.as_slice() {
-        write!(f, "{hop}")?;
+        write_hop(f, hop, route.family())?;
     }
     write!(f, " table {}{protocol}", route.table)?;
     if route.metric != 0 {
@@ -181,7 +181,16 @@ fn write_route(f: &mut fmt::Formatter<'_>, route: &Route, protocol: &str) -> fmt
         write!(f, " src {source}")?;
     }
     if let [_, _, ..] = route.hops.as_slice() {
-        return route.hops.iter().try_for_each(|hop| write!(f, " nexthop{hop} weight {}", hop.weight));
+        write_hops(f, route)?;
+    }
+    Ok(())
+}
+
+fn write_hops(f: &mut fmt::Formatter<'_>, route: &Route) -> fmt::Result {
+    for hop in &route.hops {
+        f.write_str(" nexthop")?;
+        write_hop(f, hop, route.family())?;
+        write!(f, " weight {}", hop.weight)?;
     }
     Ok(())
 }
@@ -194,14 +203,15 @@ fn write_destination(f: &mut fmt::Formatter<'_>, route: &Route) -> fmt::Result {
 }
 
 /// With a space before it, and without its weight, which only one of several has.
-impl fmt::Display for Hop {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if let Some(gateway) = self.gateway {
-            write!(f, " via {gateway}")?;
-        }
-        write!(f, " dev {}", self.interface)?;
-        if self.onlink { f.write_str(" onlink") } else { Ok(()) }
+fn write_hop(f: &mut fmt::Formatter<'_>, hop: &Hop, family: Family) -> fmt::Result {
+    match hop.gateway {
+        Some(gateway) if Family::of(gateway) == family => write!(f, " via {gateway}")?,
+        Some(IpAddr::V4(gateway)) => write!(f, " via inet {gateway}")?,
+        Some(IpAddr::V6(gateway)) => write!(f, " via inet6 {gateway}")?,
+        None => {}
     }
+    write!(f, " dev {}", hop.interface)?;
+    if hop.onlink { f.write_str(" onlink") } else { Ok(()) }
 }
 
 impl fmt::Display for RoutingChange {
