@@ -14,7 +14,7 @@ mod matcher;
 mod ranges;
 
 #[cfg(test)]
-mod arbitrary;
+pub(crate) mod arbitrary;
 
 pub use compile::RuleSet;
 
