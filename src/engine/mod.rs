@@ -4,6 +4,16 @@
 //! [`packet`] parses, [`flow`] names the flow and its facts, [`rule`] finds the
 //! first rule that matches, [`uplink`] picks one of its uplinks, and
 //! [`verdict`] turns the pick into a mark and a reason.
+//!
+//! Invariants of [`Engine::decide`]:
+//! - it always answers, whatever the bytes are, and every answer has a reason;
+//! - packets of one flow get the same answer for [`REMEMBER`], because
+//!   several of them may be waiting before the kernel has learned the first one's;
+//! - a packet costs no allocation and no scan (a changed rule set costs both, once);
+//! - round-robins count only flows that were decided here by a rule or by default.
+
+use std::sync::Arc;
+use std::time::Duration;
 
 pub mod flow;
 pub mod gate;
@@ -11,3 +21,175 @@ pub mod packet;
 pub mod rule;
 pub mod uplink;
 pub mod verdict;
+
+use flow::{Arrival, Facts, FlowKey, FlowTable, LocalTime, Lookup, Millis};
+use packet::{Family, Fragment};
+use rule::RuleSet;
+use rule::model::{Choice, Policy, RuleId, WhenNone};
+use uplink::{Board, Turns, UplinkId, pick};
+use verdict::{Action, Decision, Reason};
+
+/// How long a flow's decision is remembered. Longer than a first packet can wait in the
+/// queue (seconds, when the daemon was stopped), than a client waits before it
+/// repeats itself (DNS: 5 s in resolv.conf(5)); shorter than it takes until a port is used anew.
+pub const REMEMBER: Duration = Duration::from_secs(10);
+
+/// Decides flows; one per worker, nothing of it is shared.
+#[derive(Debug)]
+pub struct Engine {
+    flows: FlowTable<Decision>,
+    turns: Turns,
+}
+
+/// What all workers decide by: immutable, replaced whole.
+#[derive(Debug, Clone, Default)]
+pub struct Snapshot {
+    /// The rules. Another `Arc` means that the rules were loaded anew.
+    pub rules: Arc<RuleSet>,
+    /// Who is usable.
+    pub board: Board,
+}
+
+/// The time, by the two clocks that matter.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Now {
+    /// For how long things last.
+    pub at: Millis,
+    /// For what rules say about time.
+    pub local: LocalTime,
+}
+
+/// A decision, and what it was about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Decided {
+    /// The flow; `None` where the packet does not tell.
+    pub key: Option<FlowKey>,
+    /// What becomes of the packet.
+    pub decision: Decision,
+    /// The decision was made for this packet and is remembered for those that follow
+    /// (to count flows, count these).
+    pub first: bool,
+}
+
+impl Engine {
+    /// An engine that remembers at most `capacity` flows that began in the last [`REMEMBER`].
+    #[must_use]
+    pub fn new(capacity: usize) -> Self {
+        Engine { flows: FlowTable::new(capacity, REMEMBER), turns: Turns::default() }
+    }
+
+    /// What becomes of a packet.
+    pub fn decide(&mut self, snapshot: &Snapshot, packet: &[u8], arrival: &Arrival, now: Now) -> Decided {
+        let Ok(packet) = packet::parse(packet) else {
+            return Decided::nameless(Reason::Unparsable);
+        };
+        if packet.fragment != Fragment::Whole {
+            return Decided::nameless(Reason::Fragment);
+        }
+        let key = FlowKey::of(&packet);
+        let vacancy =
+            match self.flows.look_up(key, now.at, |decision| snapshot.upholds(decision, packet.family)) {
+                Lookup::Known(decision) => return Decided::again(key, decision),
+                Lookup::Full => return Decided::unremembered(key),
+                Lookup::New(vacancy) => vacancy,
+            };
+        let decision = if arrival.stale {
+            Decision::keep(Reason::Stale, None)
+        } else {
+            self.turns.follow(&snapshot.rules);
+            choose(&mut self.turns, snapshot, &Facts::new(&packet, arrival, now.local))
+        };
+        vacancy.remember(decision);
+        Decided { key: Some(key), decision, first: true }
+    }
+}
+
+/// The first rule that matches and has an answer decides; where none does, all
+/// usable uplinks take turns.
+fn choose(turns: &mut Turns, snapshot: &Snapshot, facts: &Facts) -> Decision {
+    let mut start = Some(RuleId(0));
+    while let Some(id) = start.and_then(|start| snapshot.rules.first_match_from(start, facts)) {
+        let Some(rule) = snapshot.rules.rule(id) else { break };
+        if let Some(uplink) = pick_one(&rule.choice, id, turns, &snapshot.board, facts) {
+            return Decision::route(uplink, Reason::RuleMatched, Some(id));
+        }
+        match rule.none {
+            WhenNone::NextRule => start = id.0.checked_add(1).map(RuleId),
+            WhenNone::Any => {
+                return pick_any(turns, &snapshot.board, facts.family, Reason::AnyAfterRule, Some(id));
+            }
+            WhenNone::Drop => return Decision::drop_by(id),
+        }
+    }
+    pick_any(turns, &snapshot.board, facts.family, Reason::NoRule, None)
+}
+
+/// One of a rule's usable uplinks, by its policy.
+fn pick_one(
+    choice: &Choice,
+    id: RuleId,
+    turns: &mut Turns,
+    board: &Board,
+    facts: &Facts,
+) -> Option<UplinkId> {
+    let uplinks = choice.uplinks.iter().copied();
+    let usable = board.usable(facts.family);
+    match choice.policy {
+        Policy::RoundRobin => turns.of_rule(id, facts.family).next(uplinks, usable),
+        Policy::Ordered => pick::ordered(uplinks, usable),
+        Policy::Hash(key) => pick::by_hash(uplinks, usable, key, &facts.key),
+    }
+}
+
+/// One of all usable uplinks, in turn.
+fn pick_any(
+    turns: &mut Turns,
+    board: &Board,
+    family: Family,
+    reason: Reason,
+    rule: Option<RuleId>,
+) -> Decision {
+    match turns.of_default(family).next(board.uplinks(), board.usable(family)) {
+        Some(uplink) => Decision::route(uplink, reason, rule),
+        None => Decision::keep(Reason::NoUplink, rule),
+    }
+}
+
+impl Snapshot {
+    /// Whether a remembered decision may be given again. A flow whose uplink has gone, or that
+    /// was dropped for want of an uplink that has come, is decided anew: the
+    /// kernel has forgotten the one and never learned of the other.
+    fn upholds(&self, decision: &Decision, family: Family) -> bool {
+        let usable = self.board.usable(family);
+        match decision.action {
+            Action::Route(uplink) => usable.contains(uplink),
+            Action::Keep => true,
+            Action::Drop => {
+                let rule = decision.rule.and_then(|id| self.rules.rule(id));
+                rule.is_some_and(|rule| pick::ordered(rule.choice.uplinks.iter().copied(), usable).is_none())
+            }
+        }
+    }
+}
+
+impl Decided {
+    /// A packet that does not say which flow it belongs to.
+    fn nameless(reason: Reason) -> Self {
+        Decided { key: None, decision: Decision::keep(reason, None), first: false }
+    }
+
+    /// A further packet of a flow that was decided before.
+    fn again(key: FlowKey, decision: Decision) -> Self {
+        let decision = Decision { reason: Reason::Remembered, ..decision };
+        Decided { key: Some(key), decision, first: false }
+    }
+
+    /// A flow that could not be remembered. Its next packet would be decided
+    /// anew, and perhaps otherwise; the kernel's choice is the same for all.
+    fn unremembered(key: FlowKey) -> Self {
+        Decided { key: Some(key), decision: Decision::keep(Reason::TableFull, None), first: false }
+    }
+}
+
+#[cfg(test)]
+mod tests;

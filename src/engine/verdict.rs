@@ -1,6 +1,169 @@
-//! A pick → a mark and a reason; the only code that knows mark bits.
+//! What becomes of a flow: a [`Decision`] and its [`Reason`]; and how it is
+//! written as a mark. The only code that knows mark bits.
 
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::engine::rule::model::{Rule, RuleId};
 use crate::engine::uplink::UplinkId;
+
+/// What becomes of a flow, and why.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Decision {
+    /// What becomes of it.
+    pub action: Action,
+    /// Why.
+    pub reason: Reason,
+    /// The rule that matched, where one had a say.
+    pub rule: Option<RuleId>,
+}
+
+/// What becomes of a flow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Action {
+    /// It leaves by this uplink.
+    Route(UplinkId),
+    /// It leaves as the kernel decided before it asked.
+    Keep,
+    /// Its packet is dropped.
+    Drop,
+}
+
+/// Why a flow was decided as it was. Every way out of the engine has one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Reason {
+    /// A rule matched and one of its uplinks is usable.
+    RuleMatched,
+    /// No rule matched: weighted round-robin over all usable uplinks.
+    NoRule,
+    /// A rule matched, none of its uplinks is usable, and it asked for any other.
+    AnyAfterRule,
+    /// A rule matched, none of its uplinks is usable, and it asked for the flow to be dropped.
+    DroppedByRule,
+    /// A further first packet of a flow just decided: the same answer again.
+    Remembered,
+    /// The packet had waited too long to be decided otherwise than the kernel did.
+    Stale,
+    /// The packet could not be read.
+    Unparsable,
+    /// One part of a packet that nobody had put together: the later parts have no ports, and
+    /// all must go one way.
+    Fragment,
+    /// No uplink is usable in the flow's family.
+    NoUplink,
+    /// Too many flows began lately to remember this one.
+    TableFull,
+}
+
+impl Reason {
+    /// All reasons, each at its [`Reason::index`].
+    pub const ALL: [Reason; 10] = [
+        Reason::RuleMatched,
+        Reason::NoRule,
+        Reason::AnyAfterRule,
+        Reason::DroppedByRule,
+        Reason::Remembered,
+        Reason::Stale,
+        Reason::Unparsable,
+        Reason::Fragment,
+        Reason::NoUplink,
+        Reason::TableFull,
+    ];
+
+    /// Its place in [`Reason::ALL`]: for counting.
+    #[must_use]
+    pub fn index(self) -> usize {
+        self as usize
+    }
+
+    /// Its short name, which stays the same from version to version.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Reason::RuleMatched => "rule-matched",
+            Reason::NoRule => "no-rule",
+            Reason::AnyAfterRule => "any-after-rule",
+            Reason::DroppedByRule => "dropped-by-rule",
+            Reason::Remembered => "remembered",
+            Reason::Stale => "stale",
+            Reason::Unparsable => "unparsable",
+            Reason::Fragment => "fragment",
+            Reason::NoUplink => "no-uplink",
+            Reason::TableFull => "table-full",
+        }
+    }
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl Decision {
+    /// A flow that leaves by `uplink`.
+    #[must_use]
+    pub fn route(uplink: UplinkId, reason: Reason, rule: Option<RuleId>) -> Self {
+        Decision { action: Action::Route(uplink), reason, rule }
+    }
+
+    /// A flow that the kernel's choice stands for.
+    #[must_use]
+    pub fn keep(reason: Reason, rule: Option<RuleId>) -> Self {
+        Decision { action: Action::Keep, reason, rule }
+    }
+
+    /// A flow that a rule drops.
+    #[must_use]
+    pub fn drop_by(rule: RuleId) -> Self {
+        Decision { action: Action::Drop, reason: Reason::DroppedByRule, rule: Some(rule) }
+    }
+
+    /// The decision in a sentence, for people; what has no name here is named by its number.
+    #[must_use]
+    pub fn explain(&self, rules: &[Rule], uplinks: &[impl AsRef<str>]) -> String {
+        let why = self.why(rules);
+        match self.action {
+            Action::Route(uplink) => format!("{why}: by {}", uplink_name(uplink, uplinks)),
+            Action::Keep => format!("{why}: as the kernel chose"),
+            Action::Drop => format!("{why}: dropped"),
+        }
+    }
+
+    fn why(&self, rules: &[Rule]) -> String {
+        let rule = self.rule.map(|rule| rule_name(rule, rules)).unwrap_or_default();
+        match self.reason {
+            Reason::RuleMatched => format!("{rule} matched"),
+            Reason::NoRule => "no rule matched".into(),
+            Reason::AnyAfterRule => {
+                format!("{rule} matched, none of its uplinks is usable, any other will do")
+            }
+            Reason::DroppedByRule => format!("{rule} matched, none of its uplinks is usable"),
+            Reason::Remembered => "decided a moment ago".into(),
+            Reason::Stale => "the packet waited too long".into(),
+            Reason::Unparsable => "the packet cannot be read".into(),
+            Reason::Fragment => "the packet is a fragment".into(),
+            Reason::NoUplink => "no uplink is usable".into(),
+            Reason::TableFull => "too many new flows".into(),
+        }
+    }
+}
+
+fn rule_name(id: RuleId, rules: &[Rule]) -> String {
+    match rules.get(usize::from(id.0)) {
+        Some(rule) => format!("\"{}\" ({})", rule.name, rule.origin),
+        None => format!("rule {}", id.0),
+    }
+}
+
+fn uplink_name(id: UplinkId, uplinks: &[impl AsRef<str>]) -> String {
+    match uplinks.get(usize::from(id.0)) {
+        Some(name) => name.as_ref().into(),
+        None => format!("uplink {}", id.0),
+    }
+}
 
 /// Which bits of packet and connection marks are ours, and what they mean.
 ///
@@ -41,5 +204,47 @@ impl Marks {
     #[must_use]
     pub fn decided(&self, mark: u32, uplink: UplinkId) -> u32 {
         mark & !self.ours() | self.value(uplink) | self.decided
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::rule::arbitrary::rule;
+    use crate::engine::rule::model::Matchers;
+
+    #[test]
+    fn every_reason_is_found_at_its_index_and_has_a_name_of_its_own() {
+        for (place, reason) in Reason::ALL.into_iter().enumerate() {
+            assert_eq!(reason.index(), place);
+            assert_eq!(Reason::ALL.iter().filter(|other| other.as_str() == reason.as_str()).count(), 1);
+        }
+    }
+
+    #[test]
+    fn a_reason_is_written_by_serde_as_by_its_name() {
+        for reason in Reason::ALL {
+            assert_eq!(serde_json::to_string(&reason).unwrap(), format!("\"{reason}\""));
+        }
+    }
+
+    #[test]
+    fn an_explanation_names_rule_and_uplink_or_their_numbers() {
+        let rules = [rule(Matchers::default(), Matchers::default())];
+        let decision = Decision::route(UplinkId(1), Reason::RuleMatched, Some(RuleId(0)));
+        assert_eq!(decision.explain(&rules, &["isp1", "isp2"]), "\"test\" (test.toml:1) matched: by isp2");
+        assert_eq!(decision.explain(&[], &["isp1"]), "rule 0 matched: by uplink 1");
+        let kept = Decision::keep(Reason::NoUplink, None);
+        assert_eq!(kept.explain(&rules, &["isp1"]), "no uplink is usable: as the kernel chose");
+    }
+
+    #[test]
+    fn others_bits_of_a_mark_survive_and_ours_are_replaced() {
+        let marks = Marks { mask: 0x0f0, decided: 0x100, values: vec![0x10, 0x20] };
+        let mark = marks.decided(0xffff_ffff, UplinkId(1));
+        assert_eq!(mark, 0xffff_ff2f);
+        assert_eq!(marks.decided(0, UplinkId(0)), 0x110);
+        assert_eq!(marks.uplink(mark), Some(UplinkId(1)));
+        assert_eq!([0, 0x30].map(|mark| marks.uplink(mark)), [None, None]);
     }
 }

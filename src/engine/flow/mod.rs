@@ -1,8 +1,14 @@
-//! Who talks to whom: [`FlowKey`] names a flow, [`Facts`] is all that rules may ask about it.
+//! Who talks to whom: [`FlowKey`] names a flow, [`Facts`] is all that rules may
+//! ask about it, [`FlowTable`] remembers one value per flow for a while.
 
 use std::net::IpAddr;
+use std::time::Duration;
 
-use crate::engine::packet::Family;
+use crate::engine::packet::{Family, Packet};
+
+mod table;
+
+pub use table::{FlowTable, Lookup, Vacancy};
 
 /// What makes two packets parts of one flow, as the sender wrote it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -17,6 +23,19 @@ pub struct FlowKey {
     pub src_port: u16,
     /// Destination port, or ICMP type × 256 + code, or 0.
     pub dst_port: u16,
+}
+
+impl FlowKey {
+    /// The flow a packet belongs to. Fragments are not told apart: their callers must.
+    #[must_use]
+    pub fn of(packet: &Packet) -> Self {
+        let (src_port, dst_port) = match (packet.ports, packet.icmp) {
+            (Some(ports), _) => (ports.src, ports.dst),
+            (None, Some(icmp)) => (icmp.echo_id.unwrap_or(0), u16::from_be_bytes([icmp.kind, icmp.code])),
+            (None, None) => (0, 0),
+        };
+        FlowKey { src: packet.src, dst: packet.dst, protocol: packet.protocol, src_port, dst_port }
+    }
 }
 
 /// An index into the configuration's list of LAN interfaces.
@@ -34,6 +53,30 @@ pub struct LocalTime {
     pub weekday: u8,
     /// 0 to 1439.
     pub minute: u16,
+}
+
+/// A point of time on a clock that never goes back, in milliseconds since any fixed point.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub struct Millis(pub u64);
+
+impl Millis {
+    /// The time `duration` later, or the end of all time.
+    #[must_use]
+    pub fn after(self, duration: Duration) -> Self {
+        let millis = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+        Millis(self.0.saturating_add(millis))
+    }
+}
+
+/// What the kernel says about a packet beside its bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Arrival {
+    /// The LAN interface it came in by; `None` for the router's own traffic.
+    pub lan: Option<LanId>,
+    /// The sender's hardware address, where the LAN has one.
+    pub src_mac: Option<Mac>,
+    /// It waited so long that others of its flow may have gone the kernel's way already.
+    pub stale: bool,
 }
 
 /// All that a rule may ask about a new flow.
@@ -63,5 +106,58 @@ impl std::fmt::Display for Mac {
     fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let [a, b, c, d, e, f] = self.0;
         write!(out, "{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{f:02x}")
+    }
+}
+
+impl Facts {
+    /// The facts of the flow that begins with `packet`.
+    #[must_use]
+    pub fn new(packet: &Packet, arrival: &Arrival, when: LocalTime) -> Self {
+        Facts {
+            key: FlowKey::of(packet),
+            family: packet.family,
+            has_ports: packet.ports.is_some(),
+            icmp: packet.icmp.map(|icmp| (icmp.kind, icmp.code)),
+            src_mac: arrival.src_mac,
+            lan: arrival.lan,
+            dscp: packet.dscp,
+            length: packet.length,
+            when,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::packet::{parse, samples};
+
+    #[test]
+    fn two_pings_with_different_identifiers_are_two_flows() {
+        for family in Family::BOTH {
+            let key = |id| FlowKey::of(&parse(&samples::Builder::new(family).echo(id).build()).unwrap());
+            assert_ne!(key(1), key(2));
+            assert_eq!(key(7).src_port, 7);
+        }
+    }
+
+    #[test]
+    fn an_icmp_flow_has_no_real_ports_but_shows_type_and_code() {
+        for (family, bytes) in samples::both(|ip| ip.echo(7)) {
+            let packet = parse(&bytes).unwrap();
+            let facts = Facts::new(&packet, &Arrival::default(), LocalTime::default());
+            let kind = if family == Family::V4 { 8 } else { 128 };
+            assert!(!facts.has_ports);
+            assert_eq!((facts.icmp, facts.key.dst_port), (Some((kind, 0)), u16::from(kind) << 8));
+        }
+    }
+
+    #[test]
+    fn facts_hold_what_the_kernel_said_beside_the_bytes() {
+        let bytes = samples::Builder::new(Family::V4).ports(6, 1, 2).build();
+        let arrival = Arrival { lan: Some(LanId(3)), src_mac: Some(Mac([2; 6])), stale: false };
+        let when = LocalTime { weekday: 6, minute: 1439 };
+        let facts = Facts::new(&parse(&bytes).unwrap(), &arrival, when);
+        assert_eq!((facts.lan, facts.src_mac, facts.when), (arrival.lan, arrival.src_mac, when));
     }
 }

@@ -1,4 +1,12 @@
-//! The lines to choose from: [`UplinkId`], sets of them, and who is usable now.
+//! The lines to choose from: [`UplinkId`], sets of them, who is usable now
+//! ([`Board`]), and how one is picked ([`pick`]).
+
+mod board;
+pub mod pick;
+mod turns;
+
+pub use board::Board;
+pub use turns::Turns;
 
 /// Most uplinks one configuration may have: a [`UplinkSet`] is one machine word.
 pub const MAX_UPLINKS: usize = 64;

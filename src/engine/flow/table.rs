@@ -1,0 +1,270 @@
+//! [`FlowTable`]: one value per flow, for a fixed time.
+//!
+//! All values live equally long, so they expire in the order in which they
+//! came: a ring holds them oldest first, and a hash table of ring places finds
+//! them. Every new value clears at most [`SWEEP`] expired ones away, so no packet
+//! ever pays for a scan. Both parts are allocated once and never grow; the hash is
+//! seeded at random, because the keys are chosen by strangers.
+
+use std::collections::VecDeque;
+use std::hash::BuildHasher;
+use std::time::Duration;
+
+use foldhash::quality::RandomState;
+use hashbrown::HashTable;
+
+use super::{FlowKey, Millis};
+
+/// Expired values cleared away per new one: with one, a table full of expired
+/// values would stay full; two empty it as it is used.
+const SWEEP: usize = 2;
+
+/// A bounded memory of flows.
+#[derive(Debug)]
+pub struct FlowTable<V> {
+    lifetime: Duration,
+    capacity: usize,
+    ring: Ring<V>,
+    /// Numbers of the ring's entries, by the hash of their keys.
+    numbers: HashTable<u32>,
+    hasher: RandomState,
+}
+
+/// What a table knows of a flow.
+#[derive(Debug)]
+pub enum Lookup<'a, V> {
+    /// This.
+    Known(V),
+    /// Nothing, and there is room for it.
+    New(Vacancy<'a, V>),
+    /// Nothing, and there is no room.
+    Full,
+}
+
+/// Room for the value of one flow.
+#[derive(Debug)]
+pub struct Vacancy<'a, V> {
+    table: &'a mut FlowTable<V>,
+    key: FlowKey,
+    hash: u64,
+    expires: Millis,
+}
+
+impl<V: Copy> FlowTable<V> {
+    /// A table for at most `capacity` flows (at least one, at most 2³¹) that
+    /// keeps each for `lifetime`. All memory is taken here.
+    #[must_use]
+    pub fn new(capacity: usize, lifetime: Duration) -> Self {
+        let capacity = capacity.clamp(1, 1 << 31);
+        FlowTable {
+            lifetime,
+            capacity,
+            ring: Ring { entries: VecDeque::with_capacity(capacity), first: 0 },
+            // Half empty, so that the marks which removed entries leave are
+            // swept in place and the table is never moved.
+            numbers: HashTable::with_capacity(2 * capacity),
+            hasher: RandomState::default(),
+        }
+    }
+
+    /// What is known of `key` at `now`; a value that `stands` denies is as good as expired.
+    pub fn look_up(&mut self, key: FlowKey, now: Millis, stands: impl FnOnce(&V) -> bool) -> Lookup<'_, V> {
+        let hash = self.hasher.hash_one(key);
+        if let Some(value) = self.find(hash, &key, now).filter(stands) {
+            return Lookup::Known(value);
+        }
+        self.sweep(now);
+        if self.ring.entries.len() >= self.capacity {
+            return Lookup::Full;
+        }
+        let expires = now.after(self.lifetime);
+        Lookup::New(Vacancy { table: self, key, hash, expires })
+    }
+
+    fn find(&self, hash: u64, key: &FlowKey, now: Millis) -> Option<V> {
+        let number = *self.numbers.find(hash, |&number| self.ring.is_of(number, key))?;
+        let entry = self.ring.get(number)?;
+        (now < entry.expires).then_some(entry.value)
+    }
+
+    fn sweep(&mut self, now: Millis) {
+        for _ in 0..SWEEP {
+            let Some((number, hash)) = self.ring.pop_expired(now) else { return };
+            // A flow whose value was replaced is found under its newer number only.
+            if let Ok(entry) = self.numbers.find_entry(hash, |&other| other == number) {
+                entry.remove();
+            }
+        }
+    }
+
+    fn insert(&mut self, entry: Entry<V>) {
+        let (key, hash) = (entry.key, entry.hash);
+        let number = self.ring.push(entry);
+        match self.numbers.find_mut(hash, |&older| self.ring.is_of(older, &key)) {
+            Some(older) => *older = number,
+            None => {
+                self.numbers.insert_unique(hash, number, |&other| self.ring.hash(other));
+            }
+        }
+    }
+}
+
+impl<V: Copy> Vacancy<'_, V> {
+    /// Keeps the value.
+    pub fn remember(self, value: V) {
+        let Vacancy { table, key, hash, expires } = self;
+        table.insert(Entry { key, hash, expires, value });
+    }
+}
+
+/// Entries in the order in which they came, numbered; the numbers wrap around.
+#[derive(Debug)]
+struct Ring<V> {
+    /// Oldest first.
+    entries: VecDeque<Entry<V>>,
+    /// Number of the oldest.
+    first: u32,
+}
+
+#[derive(Debug)]
+struct Entry<V> {
+    key: FlowKey,
+    hash: u64,
+    expires: Millis,
+    value: V,
+}
+
+impl<V> Ring<V> {
+    fn get(&self, number: u32) -> Option<&Entry<V>> {
+        self.entries.get(number.wrapping_sub(self.first) as usize)
+    }
+
+    fn is_of(&self, number: u32, key: &FlowKey) -> bool {
+        self.get(number).is_some_and(|entry| entry.key == *key)
+    }
+
+    /// The hash of an entry's key. The hash table holds numbers of entries in
+    /// the ring only, so there always is one.
+    fn hash(&self, number: u32) -> u64 {
+        self.get(number).map_or(0, |entry| entry.hash)
+    }
+
+    fn push(&mut self, entry: Entry<V>) -> u32 {
+        let number = self.first.wrapping_add(self.entries.len() as u32);
+        self.entries.push_back(entry);
+        number
+    }
+
+    /// Takes the oldest entry away if it has expired; its number and its hash.
+    fn pop_expired(&mut self, now: Millis) -> Option<(u32, u64)> {
+        let oldest = self.entries.pop_front_if(|oldest| oldest.expires <= now)?;
+        let number = self.first;
+        self.first = number.wrapping_add(1);
+        Some((number, oldest.hash))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+    use std::net::Ipv4Addr;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const LIFETIME: Duration = Duration::from_millis(100);
+
+    #[test]
+    fn a_value_is_known_until_its_lifetime_is_over() {
+        let mut table = FlowTable::new(8, LIFETIME);
+        remember(&mut table, 1, 0, 'a');
+        assert_eq!(known(&mut table, 1, 99), Some('a'));
+        assert_eq!(known(&mut table, 1, 100), None);
+    }
+
+    #[test]
+    fn looking_a_value_up_does_not_prolong_its_life() {
+        let mut table = FlowTable::new(8, LIFETIME);
+        remember(&mut table, 1, 0, 'a');
+        assert_eq!(known(&mut table, 1, 60), Some('a'));
+        assert_eq!(known(&mut table, 1, 120), None);
+    }
+
+    #[test]
+    fn a_full_table_takes_no_new_flow_and_keeps_the_old_ones() {
+        let mut table = FlowTable::new(2, LIFETIME);
+        remember(&mut table, 1, 0, 'a');
+        remember(&mut table, 2, 0, 'b');
+        assert!(matches!(table.look_up(key(3), Millis(50), |_| true), Lookup::Full));
+        assert_eq!(known(&mut table, 1, 50), Some('a'));
+        assert!(matches!(table.look_up(key(3), Millis(100), |_| true), Lookup::New(_)));
+    }
+
+    #[test]
+    fn a_value_that_no_longer_stands_is_replaced_and_the_new_one_outlives_it() {
+        let mut table = FlowTable::new(8, LIFETIME);
+        remember(&mut table, 1, 0, 'a');
+        let Lookup::New(vacancy) = table.look_up(key(1), Millis(50), |_| false) else {
+            panic!("still known")
+        };
+        vacancy.remember('b');
+        remember(&mut table, 2, 110, 'c');
+        assert_eq!(known(&mut table, 1, 149), Some('b'));
+        assert_eq!(known(&mut table, 1, 150), None);
+    }
+
+    #[test]
+    fn the_memory_never_grows_however_many_flows_come() {
+        let mut table = FlowTable::new(64, LIFETIME);
+        let before = (table.numbers.capacity(), table.ring.entries.capacity());
+        table.ring.first = u32::MAX - 1000;
+        for flow in 0..100_000_u64 {
+            remember(&mut table, flow as u32, flow * 2, 'x');
+        }
+        assert_eq!((table.numbers.capacity(), table.ring.entries.capacity()), before);
+        assert!(table.numbers.len() <= table.ring.entries.len());
+    }
+
+    proptest! {
+        #[test]
+        fn it_answers_like_a_map_with_times(steps in proptest::collection::vec((0..20_u32, 0..30_u64, any::<bool>()), 0..300)) {
+            let mut table = FlowTable::new(16, LIFETIME);
+            let mut model: HashMap<u32, (u64, u64)> = HashMap::new();
+            let mut now = 0;
+            for (flow, pause, stands) in steps {
+                now += pause;
+                let expected = model.get(&flow).filter(|(expires, _)| stands && now < *expires).map(|(_, value)| *value);
+                match table.look_up(key(flow), Millis(now), |_| stands) {
+                    Lookup::Known(value) => prop_assert_eq!(Some(value), expected),
+                    Lookup::New(vacancy) => {
+                        prop_assert_eq!(None, expected);
+                        vacancy.remember(now);
+                        model.insert(flow, (now + 100, now));
+                    }
+                    Lookup::Full => prop_assert_eq!(None, expected),
+                }
+                prop_assert!(table.ring.entries.len() <= 16);
+            }
+        }
+    }
+
+    fn known<V: Copy>(table: &mut FlowTable<V>, flow: u32, now: u64) -> Option<V> {
+        match table.look_up(key(flow), Millis(now), |_| true) {
+            Lookup::Known(value) => Some(value),
+            Lookup::New(_) | Lookup::Full => None,
+        }
+    }
+
+    fn remember<V: Copy>(table: &mut FlowTable<V>, flow: u32, now: u64, value: V) {
+        match table.look_up(key(flow), Millis(now), |_| true) {
+            Lookup::New(vacancy) => vacancy.remember(value),
+            Lookup::Known(_) | Lookup::Full => panic!("flow {flow} is no new flow"),
+        }
+    }
+
+    fn key(flow: u32) -> FlowKey {
+        let src = Ipv4Addr::from_bits(flow).into();
+        FlowKey { src, dst: Ipv4Addr::LOCALHOST.into(), protocol: 17, src_port: 1, dst_port: 2 }
+    }
+}

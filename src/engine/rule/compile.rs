@@ -1,0 +1,134 @@
+//! [`RuleSet`]: all rules, ready to be asked.
+
+use super::MAX_RULES;
+use super::index::Index;
+use super::matcher::Matcher;
+use super::model::{Rule, RuleId};
+#[cfg(test)]
+use super::naive;
+use crate::engine::flow::Facts;
+
+/// Rules in their order, compiled: every key in the form that is cheapest to
+/// ask, and an index of which rules are worth asking at all.
+#[derive(Debug, Clone, Default)]
+pub struct RuleSet {
+    rules: Vec<Rule>,
+    compiled: Vec<Compiled>,
+    index: Index,
+}
+
+#[derive(Debug, Clone)]
+struct Compiled {
+    all: Box<[Matcher]>,
+    none: Box<[Matcher]>,
+}
+
+impl RuleSet {
+    /// Compiles rules; those beyond [`MAX_RULES`], which no number can name, are left out.
+    #[must_use]
+    pub fn compile(rules: &[Rule]) -> Self {
+        let rules = &rules[..rules.len().min(MAX_RULES)];
+        RuleSet {
+            rules: rules.to_vec(),
+            compiled: rules.iter().map(Compiled::new).collect(),
+            index: Index::new(rules),
+        }
+    }
+
+    /// The first rule at or after `start` that matches; the answer of [`super::naive::first_match_from`].
+    #[must_use]
+    pub fn first_match_from(&self, start: RuleId, facts: &Facts) -> Option<RuleId> {
+        self.index.lists(facts).fold(None, |best, list| self.first_in(list, start, best, facts).or(best))
+    }
+
+    /// The rules as they were given.
+    #[must_use]
+    pub fn rules(&self) -> &[Rule] {
+        &self.rules
+    }
+
+    /// One rule.
+    #[must_use]
+    pub fn rule(&self, id: RuleId) -> Option<&Rule> {
+        self.rules.get(usize::from(id.0))
+    }
+
+    /// The first rule of an ascending list that matches and comes before `best`.
+    fn first_in(
+        &self,
+        list: &[RuleId],
+        start: RuleId,
+        best: Option<RuleId>,
+        facts: &Facts,
+    ) -> Option<RuleId> {
+        let from = list.partition_point(|&id| id < start);
+        let better = list[from..].iter().copied().take_while(|&id| best.is_none_or(|best| id < best));
+        better.into_iter().find(|&id| self.compiled[usize::from(id.0)].matches(facts))
+    }
+}
+
+impl Compiled {
+    fn new(rule: &Rule) -> Self {
+        Compiled { all: Matcher::all_of(&rule.matches), none: Matcher::all_of(&rule.not) }
+    }
+
+    fn matches(&self, facts: &Facts) -> bool {
+        self.all.iter().all(|key| key.fits(facts)) && !self.none.iter().any(|key| key.fits(facts))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::super::arbitrary::{any_facts, any_rules, facts, rule};
+    use super::super::model::Matchers;
+    use super::*;
+
+    #[test]
+    fn no_rules_match_nothing() {
+        assert_eq!(RuleSet::default().first_match_from(RuleId(0), &facts()), None);
+    }
+
+    #[test]
+    fn the_earlier_rule_wins_wherever_the_index_has_filed_it() {
+        let by_port =
+            rule(Matchers { dst_port: vec![443..=443], ..Matchers::default() }, Matchers::default());
+        let by_net = Matchers { src: vec!["10.0.0.0/8".parse().unwrap()], ..Matchers::default() };
+        let by_net = rule(by_net, Matchers::default());
+        let all = rule(Matchers::default(), Matchers::default());
+        for order in [[&by_port, &by_net, &all], [&all, &by_net, &by_port], [&by_net, &all, &by_port]] {
+            let set = RuleSet::compile(&order.map(Rule::clone));
+            for start in 0..3 {
+                assert_eq!(set.first_match_from(RuleId(start), &facts()), Some(RuleId(start)));
+            }
+        }
+    }
+
+    #[test]
+    fn rules_that_no_number_can_name_are_left_out() {
+        let never = rule(Matchers { dscp: vec![63], ..Matchers::default() }, Matchers::default());
+        let mut rules = vec![never; MAX_RULES];
+        rules.push(rule(Matchers::default(), Matchers::default()));
+        let set = RuleSet::compile(&rules);
+        assert_eq!(set.rules().len(), MAX_RULES);
+        assert_eq!(set.first_match_from(RuleId(0), &facts()), None);
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(300))]
+        #[test]
+        fn compiled_rules_answer_like_the_oracle(
+            rules in any_rules(),
+            flows in proptest::collection::vec(any_facts(), 1..20),
+        ) {
+            let set = RuleSet::compile(&rules);
+            for facts in &flows {
+                for start in (0..=rules.len() as u16).map(RuleId) {
+                    let expected = naive::first_match_from(&rules, start, facts);
+                    prop_assert_eq!(set.first_match_from(start, facts), expected, "from {:?}", start);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,247 @@
+//! The engine as a whole: packets in, decisions out.
+
+use std::collections::HashMap;
+
+use proptest::prelude::*;
+
+use super::packet::samples::{self, Builder};
+use super::rule::arbitrary::rule;
+use super::rule::model::{HashKey, Matchers, Rule};
+use super::uplink::UplinkSet;
+use super::*;
+
+const UDP: u8 = 17;
+
+#[test]
+fn without_rules_flows_take_turns_by_weight_in_each_family() {
+    for family in Family::BOTH {
+        let mut router = Router::new(vec![], &[3, 1]);
+        let picked: Vec<_> = (0..8).map(|port| router.udp(family, port, 53)).collect();
+        assert_eq!(picked, [0, 0, 1, 0, 0, 0, 1, 0].map(|uplink| routed(uplink, Reason::NoRule, None)));
+    }
+}
+
+#[test]
+fn further_packets_of_a_flow_get_the_same_answer_and_take_no_turn() {
+    let mut router = Router::new(vec![], &[1, 1]);
+    assert_eq!(router.udp(Family::V4, 1, 53), routed(0, Reason::NoRule, None));
+    for _ in 0..3 {
+        assert_eq!(router.udp(Family::V4, 1, 53), routed(0, Reason::Remembered, None));
+    }
+    assert_eq!(router.udp(Family::V4, 2, 53), routed(1, Reason::NoRule, None));
+}
+
+#[test]
+fn only_the_first_packet_of_a_flow_counts_as_a_flow() {
+    let mut router = Router::new(vec![], &[1, 1]);
+    let packet = Builder::new(Family::V6).ports(UDP, 1, 53).build();
+    let first = router.decide(&packet);
+    let second = router.decide(&packet);
+    assert_eq!((first.first, second.first), (true, false));
+    assert!(first.key.is_some() && first.key == second.key);
+}
+
+#[test]
+fn a_flow_is_decided_anew_when_it_is_no_longer_remembered() {
+    let mut router = Router::new(vec![], &[1, 1]);
+    assert_eq!(router.udp(Family::V4, 1, 53), routed(0, Reason::NoRule, None));
+    router.now.at = Millis(9_999);
+    assert_eq!(router.udp(Family::V4, 1, 53), routed(0, Reason::Remembered, None));
+    router.now.at = Millis(10_000);
+    assert_eq!(router.udp(Family::V4, 1, 53), routed(1, Reason::NoRule, None));
+}
+
+#[test]
+fn a_stale_packet_keeps_the_kernels_choice_and_so_do_the_others_of_its_flow() {
+    let mut router = Router::new(vec![], &[1, 1]);
+    router.arrival.stale = true;
+    assert_eq!(router.udp(Family::V4, 1, 53), Decision::keep(Reason::Stale, None));
+    router.arrival.stale = false;
+    assert_eq!(router.udp(Family::V4, 1, 53), Decision::keep(Reason::Remembered, None));
+    assert_eq!(router.udp(Family::V4, 2, 53), routed(0, Reason::NoRule, None));
+}
+
+#[test]
+fn a_stale_packet_of_a_flow_that_was_decided_gets_that_answer() {
+    let mut router = Router::new(vec![], &[1, 1]);
+    let _ = router.udp(Family::V4, 1, 53);
+    router.arrival.stale = true;
+    assert_eq!(router.udp(Family::V4, 1, 53), routed(0, Reason::Remembered, None));
+}
+
+#[test]
+fn the_first_rule_that_matches_decides() {
+    let rules = vec![to_port(53, ordered(&[1])), to_port(53, ordered(&[0]))];
+    let mut router = Router::new(rules, &[1, 1]);
+    assert_eq!(router.udp(Family::V4, 1, 53), routed(1, Reason::RuleMatched, Some(0)));
+    assert_eq!(router.udp(Family::V4, 1, 54), routed(0, Reason::NoRule, None));
+}
+
+#[test]
+fn a_rule_without_a_usable_uplink_does_what_it_says() {
+    let cases = [
+        (WhenNone::NextRule, routed(0, Reason::RuleMatched, Some(1))),
+        (WhenNone::Any, routed(0, Reason::AnyAfterRule, Some(0))),
+        (WhenNone::Drop, Decision::drop_by(RuleId(0))),
+    ];
+    for (none, expected) in cases {
+        let first = Rule { none, ..to_port(53, ordered(&[1])) };
+        let mut router = Router::new(vec![first, to_port(53, ordered(&[0]))], &[1, 1]);
+        router.up(&[0]);
+        assert_eq!(router.udp(Family::V6, 1, 53), expected);
+    }
+}
+
+#[test]
+fn a_rules_round_robin_is_its_own() {
+    let turns = Choice { policy: Policy::RoundRobin, uplinks: vec![(UplinkId(1), 2), (UplinkId(0), 1)] };
+    let mut router = Router::new(vec![to_port(53, turns)], &[1, 1]);
+    let picked: Vec<_> = (0..3).map(|port| router.udp(Family::V4, port, 53)).collect();
+    assert_eq!(picked, [1, 0, 1].map(|uplink| routed(uplink, Reason::RuleMatched, Some(0))));
+    assert_eq!(router.udp(Family::V4, 9, 54), routed(0, Reason::NoRule, None));
+}
+
+#[test]
+fn two_workers_agree_about_hashed_flows() {
+    let hash = Choice { policy: Policy::Hash(HashKey::FiveTuple), ..ordered(&[0, 1, 2]) };
+    let rules = vec![to_port(53, hash)];
+    let [mut one, mut other] = [Router::new(rules.clone(), &[1, 1, 1]), Router::new(rules, &[1, 1, 1])];
+    for port in (0..100).rev() {
+        let _ = other.udp(Family::V6, port, 53);
+    }
+    for port in 0..100 {
+        assert_eq!(one.udp(Family::V6, port, 53).action, other.udp(Family::V6, port, 53).action);
+    }
+}
+
+#[test]
+fn without_a_usable_uplink_of_its_family_a_flow_is_left_to_the_kernel() {
+    let mut router = Router::new(vec![], &[1, 1]);
+    router.snapshot.board.usable_v6 = UplinkSet::EMPTY;
+    assert_eq!(router.udp(Family::V6, 1, 53), Decision::keep(Reason::NoUplink, None));
+    assert_eq!(router.udp(Family::V4, 1, 53), routed(0, Reason::NoRule, None));
+}
+
+#[test]
+fn a_remembered_flow_whose_uplink_has_gone_is_decided_anew() {
+    let mut router = Router::new(vec![], &[1, 1]);
+    let _ = router.udp(Family::V4, 1, 53);
+    router.up(&[1]);
+    assert_eq!(router.udp(Family::V4, 1, 53), routed(1, Reason::NoRule, None));
+}
+
+#[test]
+fn a_dropped_flow_is_let_out_as_soon_as_its_uplink_is_back() {
+    let strict = Rule { none: WhenNone::Drop, ..to_port(53, ordered(&[1])) };
+    let mut router = Router::new(vec![strict], &[1, 1]);
+    router.up(&[0]);
+    assert_eq!(router.udp(Family::V4, 1, 53), Decision::drop_by(RuleId(0)));
+    assert_eq!(router.udp(Family::V4, 1, 53).reason, Reason::Remembered);
+    router.up(&[0, 1]);
+    assert_eq!(router.udp(Family::V4, 1, 53), routed(1, Reason::RuleMatched, Some(0)));
+}
+
+#[test]
+fn fragments_and_garbage_are_left_to_the_kernel() {
+    let mut router = Router::new(vec![], &[1, 1]);
+    for (offset, more) in [(0, true), (9, true), (9, false)] {
+        for (_, bytes) in samples::both(|ip| ip.fragment(offset, more).ports(UDP, 1, 53)) {
+            assert_eq!(router.decide(&bytes).decision, Decision::keep(Reason::Fragment, None));
+        }
+    }
+    assert_eq!(router.decide(&[0; 40]).decision, Decision::keep(Reason::Unparsable, None));
+    assert_eq!(router.udp(Family::V4, 1, 53), routed(0, Reason::NoRule, None));
+}
+
+#[test]
+fn flows_beyond_the_tables_room_are_left_to_the_kernel_and_take_no_turn() {
+    let mut router = Router::new(vec![], &[1, 1]);
+    router.engine = Engine::new(2);
+    let picked: Vec<_> = (0..4).map(|port| router.udp(Family::V4, port, 53)).collect();
+    assert_eq!(picked[1], routed(1, Reason::NoRule, None));
+    assert_eq!(picked[2..], [Decision::keep(Reason::TableFull, None); 2]);
+    router.now.at = Millis(10_000);
+    assert_eq!(router.udp(Family::V4, 3, 53), routed(0, Reason::NoRule, None));
+}
+
+#[test]
+fn loading_rules_anew_does_not_disturb_the_turns_of_a_rule_that_stayed() {
+    let turns = Choice { policy: Policy::RoundRobin, ..ordered(&[0, 1]) };
+    let stayed = to_port(53, turns);
+    let mut router = Router::new(vec![stayed.clone()], &[1, 1]);
+    assert_eq!(router.udp(Family::V4, 1, 53), routed(0, Reason::RuleMatched, Some(0)));
+    let added = Rule { name: "added".into(), ..to_port(99, ordered(&[0])) };
+    router.snapshot.rules = Arc::new(RuleSet::compile(&[added, stayed]));
+    assert_eq!(router.udp(Family::V4, 2, 53), routed(1, Reason::RuleMatched, Some(1)));
+}
+
+proptest! {
+    #[test]
+    fn whatever_happens_a_flow_has_one_answer_while_its_uplink_is_up(
+        steps in proptest::collection::vec((0..12_u16, 0..4_u64, any::<bool>()), 1..200),
+    ) {
+        let mut router = Router::new(vec![to_port(53, Choice { policy: Policy::RoundRobin, ..ordered(&[0, 1]) })], &[3, 1]);
+        let mut answers: HashMap<u16, Action> = HashMap::new();
+        for (port, pause, stale) in steps {
+            router.now.at.0 += pause;
+            router.arrival.stale = stale;
+            let action = router.udp(Family::V4, port, 50 + port % 4).action;
+            prop_assert_eq!(*answers.entry(port).or_insert(action), action);
+        }
+    }
+
+    #[test]
+    fn any_bytes_get_an_answer(packets in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 0..80), 0..20)) {
+        let mut router = Router::new(vec![to_port(53, ordered(&[0]))], &[1, 1]);
+        for packet in packets {
+            let decided = router.decide(&packet);
+            prop_assert!(decided.key.is_some() || decided.decision.action == Action::Keep);
+        }
+    }
+}
+
+/// An engine and all that it is told.
+struct Router {
+    engine: Engine,
+    snapshot: Snapshot,
+    arrival: Arrival,
+    now: Now,
+}
+
+impl Router {
+    /// All uplinks are up, in both families.
+    fn new(rules: Vec<Rule>, weights: &[u8]) -> Self {
+        let board = Board { weights: weights.to_vec(), ..Board::default() };
+        let snapshot = Snapshot { rules: Arc::new(RuleSet::compile(&rules)), board };
+        let mut router =
+            Router { engine: Engine::new(1024), snapshot, arrival: Arrival::default(), now: Now::default() };
+        router.up(&(0..weights.len() as u8).collect::<Vec<_>>());
+        router
+    }
+
+    fn up(&mut self, uplinks: &[u8]) {
+        let usable = uplinks.iter().copied().map(UplinkId).collect();
+        (self.snapshot.board.usable_v4, self.snapshot.board.usable_v6) = (usable, usable);
+    }
+
+    fn udp(&mut self, family: Family, src_port: u16, dst_port: u16) -> Decision {
+        self.decide(&Builder::new(family).ports(UDP, src_port, dst_port).build()).decision
+    }
+
+    fn decide(&mut self, packet: &[u8]) -> Decided {
+        self.engine.decide(&self.snapshot, packet, &self.arrival, self.now)
+    }
+}
+
+fn to_port(port: u16, choice: Choice) -> Rule {
+    let matches = Matchers { dst_port: vec![port..=port], ..Matchers::default() };
+    Rule { choice, ..rule(matches, Matchers::default()) }
+}
+
+fn ordered(uplinks: &[u8]) -> Choice {
+    Choice { policy: Policy::Ordered, uplinks: uplinks.iter().map(|&uplink| (UplinkId(uplink), 1)).collect() }
+}
+
+fn routed(uplink: u8, reason: Reason, rule: Option<u16>) -> Decision {
+    Decision::route(UplinkId(uplink), reason, rule.map(RuleId))
+}

@@ -1,0 +1,31 @@
+//! [`Board`]: who is usable now, as an immutable snapshot.
+
+use super::{MAX_UPLINKS, UplinkId, UplinkSet};
+use crate::engine::packet::Family;
+
+/// The uplinks that new flows may use at one moment, and their shares.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Board {
+    /// Uplinks usable for IPv4.
+    pub usable_v4: UplinkSet,
+    /// Uplinks usable for IPv6.
+    pub usable_v6: UplinkSet,
+    /// Share of new flows of each uplink, by [`UplinkId`], 1 to 255; 0 or absent: none.
+    pub weights: Vec<u8>,
+}
+
+impl Board {
+    /// The usable uplinks of one family.
+    #[must_use]
+    pub fn usable(&self, family: Family) -> UplinkSet {
+        match family {
+            Family::V4 => self.usable_v4,
+            Family::V6 => self.usable_v6,
+        }
+    }
+
+    /// All uplinks with their weights, in the configuration's order.
+    pub fn uplinks(&self) -> impl Iterator<Item = (UplinkId, u8)> + Clone {
+        (0..MAX_UPLINKS as u8).map(UplinkId).zip(self.weights.iter().copied())
+    }
+}
