@@ -83,7 +83,7 @@ fn exchange(path: &Path, request: Request, patience: Duration) -> io::Result<Vec
     let deadline = Instant::now() + patience;
     let mut stream = connect(path, patience)?;
     match stream.write_all(&request.to_line()) {
-        Err(error) if error.kind() != ErrorKind::BrokenPipe => return Err(error),
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(error),
         _ => read_line(&mut stream, deadline),
     }
 }

@@ -6,7 +6,7 @@
 //! may open the socket may ask for the status; a reload is for root and the
 //! daemon's own user (`SO_PEERCRED`, unix(7)).
 //!
-//! Dropping [`Serving`] ends the thread at once and removes the socket.
+//! Dropping [`Serving`] ends the thread after the request at hand and removes the socket.
 
 use std::fs::{self, DirBuilder, Permissions};
 use std::io::{self, ErrorKind};
@@ -33,7 +33,7 @@ pub const MOST_CLIENTS: usize = 16;
 const BACKLOG: i32 = 64;
 
 /// Pause after an `accept` that failed for want of descriptors or memory.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
+const ACCEPT_PAUSE: Duration = Duration::from_secs(1);
 
 /// A socket that is bound and listens.
 #[derive(Debug)]
@@ -113,7 +113,8 @@ impl Drop for Server {
     }
 }
 
-/// A running server; dropping it ends the thread, cuts off its clients and removes the socket.
+/// A running server; dropping it waits for the request at hand, cuts off the
+/// clients and removes the socket.
 #[derive(Debug)]
 pub struct Serving {
     stop: Option<UnixStream>,
