@@ -5,7 +5,7 @@ pub mod cli;
 #[cfg(test)]
 mod example;
 mod human;
-
+pub mod lab;
 pub mod problems;
 pub mod status;
 pub mod style;
