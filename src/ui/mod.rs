@@ -1,1 +1,12 @@
-//! What people see and type.
+//! What people see and type. Pure but for the look at the terminal in [`style`]:
+//! arguments become [`cli::Args`], a status becomes text.
+
+pub mod cli;
+#[cfg(test)]
+mod example;
+mod human;
+pub mod lab;
+pub mod problems;
+pub mod status;
+pub mod style;
+mod table;

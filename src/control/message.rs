@@ -1,0 +1,342 @@
+//! What is said on the control socket: [`Request`] and [`Response`], one line of JSON each.
+//!
+//! Versions are handled gently. Fields may be added at any time: both sides
+//! ignore fields they do not know and fill in defaults for those they miss.
+//! Only a change that would be *misread* raises [`PROTOCOL`], and then the
+//! older daemon refuses with a sentence instead of a wrong answer.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+/// Version of the control protocol; raised only when an old reader would misread a new message.
+pub const PROTOCOL: u32 = 1;
+
+/// What can be asked of the daemon.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "request", rename_all = "kebab-case")]
+pub enum Request {
+    /// How things are.
+    Status,
+    /// Read the rule files again, all or nothing.
+    Reload,
+}
+
+impl Request {
+    /// The request as one line, newline included.
+    #[must_use]
+    pub fn to_line(self) -> Vec<u8> {
+        line_of(&Call { version: PROTOCOL, request: self })
+    }
+
+    /// Reads one line.
+    ///
+    /// # Errors
+    /// A sentence for whoever asked: the line is not a request, or one of a newer protocol.
+    pub fn from_line(line: &[u8]) -> Result<Self, String> {
+        let call: Call = serde_json::from_slice(line).map_err(|error| format!("not a request: {error}"))?;
+        if call.version > PROTOCOL {
+            return Err(format!(
+                "the command speaks version {} of the control protocol, the running daemon version {PROTOCOL}: \
+                 restart the daemon",
+                call.version
+            ));
+        }
+        Ok(call.request)
+    }
+}
+
+/// A request as it travels.
+#[derive(Serialize, Deserialize)]
+struct Call {
+    #[serde(default)]
+    version: u32,
+    #[serde(flatten)]
+    request: Request,
+}
+
+/// What the daemon answers.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "response", rename_all = "kebab-case")]
+pub enum Response {
+    /// How things are.
+    Status(Box<Status>),
+    /// The rule files were read again and are in force.
+    Reloaded {
+        /// How many rules there are now.
+        rules: usize,
+    },
+    /// It was not done.
+    Failed {
+        /// Why, for people; may have several lines.
+        message: String,
+    },
+}
+
+impl Response {
+    /// The answer as one line, newline included.
+    #[must_use]
+    pub fn to_line(&self) -> Vec<u8> {
+        line_of(self)
+    }
+
+    /// Reads one line.
+    ///
+    /// # Errors
+    /// The line is not an answer.
+    pub fn from_line(line: &[u8]) -> serde_json::Result<Self> {
+        serde_json::from_slice(line)
+    }
+}
+
+/// JSON escapes newlines inside strings, so the only newline is the last byte.
+fn line_of(message: &impl Serialize) -> Vec<u8> {
+    let mut line =
+        serde_json::to_vec(message).expect("strings, numbers and maps with string keys always serialise");
+    line.push(b'\n');
+    line
+}
+
+/// How things are, all counters since the daemon started unless said otherwise.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Status {
+    /// Version of the daemon.
+    pub version: String,
+    /// Its process.
+    pub pid: u32,
+    /// Seconds since it started.
+    pub up_seconds: u64,
+    /// The configuration file in force.
+    pub config: String,
+    /// Firewall backend: "nft", "iptables-nft" or "iptables-legacy".
+    pub backend: String,
+    /// Whether new flows reach user space.
+    pub gate: Gate,
+    /// The uplinks, in the configuration's order.
+    pub uplinks: Vec<Uplink>,
+    /// The rules in the order they are tried, and last the pseudo rule for flows that no rule matched.
+    pub rules: Vec<Rule>,
+    /// Why flows were decided as they were; those that never happened included.
+    pub reasons: Vec<Reason>,
+    /// The queues to user space.
+    pub queues: Vec<Queue>,
+    /// The latest decisions, newest first.
+    pub recent: Vec<Recent>,
+    /// What the owner should know.
+    pub warnings: Vec<String>,
+}
+
+/// The gate in the kernel that lets new flows through to user space.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Gate {
+    /// Open now; closed: the kernel's own choice of uplink stands.
+    pub open: bool,
+    /// How often it closed although nobody asked for it.
+    pub closed_times: u64,
+}
+
+/// One internet line.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Uplink {
+    /// What people call it.
+    pub name: String,
+    /// The kernel's device.
+    pub interface: String,
+    /// Share of new flows, 1 to 255.
+    pub weight: u8,
+    /// How it stands with IPv4.
+    pub ipv4: UplinkFamily,
+    /// How it stands with IPv6.
+    pub ipv6: UplinkFamily,
+    /// Its mark, as the firewall prints it: "0x1".
+    pub mark: String,
+    /// Number of its routing table.
+    pub table: u32,
+    /// Connections the kernel tracks on it now; `None`: not counted.
+    pub flows_now: Option<u64>,
+    /// Flows user space sent by it.
+    pub flows_total: u64,
+    /// Bytes the device sent since it came into being.
+    pub bytes_out: u64,
+    /// Bytes the device received since it came into being.
+    pub bytes_in: u64,
+    /// Bits per second sent just now.
+    pub rate_out: u64,
+    /// Bits per second received just now.
+    pub rate_in: u64,
+}
+
+/// How an uplink stands with one address family.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct UplinkFamily {
+    /// Whether new flows may use it.
+    pub state: Usable,
+    /// Why they may not.
+    pub why_not: Option<String>,
+    /// Its addresses.
+    pub addresses: Vec<String>,
+    /// The next hop, where there is one.
+    pub gateway: Option<String>,
+}
+
+/// Whether new flows may use an uplink in one address family.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Usable {
+    /// They may.
+    Up,
+    /// They may not now.
+    Down,
+    /// The configuration does not use this family here.
+    #[default]
+    Unused,
+}
+
+/// One rule and what it did.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Rule {
+    /// What people call it.
+    pub name: String,
+    /// Where it stands: `rules/10-ssh.toml:4`; empty for the pseudo rule.
+    pub origin: String,
+    /// What it sent by each uplink, by the uplink's name.
+    pub uplinks: BTreeMap<String, Tally>,
+    /// Flows it matched.
+    pub flows: u64,
+    /// Bytes those flows carried, both ways.
+    pub bytes: u64,
+    /// Seconds since it last matched.
+    pub last_seconds_ago: Option<u64>,
+}
+
+/// Flows, and the bytes they carried both ways.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Tally {
+    /// Flows.
+    pub flows: u64,
+    /// Bytes.
+    pub bytes: u64,
+}
+
+/// One reason for a decision.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Reason {
+    /// Its name for programs: "rule-matched".
+    pub name: String,
+    /// What it means.
+    pub text: String,
+    /// How many packets were answered for it.
+    pub count: u64,
+}
+
+/// One queue to user space.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Queue {
+    /// The kernel's number for it.
+    pub number: u16,
+    /// The worker that answers it, counted from 0.
+    pub worker: u16,
+    /// Packets that wait in the kernel now.
+    pub waiting: u64,
+    /// Packets answered.
+    pub decided: u64,
+    /// Flows those packets began.
+    pub flows: u64,
+    /// Packets that found no room, in the queue or in the socket's buffer.
+    pub dropped: u64,
+    /// Answers the kernel refused, and messages that could not be read.
+    pub errors: u64,
+}
+
+/// One decision: why did this flow go there?
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Recent {
+    /// Seconds since it was made.
+    pub seconds_ago: u64,
+    /// The flow, as rule examples write it: `tcp 10.77.0.5:40000 > 198.51.100.7:22`.
+    pub flow: String,
+    /// The LAN interface it came in by; empty for the router's own.
+    pub lan: String,
+    /// The uplink it was sent by; `None`: dropped.
+    pub uplink: Option<String>,
+    /// Why.
+    pub reason: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_request_travels_as_one_tagged_line_with_its_version() {
+        assert_eq!(Request::Status.to_line(), b"{\"version\":1,\"request\":\"status\"}\n");
+        assert_eq!(Request::from_line(&Request::Reload.to_line()), Ok(Request::Reload));
+    }
+
+    #[test]
+    fn a_request_without_version_and_with_unknown_fields_is_understood() {
+        assert_eq!(Request::from_line(b"{\"request\":\"status\",\"colour\":[1]}"), Ok(Request::Status));
+    }
+
+    #[test]
+    fn a_request_of_a_newer_protocol_is_refused_with_advice() {
+        let refusal = Request::from_line(b"{\"version\":2,\"request\":\"status\"}").unwrap_err();
+        assert!(refusal.contains("restart the daemon"), "{refusal}");
+    }
+
+    #[test]
+    fn an_unknown_request_is_answered_with_the_known_ones() {
+        let refusal = Request::from_line(b"{\"request\":\"explode\"}").unwrap_err();
+        assert!(refusal.contains("explode") && refusal.contains("`reload`"), "{refusal}");
+    }
+
+    #[test]
+    fn bytes_that_are_no_request_are_refused_and_never_panic() {
+        for line in [&b""[..], b"\xff\xfe", b"[", b"null", b"{\"request\":7}", &[b'['; 60_000]] {
+            assert!(Request::from_line(line).is_err());
+        }
+    }
+
+    #[test]
+    fn every_response_reads_back_as_it_was_written() {
+        let status = Status {
+            rules: vec![Rule {
+                uplinks: BTreeMap::from([("isp\n1".to_owned(), Tally { flows: 1, bytes: u64::MAX })]),
+                last_seconds_ago: Some(3),
+                ..Rule::default()
+            }],
+            uplinks: vec![Uplink {
+                ipv4: UplinkFamily { state: Usable::Up, ..UplinkFamily::default() },
+                ..Uplink::default()
+            }],
+            ..Status::default()
+        };
+        for response in [
+            Response::Status(Box::new(status)),
+            Response::Reloaded { rules: 7 },
+            Response::Failed { message: "line 1\nline 2".to_owned() },
+        ] {
+            let line = response.to_line();
+            assert_eq!(line.iter().filter(|&&byte| byte == b'\n').count(), 1);
+            assert_eq!(Response::from_line(&line).unwrap(), response);
+        }
+    }
+
+    #[test]
+    fn a_status_with_missing_and_unknown_fields_is_understood() {
+        let line = br#"{"response":"status","version":"9.0","uplinks":[{"name":"isp1","novelty":{}}]}"#;
+        let Ok(Response::Status(status)) = Response::from_line(line) else { panic!("not a status") };
+        assert_eq!(status.version, "9.0");
+        assert_eq!(status.uplinks[0].name, "isp1");
+        assert_eq!(status.uplinks[0].ipv6.state, Usable::Unused);
+    }
+}

@@ -1,0 +1,428 @@
+//! The command line: what can be typed, and the help that teaches it.
+
+use std::path::{Path, PathBuf};
+
+use clap::builder::RangedU64ValueParser;
+use clap::error::ErrorKind;
+use clap::{ArgAction, Args as ArgGroup, CommandFactory, Parser, Subcommand, ValueEnum};
+use tracing::level_filters::LevelFilter;
+
+use crate::config::BackendChoice;
+
+/// Where the configuration is unless `--config` or `WANSPLIT_CONFIG` says otherwise.
+pub const DEFAULT_CONFIG: &str = "/etc/wansplit/wansplit.toml";
+
+/// The heading in the help over options that every command takes.
+const GLOBAL: &str = "Options of every command";
+
+/// How a command ends, for the shell.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Exit {
+    /// 0: all is well.
+    Good = 0,
+    /// 1: it was tried and did not work.
+    Failed = 1,
+    /// 2: bad configuration or usage; nothing was touched. Clap ends with the same.
+    Refused = 2,
+}
+
+impl From<Exit> for std::process::ExitCode {
+    fn from(exit: Exit) -> Self {
+        (exit as u8).into()
+    }
+}
+
+/// Makes a Linux router use all its internet lines well.
+///
+/// The kernel makes a safe choice of line for every new flow, wansplit may
+/// better it by your rules, and the connection's mark remembers the answer: no
+/// later packet leaves the kernel. If wansplit stops or dies, the kernel goes on
+/// balancing by itself.
+#[derive(Debug, Clone, PartialEq, Parser)]
+#[command(name = "wansplit", version, verbatim_doc_comment, after_help = EXAMPLES)]
+pub struct Args {
+    /// Configuration file
+    /// [default: /etc/wansplit/wansplit.toml; lab: its own]
+    /// [env: WANSPLIT_CONFIG, not for lab]
+    #[arg(short, long, global = true, value_name = "PATH", verbatim_doc_comment, help_heading = GLOBAL)]
+    pub config: Option<PathBuf>,
+
+    /// Directory of the control socket
+    /// [default: /run/wansplit, or /run/wansplit/net-<inode>
+    /// in a named network namespace]
+    #[arg(long, global = true, value_name = "PATH", env = "WANSPLIT_RUN_DIR", hide_env_values = true,
+          verbatim_doc_comment, help_heading = GLOBAL)]
+    pub run_dir: Option<PathBuf>,
+
+    /// Say more; twice: say everything
+    #[arg(short, long, global = true, action = ArgAction::Count, help_heading = GLOBAL)]
+    pub verbose: u8,
+
+    /// Say only what is wrong
+    #[arg(short, long, global = true, conflicts_with = "verbose", help_heading = GLOBAL)]
+    pub quiet: bool,
+
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+impl Args {
+    /// The configuration file: as typed, else as `WANSPLIT_CONFIG` says, else [`DEFAULT_CONFIG`].
+    /// (The lab has a configuration of its own unless one is typed, so clap must not fill it in.)
+    #[must_use]
+    pub fn config_path(&self) -> PathBuf {
+        let from_environment = || std::env::var_os("WANSPLIT_CONFIG").filter(|path| !path.is_empty());
+        let path = self.config.clone().or_else(|| from_environment().map(PathBuf::from));
+        path.unwrap_or_else(|| Path::new(DEFAULT_CONFIG).to_owned())
+    }
+
+    /// How much to log.
+    #[must_use]
+    pub fn log_level(&self) -> LevelFilter {
+        match (self.quiet, self.verbose) {
+            (true, _) => LevelFilter::WARN,
+            (false, 0) => LevelFilter::INFO,
+            (false, 1) => LevelFilter::DEBUG,
+            (false, _) => LevelFilter::TRACE,
+        }
+    }
+}
+
+/// What can be done.
+#[derive(Debug, Clone, PartialEq, Subcommand)]
+pub enum Command {
+    /// Set everything up and decide new flows, in the foreground
+    #[command(after_help = RUN_EXAMPLES)]
+    Run {
+        /// Take everything down at the end, as `wansplit down` does;
+        /// without it the kernel goes on balancing
+        #[arg(long, verbatim_doc_comment)]
+        down_on_exit: bool,
+    },
+
+    /// Check the configuration and the rules' examples; touches nothing
+    #[command(after_help = CHECK_EXAMPLES)]
+    Check {
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+
+    /// Print what `run` would change, as ip and firewall commands
+    #[command(after_help = PLAN_EXAMPLES)]
+    Plan {
+        /// Print the whole wanted state, also where it is so already
+        #[arg(long)]
+        all: bool,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+
+    /// Take everything of wansplit's out of the kernel, also after a crash
+    #[command(after_help = DOWN_EXAMPLES)]
+    Down,
+
+    /// Show what the running daemon does: lines, rules, reasons, queues
+    #[command(after_help = STATUS_EXAMPLES)]
+    Status {
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+        /// Show it again and again, every so many seconds
+        #[arg(long, value_name = "SECONDS", num_args = 0..=1, default_missing_value = "2",
+              value_parser = clap::value_parser!(u32).range(1..=86_400))]
+        watch: Option<u32>,
+        /// Show the latest decisions too: which flow, where, why
+        #[arg(long)]
+        flows: bool,
+    },
+
+    /// Make the running daemon read its rule files again, all or nothing
+    #[command(after_help = RELOAD_EXAMPLES)]
+    Reload,
+
+    /// Try it all in a network made for it, and show which flow went where
+    #[command(after_help = LAB_EXAMPLES)]
+    Lab(Lab),
+}
+
+/// What the lab looks like. Its configuration file is [`Args::config`].
+#[derive(Debug, Clone, PartialEq, Eq, ArgGroup)]
+pub struct Lab {
+    /// How long the traffic runs
+    #[arg(long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=86_400))]
+    pub seconds: u32,
+
+    /// Internet lines, 2 to 16 [default: 2, or by weights]
+    #[arg(long, value_name = "N", value_parser = RangedU64ValueParser::<u8>::new().range(2..=16))]
+    pub uplinks: Option<u8>,
+
+    /// Shares of new flows, 1 to 255 each [default: 1 each]
+    #[arg(long, value_name = "W,W,..", value_delimiter = ',',
+          value_parser = RangedU64ValueParser::<u8>::new().range(1..=255))]
+    pub weights: Vec<u8>,
+
+    /// auto (the default), nft, iptables-nft, iptables-legacy
+    #[arg(long, value_name = "NAME", value_enum, default_value_t = Backend::Auto, hide_possible_values = true, hide_default_value = true)]
+    pub backend: Backend,
+
+    /// Computers in the LAN, 1 to 50
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = RangedU64ValueParser::<u8>::new().range(1..=50))]
+    pub clients: u8,
+
+    /// Leave the network up, and say how to enter it
+    #[arg(long)]
+    pub keep: bool,
+
+    /// Print the summary as JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+impl Lab {
+    /// The lines' weights, one each.
+    ///
+    /// # Errors
+    /// `--uplinks` and `--weights` name different numbers of lines; a usage error to
+    /// [`clap::Error::exit`] with.
+    pub fn line_weights(&self) -> Result<Vec<u8>, clap::Error> {
+        let lines = self.uplinks.map_or(self.weights.len(), usize::from);
+        match self.weights.len() {
+            0 => Ok(vec![1; lines.max(2)]),
+            given if given == lines && (2..=16).contains(&given) => Ok(self.weights.clone()),
+            given => Err(Args::command().error(
+                ErrorKind::ValueValidation,
+                format!("--weights names {given} lines; the lab has {} (2 to 16 can be)", lines.max(2)),
+            )),
+        }
+    }
+}
+
+/// Firewall backend.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
+pub enum Backend {
+    /// The first of the others that works
+    #[default]
+    Auto,
+    /// nftables
+    Nft,
+    /// iptables-nft and ip6tables-nft
+    IptablesNft,
+    /// iptables-legacy and ip6tables-legacy
+    IptablesLegacy,
+}
+
+impl From<Backend> for BackendChoice {
+    fn from(backend: Backend) -> Self {
+        match backend {
+            Backend::Auto => BackendChoice::Auto,
+            Backend::Nft => BackendChoice::Nft,
+            Backend::IptablesNft => BackendChoice::IptablesNft,
+            Backend::IptablesLegacy => BackendChoice::IptablesLegacy,
+        }
+    }
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  wansplit lab                see it work on this machine; leaves nothing behind
+  wansplit check              is the configuration right?
+  wansplit plan               what would `run` change?
+  wansplit run                do it
+  wansplit status             what did it do, and why?
+  wansplit down               undo it
+
+Exit codes:
+  0  all is well
+  1  it was tried and did not work
+  2  bad configuration or usage; nothing was touched";
+
+const RUN_EXAMPLES: &str = "\
+Examples:
+  wansplit run                          with /etc/wansplit/wansplit.toml
+  wansplit -c ./router.toml -v run      with another file, saying more
+  wansplit run --down-on-exit           a try: Ctrl-C leaves all as it was
+
+Signals:
+  SIGTERM, SIGINT  stop deciding, lose no packet; the kernel goes on balancing
+  SIGHUP           read the rule files again, all or nothing
+
+Exit codes: 0 stopped as asked, 1 failed and rolled back, 2 bad configuration";
+
+const CHECK_EXAMPLES: &str = "\
+Examples:
+  wansplit check                        every error at once, with its place
+  wansplit -c ./router.toml check --json
+
+Exit codes: 0 good, 2 bad configuration";
+
+const PLAN_EXAMPLES: &str = "\
+Examples:
+  wansplit plan                         nothing printed: nothing would change
+  wansplit plan --all > wanted.txt      the whole state, to read or compare
+
+Exit codes: 0 printed, 1 the machine could not be read, 2 bad configuration";
+
+const DOWN_EXAMPLES: &str = "\
+Examples:
+  systemctl stop wansplit && wansplit down
+
+Others' rules, routes and marks stay as they are; sysctls get back the values
+they had.
+
+Exit codes: 0 nothing of wansplit's is left, 1 something could not be removed";
+
+const STATUS_EXAMPLES: &str = "\
+Examples:
+  wansplit status
+  wansplit status --flows               with the latest decisions
+  wansplit status --watch               again every 2 seconds
+  wansplit status --json | jq '.rules[] | {name, flows}'
+
+Exit codes: 0 shown, 1 the daemon does not answer";
+
+const RELOAD_EXAMPLES: &str = "\
+Examples:
+  wansplit check && wansplit reload     like SIGHUP, but tells how it went
+
+A rule file with an error changes nothing: the rules in force stay.
+
+Exit codes: 0 the new rules are in force, 1 they are not";
+
+const LAB_EXAMPLES: &str = "\
+Examples:
+  wansplit lab                          two lines, 20 seconds
+  wansplit lab --weights 3,1            the first line takes three of four flows
+  wansplit lab --uplinks 16 --seconds 5
+  wansplit lab --config ./router.toml   your own file, in a network that fits it
+  wansplit lab --keep                   look around in it afterwards
+
+It runs in network namespaces of its own and does not touch the machine's
+network; root is not needed where user namespaces are allowed.
+
+Exit codes: 0 every flow left by its line, 1 something did not work,
+2 bad configuration or usage";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Args::command().debug_assert();
+    }
+
+    #[test]
+    fn global_options_may_stand_before_and_after_the_command() {
+        for line in ["-c w.toml -v status", "status -c w.toml -v"] {
+            let args = parse(line).unwrap();
+            assert_eq!(args.config.as_deref(), Some(Path::new("w.toml")));
+            assert_eq!(args.log_level(), LevelFilter::DEBUG);
+        }
+    }
+
+    #[test]
+    fn without_a_path_the_usual_one_is_taken_but_not_by_the_lab() {
+        assert_eq!(parse("lab").unwrap().config, None);
+        assert_eq!(parse("run -c w.toml").unwrap().config_path(), Path::new("w.toml"));
+    }
+
+    #[test]
+    fn quiet_and_verbose_exclude_each_other() {
+        assert_eq!(parse("-q down").unwrap().log_level(), LevelFilter::WARN);
+        assert_eq!(parse("-vv down").unwrap().log_level(), LevelFilter::TRACE);
+        assert_eq!(usage_error("-q -v down"), ErrorKind::ArgumentConflict);
+    }
+
+    #[test]
+    fn watching_takes_seconds_or_two() {
+        let watch = |line| match parse(line).unwrap().command {
+            Command::Status { watch, .. } => watch,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(watch("status"), None);
+        assert_eq!(watch("status --watch"), Some(2));
+        assert_eq!(watch("status --watch 5 --flows"), Some(5));
+        assert_eq!(watch("status --watch --flows"), Some(2));
+        assert_eq!(usage_error("status --watch 0"), ErrorKind::ValueValidation);
+    }
+
+    #[test]
+    fn the_lab_has_as_many_lines_as_weights_or_as_asked_or_two() {
+        assert_eq!(weights("lab").unwrap(), [1, 1]);
+        assert_eq!(weights("lab --weights 3,1,1").unwrap(), [3, 1, 1]);
+        assert_eq!(weights("lab --uplinks 16").unwrap(), [1; 16]);
+        assert_eq!(weights("lab --uplinks 2 --weights 3,1").unwrap(), [3, 1]);
+    }
+
+    #[test]
+    fn weights_that_do_not_fit_the_lines_are_a_usage_error() {
+        for line in ["lab --uplinks 3 --weights 3,1", "lab --weights 7"] {
+            let error = weights(line).unwrap_err();
+            assert_eq!((error.kind(), error.exit_code()), (ErrorKind::ValueValidation, 2));
+        }
+        for line in ["lab --weights 0,1", "lab --weights 256,1", "lab --weights a,b", "lab --uplinks 1"] {
+            assert_eq!(usage_error(line), ErrorKind::ValueValidation, "{line}");
+        }
+    }
+
+    #[test]
+    fn the_lab_takes_every_backend_by_its_configuration_name() {
+        for (name, backend) in [
+            ("auto", BackendChoice::Auto),
+            ("nft", BackendChoice::Nft),
+            ("iptables-nft", BackendChoice::IptablesNft),
+            ("iptables-legacy", BackendChoice::IptablesLegacy),
+        ] {
+            assert_eq!(BackendChoice::from(lab(&format!("lab --backend {name}")).backend), backend);
+        }
+    }
+
+    #[test]
+    fn bad_usage_ends_with_two() {
+        for line in ["", "fly", "run --fast", "lab --seconds x"] {
+            assert_eq!(parse(line).unwrap_err().exit_code(), 2, "{line}");
+        }
+    }
+
+    #[test]
+    fn the_help_of_every_command_shows_an_example_and_its_exit_codes() {
+        let mut command = Args::command();
+        for command in command.get_subcommands_mut() {
+            let help = command.render_long_help().to_string();
+            assert!(help.contains("Examples:\n  ") && help.contains("Exit codes: 0"), "{help}");
+        }
+    }
+
+    #[test]
+    fn no_line_of_help_is_wider_than_a_terminal() {
+        let mut command = Args::command();
+        command.build();
+        let mut helps = vec![command.render_long_help().to_string()];
+        helps.extend(command.get_subcommands_mut().map(|command| command.render_help().to_string()));
+        let lines = helps.iter().flat_map(|help| help.lines());
+        let wide: Vec<&str> = lines.filter(|line| line.chars().count() > 80).collect();
+        assert!(wide.is_empty(), "{wide:#?}");
+    }
+
+    fn parse(line: &str) -> Result<Args, clap::Error> {
+        Args::try_parse_from(["wansplit"].into_iter().chain(line.split_whitespace()))
+    }
+
+    fn usage_error(line: &str) -> ErrorKind {
+        parse(line).unwrap_err().kind()
+    }
+
+    fn lab(line: &str) -> Lab {
+        match parse(line).unwrap().command {
+            Command::Lab(lab) => lab,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn weights(line: &str) -> Result<Vec<u8>, clap::Error> {
+        lab(line).line_weights()
+    }
+}

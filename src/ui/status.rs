@@ -1,0 +1,337 @@
+//! `wansplit status`: a [`Status`] as text for an 80-column terminal.
+
+use std::collections::BTreeMap;
+
+use super::human::{age, bar, bytes, count, duration, percent, printable, rate, shorten};
+use super::style::{Paint, Style};
+use super::table::{Cell, Table, UNBROKEN, indented, name, number, word};
+use crate::control::message::{Recent, Status, Tally, Uplink, UplinkFamily, Usable};
+
+/// Width of a bar of shares.
+const BAR: usize = 10;
+
+/// Longest name of an uplink in a list of several.
+const LISTED_NAME: usize = 20;
+
+/// The whole status; with the latest decisions where `flows` asks for them.
+#[must_use]
+pub fn render(status: &Status, style: Style, flows: bool) -> String {
+    let latest = if flows { recent(&status.recent, style) } else { String::new() };
+    sections([
+        head(status, style),
+        warnings(status, style),
+        uplinks(status, style),
+        lines(status, style),
+        rules(status, style),
+        reasons(status, style),
+        queues(status, style),
+        latest,
+    ])
+}
+
+/// The status for programs.
+///
+/// # Errors
+/// Never with this version's [`Status`]; what `serde_json` says.
+pub fn render_json(status: &Status) -> serde_json::Result<String> {
+    serde_json::to_string_pretty(status)
+}
+
+/// The parts that are not empty, with an empty line between them.
+pub(super) fn sections<const N: usize>(parts: [String; N]) -> String {
+    let parts: Vec<String> = parts.into_iter().filter(|part| !part.is_empty()).collect();
+    parts.join("\n")
+}
+
+fn head(status: &Status, style: Style) -> String {
+    let title = style.paint(Paint::Title, &printable(&format!("wansplit {}", or_dash(&status.version))));
+    let backend = printable(or_dash(&status.backend));
+    let config = shorten(&printable(or_dash(&status.config)), style.width - "configuration ".len());
+    let up = duration(status.up_seconds);
+    format!("{title}, pid {}, up {up}, backend {backend}\nconfiguration {config}\n", status.pid)
+        + &gate(status, style)
+}
+
+fn gate(status: &Status, style: Style) -> String {
+    let closed = match status.gate.closed_times {
+        0 => String::new(),
+        1 => "; it closed once".to_owned(),
+        times => format!("; it closed {} times", count(times)),
+    };
+    let (state, paint, meaning) = match status.gate.open {
+        true => ("open", Paint::Good, "new flows are decided by the rules"),
+        false => ("closed", Paint::Bad, "the kernel balances new flows, without the rules"),
+    };
+    format!("gate {}: {meaning}{closed}\n", style.paint(paint, state))
+}
+
+fn warnings(status: &Status, style: Style) -> String {
+    if status.warnings.is_empty() {
+        return String::new();
+    }
+    let texts = status.warnings.iter().map(|text| indented(&printable(text), Paint::Warn, style));
+    format!("{}\n{}", style.paint(Paint::Title, "WARNINGS"), texts.collect::<String>())
+}
+
+/// Who may be chosen, and who was: each line's share of the decided flows
+/// beside the share its weight asks for, and a bar that is full for the busiest line.
+fn uplinks(status: &Status, style: Style) -> String {
+    let mut table = Table::new(vec![
+        name("UPLINK"),
+        name("device"),
+        word("IPv4"),
+        word("IPv6"),
+        number("open"),
+        number("flows"),
+        number("due"),
+        number("share"),
+        word(""),
+    ]);
+    let flows = decided_flows(status);
+    let most = status.uplinks.iter().map(|uplink| uplink.flows_total).max().unwrap_or(0);
+    let weights: u64 = status.uplinks.iter().map(|uplink| u64::from(uplink.weight)).sum();
+    for uplink in &status.uplinks {
+        table.row(vec![
+            (&uplink.name).into(),
+            (&uplink.interface).into(),
+            usable(&uplink.ipv4),
+            usable(&uplink.ipv6),
+            uplink.flows_now.map_or("-".to_owned(), count).into(),
+            count(uplink.flows_total).into(),
+            percent(uplink.weight.into(), weights).into(),
+            percent(uplink.flows_total, flows).into(),
+            bar(uplink.flows_total, most, BAR).into(),
+        ]);
+        for why in why_not(uplink) {
+            table.note(&why, Paint::Bad);
+        }
+    }
+    table.render(style)
+}
+
+/// Flows user space sent by any uplink.
+pub(super) fn decided_flows(status: &Status) -> u64 {
+    status.uplinks.iter().fold(0, |sum, uplink| sum.saturating_add(uplink.flows_total))
+}
+
+fn usable(family: &UplinkFamily) -> Cell {
+    match family.state {
+        Usable::Up => Cell::painted("up", Paint::Good),
+        Usable::Down => Cell::painted("DOWN", Paint::Bad),
+        Usable::Unused => Cell::painted("-", Paint::Faint),
+    }
+}
+
+fn why_not(uplink: &Uplink) -> Vec<String> {
+    let families = [("IPv4", &uplink.ipv4), ("IPv6", &uplink.ipv6)];
+    let down = families.into_iter().filter(|(_, family)| family.state == Usable::Down);
+    down.filter_map(|(name, family)| Some(format!("{name} is down: {}", family.why_not.as_ref()?))).collect()
+}
+
+/// What the lines carry, and how the kernel knows them.
+fn lines(status: &Status, style: Style) -> String {
+    let mut table = Table::new(vec![
+        name("LINE"),
+        number("out now"),
+        number("in now"),
+        number("out"),
+        number("in"),
+        number("weight"),
+        number("mark"),
+        number("table"),
+    ]);
+    for uplink in &status.uplinks {
+        table.row(vec![
+            (&uplink.name).into(),
+            rate(uplink.rate_out).into(),
+            rate(uplink.rate_in).into(),
+            bytes(uplink.bytes_out).into(),
+            bytes(uplink.bytes_in).into(),
+            uplink.weight.to_string().into(),
+            (&uplink.mark).into(),
+            uplink.table.to_string().into(),
+        ]);
+        for way in [&uplink.ipv4, &uplink.ipv6].into_iter().filter_map(way_out) {
+            table.note(&way, Paint::Faint);
+        }
+    }
+    table.render(style)
+}
+
+/// "198.51.100.2 via 198.51.100.1".
+fn way_out(family: &UplinkFamily) -> Option<String> {
+    let addresses = family.addresses.join(", ");
+    match (&family.gateway, addresses.is_empty()) {
+        (None, true) => None,
+        (None, false) => Some(addresses),
+        (Some(gateway), true) => Some(format!("via {gateway}")),
+        (Some(gateway), false) => Some(format!("{addresses} via {gateway}")),
+    }
+}
+
+/// What each rule did, line by line, so that it can be tuned by what it does.
+pub(super) fn rules(status: &Status, style: Style) -> String {
+    let columns = vec![name("RULE"), number("flows"), number("bytes"), number("last")];
+    let mut table = Table::new(columns);
+    for rule in &status.rules {
+        let last = rule.last_seconds_ago.map_or("never".to_owned(), |seconds| age(seconds) + " ago");
+        table.row(vec![(&rule.name).into(), count(rule.flows).into(), bytes(rule.bytes).into(), last.into()]);
+        if !rule.origin.is_empty() {
+            table.note(&rule.origin, Paint::Faint);
+        }
+        if rule.flows > 0 {
+            table.note(&tallies(&rule.uplinks, status, rule.flows), Paint::Plain);
+        }
+    }
+    table.render(style)
+}
+
+/// "isp1 75.0% 3 flows 1.2 MB; isp2 ...", in the configuration's order, then any other names.
+fn tallies(uplinks: &BTreeMap<String, Tally>, status: &Status, flows: u64) -> String {
+    let place = |name: &str| status.uplinks.iter().position(|uplink| uplink.name == name);
+    let mut used: Vec<_> = uplinks.iter().filter(|(_, tally)| tally.flows > 0).collect();
+    used.sort_by_key(|(name, _)| place(name).unwrap_or(usize::MAX));
+    let text = used.into_iter().map(|(name, tally)| {
+        let name = shorten(name, LISTED_NAME);
+        format!("{name} {} {} flows {}", percent(tally.flows, flows), count(tally.flows), bytes(tally.bytes))
+    });
+    text.map(|item| item.replace(' ', UNBROKEN)).collect::<Vec<_>>().join("; ")
+}
+
+/// The reasons that happened.
+pub(super) fn reasons(status: &Status, style: Style) -> String {
+    let mut table = Table::new(vec![number("count"), name("REASON")]);
+    for reason in status.reasons.iter().filter(|reason| reason.count > 0) {
+        let text = if reason.text.is_empty() { &reason.name } else { &reason.text };
+        table.row(vec![count(reason.count).into(), text.into()]);
+    }
+    table.render(style)
+}
+
+fn queues(status: &Status, style: Style) -> String {
+    let titles = ["worker", "packets", "flows", "waiting", "dropped", "errors"];
+    let columns = [word("QUEUE")].into_iter().chain(titles.map(number)).collect();
+    let mut table = Table::new(columns);
+    for queue in &status.queues {
+        table.row(vec![
+            queue.number.to_string().into(),
+            queue.worker.to_string().into(),
+            count(queue.decided).into(),
+            count(queue.flows).into(),
+            count(queue.waiting).into(),
+            complaint(queue.dropped),
+            complaint(queue.errors),
+        ]);
+    }
+    table.render(style)
+}
+
+/// A count that should be 0.
+pub(super) fn complaint(number: u64) -> Cell {
+    Cell::painted(&count(number), if number == 0 { Paint::Plain } else { Paint::Bad })
+}
+
+/// The latest decisions: which flow went where, and why below it.
+pub(super) fn recent(decisions: &[Recent], style: Style) -> String {
+    let mut table = Table::new(vec![number("ago"), name("FLOW"), name("from"), name("uplink")]);
+    for decision in decisions {
+        let uplink = match &decision.uplink {
+            Some(uplink) => uplink.into(),
+            None => Cell::painted("dropped", Paint::Bad),
+        };
+        let lan = if decision.lan.is_empty() { "router" } else { &decision.lan };
+        table.row(vec![age(decision.seconds_ago).into(), (&decision.flow).into(), lan.into(), uplink]);
+        table.note(&decision.reason, Paint::Faint);
+    }
+    table.render(style)
+}
+
+fn or_dash(text: &str) -> &str {
+    if text.is_empty() { "-" } else { text }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::example;
+    use super::*;
+    use crate::control::message::Rule;
+
+    #[test]
+    fn a_usual_status_reads_like_this() {
+        insta::assert_snapshot!(render(&example::usual(), Style::PLAIN, true));
+    }
+
+    #[test]
+    fn a_status_of_nothing_reads_like_this() {
+        insta::assert_snapshot!(render(&Status::default(), Style::PLAIN, true));
+    }
+
+    #[test]
+    fn a_daemon_that_has_just_started_reads_like_this() {
+        insta::assert_snapshot!(render(&example::fresh(), Style::PLAIN, true));
+    }
+
+    #[test]
+    fn sixteen_uplinks_with_long_names_read_like_this() {
+        insta::assert_snapshot!(render(&example::sixteen(), Style::PLAIN, true));
+    }
+
+    #[test]
+    fn no_line_is_wider_than_the_terminal() {
+        for width in [80, 100, 132] {
+            let style = Style { width, ..Style::PLAIN };
+            for status in [example::usual(), example::sixteen(), Status::default()] {
+                for line in render(&status, style, true).lines() {
+                    assert!(line.chars().count() <= width, "{width}: {line}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn decisions_are_shown_only_when_asked_for() {
+        assert!(!render(&example::usual(), Style::PLAIN, false).contains("FLOW"));
+        assert!(render(&example::usual(), Style::PLAIN, true).contains("FLOW"));
+    }
+
+    #[test]
+    fn colour_says_what_is_wrong_and_changes_no_text() {
+        let painted = render(&example::usual(), Style { colour: true, ..Style::PLAIN }, true);
+        assert!(painted.contains("\x1b[1;31mDOWN\x1b[0m"));
+        let mut plain = String::new();
+        let mut rest = painted.as_str();
+        while let Some((before, after)) = rest.split_once("\x1b[") {
+            plain += before;
+            rest = after.split_once('m').unwrap().1;
+        }
+        assert_eq!(plain + rest, render(&example::usual(), Style::PLAIN, true));
+    }
+
+    #[test]
+    fn no_text_from_outside_can_steer_the_terminal() {
+        let evil = "\x1b]0;evil\x07\u{9b}2J\r".to_owned();
+        let mut status = example::usual();
+        status.version = evil.clone();
+        status.config = evil.clone();
+        status.warnings = vec![evil.clone()];
+        status.uplinks[1].ipv4.why_not = Some(evil.clone());
+        status.uplinks[0].ipv4.gateway = Some(evil.clone());
+        status.rules.push(Rule {
+            name: evil.clone(),
+            origin: evil.clone(),
+            uplinks: BTreeMap::from([(evil.clone(), Tally { flows: 1, bytes: 1 })]),
+            flows: 1,
+            ..Rule::default()
+        });
+        status.recent[0].flow = evil.clone();
+        status.recent[0].reason = evil;
+        let text = render(&status, Style::PLAIN, true);
+        assert!(text.chars().all(|character| character == '\n' || !character.is_control()), "{text:?}");
+    }
+
+    #[test]
+    fn the_json_is_the_status_itself() {
+        let json = render_json(&example::sixteen()).unwrap();
+        assert_eq!(serde_json::from_str::<Status>(&json).unwrap(), example::sixteen());
+    }
+}
