@@ -46,7 +46,6 @@ mod modules;
 #[path = "emulator/static_build.rs"]
 pub mod static_build;
 
-pub use libraries::is_static;
 pub use machine::Outcome;
 
 /// What a multi-WAN router and its tests use. A star stands for any ending.
@@ -300,7 +299,12 @@ fn companions(tool: &str) -> &'static [&'static str] {
             &["/usr/lib/x86_64-linux-gnu/xtables"]
         }
         "ip" => &["/etc/iproute2", "/usr/share/iproute2"],
-        "tc" => &["/etc/iproute2", "/usr/share/iproute2", "/usr/lib/tc"],
+        "tc" => &[
+            "/etc/iproute2",
+            "/usr/share/iproute2",
+            "/usr/lib/tc",
+            "/usr/lib/x86_64-linux-gnu/tc",
+        ],
         _ => &[],
     }
 }

@@ -12,7 +12,9 @@ use std::rc::Rc;
 const MERGED_DIRECTORIES: &[&str] = &["bin", "lib", "lib64", "sbin"];
 
 /// Directories that a file system or a tool expects to find.
-const EMPTY_DIRECTORIES: &[&str] = &["dev", "etc", "proc", "run", "sys", "tmp", "usr", "var"];
+const EMPTY_DIRECTORIES: &[&str] = &[
+    "dev", "etc", "mnt", "proc", "run", "sys", "tmp", "usr", "var",
+];
 
 const DIRECTORY: u32 = 0o040_755;
 const REGULAR_FILE: u32 = 0o100_000;

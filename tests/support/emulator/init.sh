@@ -14,8 +14,10 @@ mount -t sysfs sysfs /sys
 mount -t devtmpfs devtmpfs /dev
 mount -t tmpfs tmpfs /run
 mount -t tmpfs tmpfs /tmp
-mkdir -p /root /var/lib /var/log /dev/pts
+mkdir -p /root /var/lib /var/log /dev/net /dev/pts
 mount -t devpts devpts /dev/pts
+# Opening it loads the module, which would make the device only then.
+mknod /dev/net/tun c 10 200
 ln -s /run /var/run
 ln -s /proc/self/fd /dev/fd
 hostname emulator

@@ -8,6 +8,8 @@ use std::process::{Command, Stdio};
 
 use serde_json::Value;
 
+use super::libraries;
+
 /// The `wansplit` program.
 pub fn wansplit() -> PathBuf {
     build(&["build", "--bin", "wansplit"])
@@ -18,7 +20,8 @@ pub fn test_program(name: &str) -> PathBuf {
     build(&["test", "--no-run", "--test", name])
 }
 
-/// Runs cargo and returns the executable it names last. Only the GNU target is
+/// Runs cargo and returns the executable it names last, having checked that it
+/// is static. Only the GNU target is
 /// needed: its C library can be linked statically too. Naming the target keeps
 /// the flags from build scripts and procedural macros.
 fn build(arguments: &[&str]) -> PathBuf {
@@ -43,8 +46,14 @@ fn build(arguments: &[&str]) -> PathBuf {
     let executable = messages
         .lines()
         .filter_map(executable_of_message)
-        .next_back();
-    executable.unwrap_or_else(|| panic!("cargo {arguments:?} named no executable"))
+        .next_back()
+        .unwrap_or_else(|| panic!("cargo {arguments:?} named no executable"));
+    assert!(
+        libraries::is_static(&executable),
+        "{} is not static",
+        executable.display()
+    );
+    executable
 }
 
 fn executable_of_message(message: &str) -> Option<PathBuf> {
