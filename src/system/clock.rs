@@ -24,6 +24,12 @@ pub fn local_time() -> LocalTime {
     to_the_minute(&Zoned::now())
 }
 
+/// Seconds that local time is ahead of UTC now.
+#[must_use]
+pub fn utc_offset() -> i32 {
+    Zoned::now().offset().seconds()
+}
+
 fn to_the_minute(now: &Zoned) -> LocalTime {
     // Never negative: weekdays are 0 to 6, hours 0 to 23, minutes 0 to 59.
     let weekday = now.weekday().to_monday_zero_offset().unsigned_abs();

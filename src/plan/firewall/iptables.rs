@@ -332,7 +332,7 @@ const EARLY_SECONDS: u32 = 30;
 /// Flows remembered so; beyond that, a split of an unlucky pair is possible again.
 const EARLY_MOST: u32 = 65_536;
 
-/// Creates the sets, closes the gate, and refills the set of destinations that stay, in one swap.
+/// Creates the sets and refills the one of destinations that stay, in one swap.
 fn sets(firewall: &Firewall) -> Step {
     let mut lines = Vec::new();
     for family in Family::BOTH {
@@ -343,7 +343,6 @@ fn sets(firewall: &Firewall) -> Step {
         let (gate, early, stay) = (gate_set(family), early_set(family), stay_set(family));
         let size = firewall.stay.len().max(1024) * 2;
         lines.push(format!("create {gate} hash:net family {kind} timeout 1"));
-        lines.push(format!("flush {gate}"));
         lines.push(format!(
             "create {early} hash:ip,port,ip family {kind} timeout {EARLY_SECONDS} maxelem {EARLY_MOST}"
         ));

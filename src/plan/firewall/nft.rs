@@ -129,12 +129,9 @@ fn step(lines: Vec<String>) -> Step {
     }
 }
 
-/// Creates the sets, closes the gate, refills the set of destinations that stay.
+/// Creates the sets and refills the one of destinations that stay.
 fn sets(firewall: &Firewall) -> Vec<String> {
-    let mut lines = vec![
-        format!("add set {TABLE} {GATE} {{ type nf_proto; flags timeout; }}"),
-        format!("flush set {TABLE} {GATE}"),
-    ];
+    let mut lines = vec![format!("add set {TABLE} {GATE} {{ type nf_proto; flags timeout; }}")];
     for family in Family::BOTH {
         let (digit, kind) = match family {
             Family::V4 => (4, "ipv4_addr"),
