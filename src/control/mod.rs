@@ -12,3 +12,6 @@ pub mod client;
 mod connection;
 pub mod message;
 pub mod server;
+
+/// Name of the socket's file inside the run directory.
+pub const SOCKET_NAME: &str = "control.sock";

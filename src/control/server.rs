@@ -190,7 +190,12 @@ fn file_of(path: &Path) -> io::Result<(u64, u64)> {
 fn connection(stream: UnixStream) -> io::Result<Connection<UnixStream>> {
     stream.set_nonblocking(true)?;
     let peer = getsockopt(&stream, PeerCredentials)?.uid();
-    Ok(Connection::new(stream, peer == 0 || peer == geteuid().as_raw()))
+    Ok(Connection::new(stream, may_change(peer, geteuid().as_raw())))
+}
+
+/// Whether a user may ask for more than to be told, of a daemon that runs as `own`.
+fn may_change(peer: u32, own: u32) -> bool {
+    peer == 0 || peer == own
 }
 
 /// Sleeps until there is something to do; true: stop.
@@ -357,6 +362,12 @@ mod tests {
         fs::write(&lab.path, "precious").unwrap();
         assert_eq!(Server::bind(&lab.path).unwrap_err().kind(), ErrorKind::AddrInUse);
         assert_eq!(fs::read_to_string(&lab.path).unwrap(), "precious");
+    }
+
+    #[test]
+    fn only_root_and_the_daemons_own_user_may_change_anything() {
+        assert!(may_change(0, 0) && may_change(0, 990) && may_change(990, 990));
+        assert!(!may_change(1000, 0) && !may_change(1000, 990));
     }
 
     #[test]

@@ -48,7 +48,7 @@ pub struct Args {
     pub config: Option<PathBuf>,
 
     /// Directory of the control socket
-    /// [default: /run/wansplit, or /run/wansplit/net-<inode>
+    /// [default: /run/wansplit, or /run/wansplit/net-INODE
     /// in a named network namespace]
     #[arg(long, global = true, value_name = "PATH", env = "WANSPLIT_RUN_DIR", hide_env_values = true,
           verbatim_doc_comment, help_heading = GLOBAL)]

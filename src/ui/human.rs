@@ -13,6 +13,11 @@ pub(super) fn count(number: u64) -> String {
     text
 }
 
+/// A count of things: "1 flow", "12,345 flows".
+pub(super) fn counted(number: u64, thing: &str) -> String {
+    format!("{} {thing}{}", count(number), if number == 1 { "" } else { "s" })
+}
+
 /// Bytes in decimal units: "999 B", "12.3 MB".
 pub(super) fn bytes(number: u64) -> String {
     scaled(number, ["B", "kB", "MB", "GB", "TB", "PB", "EB"])
@@ -99,6 +104,11 @@ mod tests {
         let counts = [0, 7, 999, 1000, 12_345, 1_234_567].map(count);
         assert_eq!(counts, ["0", "7", "999", "1,000", "12,345", "1,234,567"]);
         assert_eq!(count(u64::MAX), "18,446,744,073,709,551,615");
+    }
+
+    #[test]
+    fn one_thing_is_not_plural() {
+        assert_eq!([0, 1, 2000].map(|number| counted(number, "flow")), ["0 flows", "1 flow", "2,000 flows"]);
     }
 
     #[test]

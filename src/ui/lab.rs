@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use super::human::{bar, bytes, count, percent, printable};
+use super::human::{bar, bytes, count, counted, percent, printable};
 use super::status::{complaint, decided_flows, reasons, recent, rules, sections};
 use super::style::{Paint, Style};
 use super::table::{Cell, Table, UNBROKEN, indented, name, number, word};
@@ -144,9 +144,9 @@ pub fn verdict(status: &Status, facts: &LabFacts) -> Verdict {
 pub fn frame(status: &Status, facts: &LabFacts, style: Style) -> String {
     let title = style.paint(Paint::Title, "wansplit lab");
     let head = format!(
-        "{title}: {} s left, {} flows decided, backend {}\n",
+        "{title}: {} s left, {} decided, backend {}\n",
         facts.seconds_left,
-        count(decided_flows(status)),
+        counted(decided_flows(status), "flow"),
         printable(&status.backend)
     );
     let above = sections([head, links(status, facts, style), outcomes(facts, style)]);
@@ -164,13 +164,13 @@ pub fn progress(status: &Status, facts: &LabFacts) -> String {
         .iter()
         .map(|uplink| format!("{} {}", printable(&uplink.name), count(uplink.flows_total)));
     format!(
-        "{} s left: {} flows decided ({}); {} connections worked, {} failed; {} strays\n",
+        "{} s left: {} decided ({}); {} worked, {} failed; {}\n",
         facts.seconds_left,
-        count(decided_flows(status)),
+        counted(decided_flows(status), "flow"),
         shares.collect::<Vec<_>>().join(", "),
-        count(ok),
+        counted(ok, "connection"),
         count(failed),
-        count(facts.strays())
+        counted(facts.strays(), "stray")
     )
 }
 
@@ -273,18 +273,17 @@ fn conclusion(status: &Status, facts: &LabFacts, style: Style) -> String {
 }
 
 fn sentence(status: &Status, facts: &LabFacts) -> String {
-    let (flows, strays) = (count(decided_flows(status)), count(facts.strays()));
-    let failed = count(facts.outcome().failed);
+    let flows = counted(decided_flows(status), "flow");
+    let failed = counted(facts.outcome().failed, "connection");
     match verdict(status, facts) {
-        Verdict::Good => {
-            format!("All {flows} flows left by the line that was chosen for them; {strays} strays.")
+        Verdict::Good => format!("All {flows} left by the line that was chosen for them; 0 strays."),
+        Verdict::Failures => {
+            format!("All {flows} left by the line that was chosen for them, but {failed} failed.")
         }
         Verdict::Strays => {
-            format!("{strays} packets left by a line that was not theirs; {failed} connections failed.")
+            let strays = counted(facts.strays(), "packet");
+            format!("{strays} left by a line that was not theirs; {failed} failed.")
         }
-        Verdict::Failures => format!(
-            "All {flows} flows left by the line that was chosen for them; but {failed} connections failed."
-        ),
         Verdict::Nothing => "No flow reached the router's rules: nothing is proved.".to_owned(),
     }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::human::{age, bar, bytes, count, duration, percent, printable, rate, shorten};
+use super::human::{age, bar, bytes, count, counted, duration, percent, printable, rate, shorten};
 use super::style::{Paint, Style};
 use super::table::{Cell, Table, UNBROKEN, indented, name, number, word};
 use crate::control::message::{Recent, Status, Tally, Uplink, UplinkFamily, Usable};
@@ -193,7 +193,12 @@ fn tallies(uplinks: &BTreeMap<String, Tally>, status: &Status, flows: u64) -> St
     used.sort_by_key(|(name, _)| place(name).unwrap_or(usize::MAX));
     let text = used.into_iter().map(|(name, tally)| {
         let name = shorten(name, LISTED_NAME);
-        format!("{name} {} {} flows {}", percent(tally.flows, flows), count(tally.flows), bytes(tally.bytes))
+        format!(
+            "{name} {} {} {}",
+            percent(tally.flows, flows),
+            counted(tally.flows, "flow"),
+            bytes(tally.bytes)
+        )
     });
     text.map(|item| item.replace(' ', UNBROKEN)).collect::<Vec<_>>().join("; ")
 }
@@ -286,6 +291,16 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn a_rules_uplinks_stand_in_the_configurations_order_and_former_ones_last() {
+        let mut status = example::usual();
+        status.uplinks.reverse();
+        let tally = Tally { flows: 1, bytes: 2 };
+        let uplinks = ["former", "isp1", "isp2"].map(|name| (name.to_owned(), tally));
+        let text = tallies(&BTreeMap::from(uplinks), &status, 3).replace(UNBROKEN, " ");
+        assert_eq!(text, "isp2 33.3% 1 flow 2 B; isp1 33.3% 1 flow 2 B; former 33.3% 1 flow 2 B");
     }
 
     #[test]
