@@ -1,1 +1,410 @@
-//! Wiring.
+//! Wiring: builds the parts and the threads, feeds them events, and ends them in order.
+
+pub mod accounts;
+pub mod keeper;
+pub mod machine;
+pub mod report;
+pub mod shared;
+pub mod sources;
+pub mod worker;
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Arc, Mutex, PoisonError, mpsc as reply};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc;
+
+use self::accounts::{Accounts, Bookkeeping};
+use self::keeper::Keeper;
+use self::machine::{Machine, Pending};
+use self::report::Reporter;
+use self::shared::{Deciding, Shared};
+use crate::config::{self, Config, Guard};
+use crate::control::message::{Request, Response};
+use crate::control::server::{Server, Serving};
+use crate::engine::Snapshot;
+use crate::engine::packet::Family;
+use crate::engine::rule::RuleSet;
+use crate::engine::uplink::Board;
+use crate::plan::observed::Observed;
+use crate::plan::{self, Plan};
+use crate::system::gate::Gate;
+use crate::system::links::Changes;
+use crate::system::queue::PacketQueue;
+use crate::system::queue::nfq::NfqQueue;
+use crate::system::state::{Lock, RunDirectory};
+use crate::system::{clock, guard};
+
+/// Decisions on their way to the accounts.
+const EVENTS: usize = 65_536;
+/// News about links comes in bursts; the machine is looked at when this long after the first.
+const SETTLING: Duration = Duration::from_millis(100);
+/// How often rules, routes and the firewall are looked at without news.
+const REVIEW: Duration = Duration::from_secs(30);
+/// How often the local time is set for rules that ask for it.
+const TIME_STEP: Duration = Duration::from_secs(5);
+/// How long a client waits for a reload.
+const RELOAD: Duration = Duration::from_secs(20);
+
+/// How to run.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// The configuration file.
+    pub config: PathBuf,
+    /// The run directory, where another than the usual is wanted.
+    pub run_directory: Option<PathBuf>,
+    /// Take everything down at the end.
+    pub down_on_exit: bool,
+}
+
+/// Reads and checks a configuration with its rule files.
+///
+/// # Errors
+/// [`config::Problems`], or that a file cannot be read.
+pub fn load(path: &std::path::Path) -> Result<Config> {
+    let sources = sources::read(path)?;
+    Ok(config::load(&sources.main, &sources.rules)?)
+}
+
+/// Sets up, decides, until a signal ends it. Must not be called inside a tokio runtime.
+///
+/// # Errors
+/// A broken configuration, or a set-up that failed and was rolled back.
+pub fn run(options: &Options) -> Result<()> {
+    let config = load(&options.config)?;
+    runtime()?.block_on(async {
+        let run = RunDirectory::new(options.run_directory.clone());
+        let lock = lock(&run)?;
+        let daemon = Daemon::start(options, config, run.clone(), lock).await?;
+        daemon.serve().await?;
+        if options.down_on_exit { machine::down(&run).await } else { Ok(()) }
+    })
+}
+
+/// What `run` would change, and what does not fit; changes nothing.
+///
+/// # Errors
+/// A broken configuration, or a machine that cannot be read.
+pub fn pending(options: &Options, all: bool) -> Result<(Plan, Pending)> {
+    let config = load(&options.config)?;
+    runtime()?.block_on(async {
+        let run = RunDirectory::new(options.run_directory.clone());
+        let machine = Machine::open(config.backend, run)?;
+        let observed = machine.observe(&config).await?;
+        let plan = plan::plan(&config, &observed, workers(&config));
+        let pending = machine.pending(&plan, &observed, all)?;
+        Ok((plan, pending))
+    })
+}
+
+/// Takes everything of ours out of this network namespace.
+///
+/// # Errors
+/// While a daemon runs; or when something could not be removed.
+pub fn down(run_directory: Option<PathBuf>) -> Result<()> {
+    let run = RunDirectory::new(run_directory);
+    runtime()?.block_on(async {
+        let _lock = lock(&run)?;
+        machine::down(&run).await
+    })
+}
+
+fn runtime() -> Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().context("no runtime")
+}
+
+fn lock(run: &RunDirectory) -> Result<Lock> {
+    match run.lock() {
+        Ok(lock) => Ok(lock),
+        Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
+            bail!(
+                "wansplit already runs in this network namespace; `wansplit status` shows it, SIGTERM ends it"
+            )
+        }
+        Err(error) => Err(error).context("cannot use the run directory (set-up needs root)"),
+    }
+}
+
+/// One queue a worker, one worker a core unless told otherwise.
+fn workers(config: &Config) -> u16 {
+    let cores = || std::thread::available_parallelism().map_or(1, |cores| cores.get().min(64) as u16);
+    config.queue.workers.unwrap_or_else(cores)
+}
+
+/// The running daemon.
+struct Daemon {
+    options: Options,
+    machine: Machine,
+    config: Config,
+    observed: Observed,
+    plan: Plan,
+    rules: Arc<RuleSet>,
+    shared: Arc<Shared>,
+    reporter: Arc<Reporter>,
+    reloads: mpsc::Receiver<reply::SyncSender<Response>>,
+    keeper: Keeper,
+    workers: Vec<JoinHandle<()>>,
+    _serving: Serving,
+    _bookkeeping: Bookkeeping,
+    _lock: Lock,
+}
+
+impl Daemon {
+    /// Closes the gate that an earlier run may have left open, binds the
+    /// queues, sets the kernel up, starts the threads, and lets the gate open.
+    async fn start(options: &Options, config: Config, run: RunDirectory, lock: Lock) -> Result<Self> {
+        let machine = Machine::open(config.backend, run.clone())?;
+        let observed = machine.observe(&config).await?;
+        let plan = plan::plan(&config, &observed, workers(&config));
+        heed_misfits(&plan)?;
+        let mut gate = Gate::new(machine.backend()).context("cannot reach the kernel's firewall")?;
+        // Without an earlier run there is no gate to close.
+        let _ = gate.close();
+        let queues = open_queues(&config)?;
+        machine.apply(&config, &plan, &observed).await?;
+
+        let rules = Arc::new(RuleSet::compile(&config.rules));
+        let shared = Arc::new(Shared::new(deciding(&config, &plan, &observed, &rules), queues.len()));
+        shared.set_local_time(clock::local_time());
+        let accounts = Arc::new(Accounts::default());
+        let (events, decisions) = crossbeam_channel::bounded(EVENTS);
+        let bookkeeping = accounts.keep(decisions)?;
+        let mut workers = Vec::new();
+        for (place, queue) in queues.into_iter().enumerate() {
+            workers.push(worker::start(place, queue, Arc::clone(&shared), events.clone())?);
+        }
+        let keeper = Keeper::start(gate, Arc::clone(&shared))?;
+        let reporter = Arc::new(Reporter {
+            config_path: options.config.clone(),
+            backend: machine.backend(),
+            started: Instant::now(),
+            shared: Arc::clone(&shared),
+            accounts,
+            current: Mutex::new((config.clone(), plan.clone())),
+            last_counters: Mutex::new((Instant::now(), HashMap::new())),
+        });
+        let (reload, reloads) = mpsc::channel(16);
+        let serving = serve_control(&run, &reporter, reload)?;
+        Ok(Self {
+            options: options.clone(),
+            machine,
+            config,
+            observed,
+            plan,
+            rules,
+            shared,
+            reporter,
+            reloads,
+            keeper,
+            workers,
+            _serving: serving,
+            _bookkeeping: bookkeeping,
+            _lock: lock,
+        })
+    }
+
+    /// Handles signals, requests and news of the machine until a signal ends it.
+    async fn serve(mut self) -> Result<()> {
+        let mut terminate = signal(SignalKind::terminate())?;
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        let mut hang_up = signal(SignalKind::hangup())?;
+        let mut changes = Changes::watch()?;
+        let mut review = tokio::time::interval(REVIEW);
+        let mut time = tokio::time::interval(TIME_STEP);
+        self.announce();
+        loop {
+            tokio::select! {
+                _ = terminate.recv() => break,
+                _ = interrupt.recv() => break,
+                _ = hang_up.recv() => drop(self.reload().await),
+                Some(answer) = self.reloads.recv() => {
+                    let response = self.reload().await;
+                    let _ = answer.try_send(response);
+                }
+                news = changes.next() => {
+                    news?;
+                    tokio::time::sleep(SETTLING).await;
+                    self.follow_machine().await;
+                }
+                _ = review.tick() => self.follow_machine().await,
+                _ = time.tick() => self.shared.set_local_time(clock::local_time()),
+            }
+        }
+        self.stop();
+        Ok(())
+    }
+
+    fn announce(&self) {
+        for misfit in &self.plan.misfits {
+            tracing::warn!("{misfit}");
+        }
+        if self.config.guard == Guard::Warn && !guard::something_guards() {
+            tracing::warn!(
+                "nothing stops packets that an ISP sends to LAN addresses without a port forward; \
+                 set `guard = \"on\"` to keep them out"
+            );
+        }
+        for line in &self.plan.lines {
+            for family in Family::BOTH {
+                let name = &self.config.uplinks[usize::from(line.id.0)].name;
+                match line.way(family) {
+                    Ok(way) => tracing::info!(
+                        "uplink {name}: {family} by {} {}",
+                        line.interface,
+                        way.hop.gateway.map(|gateway| format!("via {gateway}")).unwrap_or_default()
+                    ),
+                    Err(why) => tracing::debug!("uplink {name}: no {family}: {}", why.explain()),
+                }
+            }
+        }
+        let (queues, rules) = (self.workers.len(), self.config.rules.len());
+        tracing::info!("backend {}, {queues} queues, {rules} rules", self.machine.backend().name());
+        tracing::info!("ready");
+        let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
+    }
+
+    /// Reads the rule files again and takes them in as a whole, or not at all.
+    async fn reload(&mut self) -> Response {
+        let fresh = match load(&self.options.config) {
+            Ok(fresh) => fresh,
+            Err(error) => return refused(&error),
+        };
+        if (Config { rules: Vec::new(), ..fresh.clone() })
+            != (Config { rules: Vec::new(), ..self.config.clone() })
+        {
+            tracing::warn!("the configuration file has changed too; restart to take that in (flows live on)");
+        }
+        let rules = fresh.rules.len();
+        let config = Config { rules: fresh.rules, ..self.config.clone() };
+        let plan = plan::plan(&config, &self.observed, self.shared.workers.len() as u16);
+        if let Err(error) = self.machine.apply(&config, &plan, &self.observed).await {
+            return refused(&error);
+        }
+        self.rules = Arc::new(RuleSet::compile(&config.rules));
+        self.config = config;
+        self.plan = plan;
+        self.reporter.accounts.rules_changed();
+        self.publish();
+        tracing::info!("{rules} rules read");
+        Response::Reloaded { rules }
+    }
+
+    /// Looks at the machine and mends or follows what has changed.
+    async fn follow_machine(&mut self) {
+        let followed = self.try_to_follow().await;
+        if let Err(error) = followed {
+            tracing::error!("{error:#}");
+        }
+    }
+
+    async fn try_to_follow(&mut self) -> Result<()> {
+        let observed = self.machine.observe(&self.config).await?;
+        let plan = plan::plan(&self.config, &observed, self.shared.workers.len() as u16);
+        let pending = self.machine.pending(&plan, &observed, false)?;
+        if !pending.is_empty() {
+            self.machine.apply(&self.config, &plan, &observed).await?;
+            tracing::info!("followed a change of the machine: {}", pending.summary());
+        }
+        self.tell_usability(&plan);
+        self.observed = observed;
+        self.plan = plan;
+        self.publish();
+        Ok(())
+    }
+
+    fn tell_usability(&self, plan: &Plan) {
+        for (before, after) in self.plan.lines.iter().zip(&plan.lines) {
+            let name = &self.config.uplinks[usize::from(after.id.0)].name;
+            for family in Family::BOTH {
+                match (before.way(family), after.way(family)) {
+                    (Err(_), Ok(_)) => tracing::info!("uplink {name} is usable for {family}"),
+                    (Ok(_), Err(why)) => {
+                        tracing::warn!("uplink {name} is not usable for {family}: {}", why.explain());
+                    }
+                    _ => {}
+                }
+            }
+        }
+    }
+
+    /// Workers and status get the configuration and plan in force.
+    fn publish(&self) {
+        let deciding = deciding(&self.config, &self.plan, &self.observed, &self.rules);
+        self.shared.deciding.store(Arc::new(deciding));
+        let mut current = self.reporter.current.lock().unwrap_or_else(PoisonError::into_inner);
+        *current = (self.config.clone(), self.plan.clone());
+    }
+
+    /// Stops deciding without losing a packet; the kernel's part stays.
+    fn stop(self) {
+        let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
+        self.keeper.close_and_drain();
+        self.shared.stop.store(true, Relaxed);
+        for worker in self.workers {
+            let _ = worker.join();
+        }
+        tracing::info!("stopped; the kernel goes on balancing (`wansplit down` takes it all away)");
+    }
+}
+
+fn heed_misfits(plan: &Plan) -> Result<()> {
+    let fatal: Vec<String> =
+        plan.misfits.iter().filter(|misfit| misfit.is_fatal).map(ToString::to_string).collect();
+    if fatal.is_empty() { Ok(()) } else { bail!("this machine does not fit:\n  {}", fatal.join("\n  ")) }
+}
+
+fn open_queues(config: &Config) -> Result<Vec<Box<dyn PacketQueue>>> {
+    let mut queues: Vec<Box<dyn PacketQueue>> = Vec::new();
+    for number in config.queue.first..config.queue.first + workers(config) {
+        let queue = NfqQueue::open(number, config.queue.length).with_context(|| {
+            format!("cannot bind queue {number} (needs root; another program may have it, see `first` under [queue])")
+        })?;
+        queues.push(Box::new(queue));
+    }
+    Ok(queues)
+}
+
+fn deciding(config: &Config, plan: &Plan, observed: &Observed, rules: &Arc<RuleSet>) -> Deciding {
+    let index = |lan: &String| observed.link(lan).map_or(0, |link| link.index);
+    Deciding {
+        snapshot: Snapshot {
+            rules: Arc::clone(rules),
+            board: Board {
+                usable_v4: plan.usable(Family::V4),
+                usable_v6: plan.usable(Family::V6),
+                weights: config.uplinks.iter().map(|uplink| uplink.weight).collect(),
+            },
+        },
+        lan: config.lan.iter().map(index).collect(),
+        marks: config.marks.clone(),
+    }
+}
+
+/// Status is answered by the socket's own thread; a reload is the main thread's.
+fn serve_control(
+    run: &RunDirectory,
+    reporter: &Arc<Reporter>,
+    reload: mpsc::Sender<reply::SyncSender<Response>>,
+) -> Result<Serving> {
+    let reporter = Arc::clone(reporter);
+    let server = Server::bind(&run.socket())?;
+    Ok(server.serve(move |request| match request {
+        Request::Status => Response::Status(Box::new(reporter.status())),
+        Request::Reload => {
+            let (answer, answered) = reply::sync_channel(1);
+            let sent = reload.try_send(answer).is_ok();
+            let response = if sent { answered.recv_timeout(RELOAD).ok() } else { None };
+            response.unwrap_or_else(|| Response::Failed { message: "the daemon is busy".into() })
+        }
+    })?)
+}
+
+fn refused(error: &anyhow::Error) -> Response {
+    tracing::error!("nothing was changed: {error:#}");
+    Response::Failed { message: format!("{error:#}") }
+}

@@ -61,15 +61,11 @@ fn a_program_of_ours_runs_as_root_and_its_exit_code_comes_back() {
         Err(skip) => return skip.announce(),
     };
     let ourselves = env::current_exe().expect("a test program knows its path");
-    let outcome = emulator.program(&ourselves, "/bin/scenario").run(
-        "scenario --quiet --ignored --exact --nocapture says_who_runs_it && exit 7",
-        TIME_LIMIT,
-    );
+    let outcome = emulator
+        .program(&ourselves, "/bin/scenario")
+        .run("scenario --quiet --ignored --exact --nocapture says_who_runs_it && exit 7", TIME_LIMIT);
     assert_eq!(outcome.exit_code, Some(7), "{outcome}");
-    assert!(
-        outcome.output.contains("user 0 of host emulator\n"),
-        "{outcome}"
-    );
+    assert!(outcome.output.contains("user 0 of host emulator\n"), "{outcome}");
 }
 
 #[test]
@@ -91,10 +87,7 @@ fn statically_linked_builds_are_static_and_run() {
     let outcome = emulator
         .program(&wansplit, "/bin/wansplit")
         .program(&scenario, "/bin/scenario")
-        .run(
-            "wansplit --version; scenario --ignored --exact says_who_runs_it",
-            TIME_LIMIT,
-        );
+        .run("wansplit --version; scenario --ignored --exact says_who_runs_it", TIME_LIMIT);
     outcome.expect_success();
 }
 
@@ -105,10 +98,7 @@ fn the_time_limit_stops_the_machine() {
         Err(skip) => return skip.announce(),
     };
     let outcome = emulator.run("sleep 600", Duration::from_secs(4));
-    assert!(
-        outcome.timed_out && outcome.exit_code.is_none(),
-        "{outcome}"
-    );
+    assert!(outcome.timed_out && outcome.exit_code.is_none(), "{outcome}");
 }
 
 #[test]
@@ -118,14 +108,8 @@ fn a_kernel_panic_ends_the_run_and_shows_in_the_report() {
         Err(skip) => return skip.announce(),
     };
     let outcome = emulator.run("echo c > /proc/sysrq-trigger; sleep 600", TIME_LIMIT);
-    assert!(
-        !outcome.timed_out && outcome.exit_code.is_none(),
-        "{outcome}"
-    );
-    assert!(
-        outcome.to_string().contains("the kernel panicked"),
-        "{outcome}"
-    );
+    assert!(!outcome.timed_out && outcome.exit_code.is_none(), "{outcome}");
+    assert!(outcome.to_string().contains("the kernel panicked"), "{outcome}");
 }
 
 fn router() -> Result<Emulator, Skip> {

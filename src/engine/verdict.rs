@@ -96,6 +96,25 @@ impl Reason {
     }
 }
 
+impl Reason {
+    /// What it means, for people, without the particulars of one decision.
+    #[must_use]
+    pub fn describe(self) -> &'static str {
+        match self {
+            Reason::RuleMatched => "a rule matched",
+            Reason::NoRule => "no rule matched: weighted round-robin",
+            Reason::AnyAfterRule => "a rule matched, none of its uplinks is usable: any other",
+            Reason::DroppedByRule => "a rule matched, none of its uplinks is usable: dropped",
+            Reason::Remembered => "a further first packet of a flow just decided",
+            Reason::Stale => "waited too long: the kernel's choice stands",
+            Reason::Unparsable => "cannot be read: the kernel's choice stands",
+            Reason::Fragment => "a fragment: the kernel's choice stands",
+            Reason::NoUplink => "no uplink is usable: the kernel's choice stands",
+            Reason::TableFull => "too many new flows: the kernel's choice stands",
+        }
+    }
+}
+
 impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())

@@ -225,7 +225,10 @@ fn loaded_tables(flavour: Flavour, family: Family) -> Vec<Table> {
 }
 
 /// What a program prints; nothing where it is missing or says that the thing does not exist.
-fn listing(program: &str, arguments: &[&str]) -> Result<String, Error> {
+///
+/// # Errors
+/// When it is there and cannot be run.
+pub fn listing(program: &str, arguments: &[&str]) -> Result<String, Error> {
     match Command::new(program).args(arguments).stdin(Stdio::null()).output() {
         Ok(output) => Ok(String::from_utf8_lossy(&output.stdout).into_owned()),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(String::new()),

@@ -3,8 +3,10 @@
 mod attributes;
 pub mod clock;
 pub mod conntrack;
+pub mod device_counters;
 pub mod firewall;
 pub mod gate;
+pub mod guard;
 pub mod leases;
 pub mod links;
 pub mod netlink;

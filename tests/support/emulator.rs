@@ -182,8 +182,7 @@ impl Emulator {
     /// for by itself, like `nf_conntrack_ftp`, and those whose sysctls a
     /// command sets first, like `nf_conntrack`. Built-in ones may be named.
     pub fn modules(mut self, names: &[&str]) -> Emulator {
-        self.modules_to_load
-            .extend(names.iter().map(ToString::to_string));
+        self.modules_to_load.extend(names.iter().map(ToString::to_string));
         self
     }
 
@@ -199,24 +198,19 @@ impl Emulator {
     fn with_base_system(mut self) -> Result<Emulator, Skip> {
         let busybox = find_tool("busybox", "busybox-static")?;
         if !libraries::is_static(&busybox) {
-            return Err(Skip::because(
-                "busybox is not static: install busybox-static",
-            ));
+            return Err(Skip::because("busybox is not static: install busybox-static"));
         }
         for applet in libraries::output_of(&busybox, ["--list"]).lines() {
-            self.archive
-                .symlink(&format!("/bin/{applet}"), "/bin/busybox");
+            self.archive.symlink(&format!("/bin/{applet}"), "/bin/busybox");
         }
         // One of the applets is called busybox.
         self.add_program(&busybox, "/bin/busybox");
         // Busybox's shell prefers its applets to the tools in PATH.
         self.add_program(&find_tool("dash", "dash")?, "/bin/sh");
         self.archive.symlink("/sbin/modprobe", "/bin/busybox");
-        self.archive
-            .file("/init", 0o755, include_bytes!("emulator/init.sh").to_vec());
+        self.archive.file("/init", 0o755, include_bytes!("emulator/init.sh").to_vec());
         for (destination, contents) in SYSTEM_FILES {
-            self.archive
-                .file(destination, 0o644, contents.as_bytes().to_vec());
+            self.archive.file(destination, 0o644, contents.as_bytes().to_vec());
         }
         Ok(self)
     }
@@ -224,8 +218,7 @@ impl Emulator {
     fn add_program(&mut self, source: &Path, destination: &str) {
         self.archive.file(destination, 0o755, read(source));
         for library in libraries::of(&[source]) {
-            self.archive
-                .file(&library.to_string_lossy(), 0o755, read(&library));
+            self.archive.file(&library.to_string_lossy(), 0o755, read(&library));
         }
     }
 
@@ -235,55 +228,35 @@ impl Emulator {
         let Ok(entries) = fs::read_dir(directory) else {
             return;
         };
-        let files: Vec<PathBuf> = entries
-            .flatten()
-            .map(|entry| entry.path())
-            .filter(|path| path.is_file())
-            .collect();
+        let files: Vec<PathBuf> =
+            entries.flatten().map(|entry| entry.path()).filter(|path| path.is_file()).collect();
         let plugins: Vec<&Path> = files
             .iter()
             .map(PathBuf::as_path)
             .filter(|path| path.extension() == Some(OsStr::new("so")))
             .collect();
         for path in files.iter().cloned().chain(libraries::of(&plugins)) {
-            self.archive
-                .file(&path.to_string_lossy(), 0o755, read(&path));
+            self.archive.file(&path.to_string_lossy(), 0o755, read(&path));
         }
     }
 
     fn add_modules(&self, archive: &mut Archive) {
         let mut wanted = self.module_tree.matching(MODULES_AT_HAND);
         for name in &self.modules_to_load {
-            assert!(
-                self.module_tree.has(name),
-                "the emulated kernel has no module {name}"
-            );
+            assert!(self.module_tree.has(name), "the emulated kernel has no module {name}");
             wanted.push(name.clone());
         }
         self.module_tree.add_to(archive, &wanted);
-        archive.file(
-            "/emulator/modules",
-            0o644,
-            self.modules_to_load.join(" ").into_bytes(),
-        );
+        archive.file("/emulator/modules", 0o644, self.modules_to_load.join(" ").into_bytes());
     }
 }
 
 /// What the C library and the tools look up. Like Debian's, but short.
 const SYSTEM_FILES: &[(&str, &str)] = &[
-    (
-        "/etc/passwd",
-        "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/false\n",
-    ),
+    ("/etc/passwd", "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/false\n"),
     ("/etc/group", "root:x:0:\nnogroup:x:65534:\n"),
-    (
-        "/etc/hosts",
-        "127.0.0.1 localhost emulator\n::1 localhost\n",
-    ),
-    (
-        "/etc/nsswitch.conf",
-        "passwd: files\ngroup: files\nhosts: files dns\n",
-    ),
+    ("/etc/hosts", "127.0.0.1 localhost emulator\n::1 localhost\n"),
+    ("/etc/nsswitch.conf", "passwd: files\ngroup: files\nhosts: files dns\n"),
     (
         "/etc/protocols",
         "ip 0 IP\nicmp 1 ICMP\ntcp 6 TCP\nudp 17 UDP\ngre 47 GRE\nipv6-icmp 58 IPv6-ICMP\n\
@@ -299,12 +272,7 @@ fn companions(tool: &str) -> &'static [&'static str] {
             &["/usr/lib/x86_64-linux-gnu/xtables"]
         }
         "ip" => &["/etc/iproute2", "/usr/share/iproute2"],
-        "tc" => &[
-            "/etc/iproute2",
-            "/usr/share/iproute2",
-            "/usr/lib/tc",
-            "/usr/lib/x86_64-linux-gnu/tc",
-        ],
+        "tc" => &["/etc/iproute2", "/usr/share/iproute2", "/usr/lib/tc", "/usr/lib/x86_64-linux-gnu/tc"],
         _ => &[],
     }
 }
@@ -323,16 +291,14 @@ fn read(path: &Path) -> Vec<u8> {
 
 impl Skip {
     fn because(reason: impl Into<String>) -> Skip {
-        Skip {
-            reason: reason.into(),
-        }
+        Skip { reason: reason.into() }
     }
 
     /// Says on the terminal, past the test runner's capture, that a test did
     /// not run. With `CI=true` on Debian, where it has to run, fails it.
     pub fn announce(&self) {
-        let must_run = env::var("CI").is_ok_and(|ci| ci == "true")
-            && Path::new("/etc/debian_version").exists();
+        let must_run =
+            env::var("CI").is_ok_and(|ci| ci == "true") && Path::new("/etc/debian_version").exists();
         assert!(!must_run, "cannot skip in CI: {self}");
         // A closed standard error leaves nobody to tell.
         let _ = writeln!(io::stderr(), "SKIPPED: {self}");

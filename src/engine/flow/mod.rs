@@ -102,6 +102,27 @@ pub struct Facts {
     pub when: LocalTime,
 }
 
+/// The name of a common IP protocol (IANA), or its number.
+#[must_use]
+pub fn protocol_name(protocol: u8) -> std::borrow::Cow<'static, str> {
+    match protocol {
+        1 => "icmp".into(),
+        2 => "igmp".into(),
+        4 => "ipip".into(),
+        6 => "tcp".into(),
+        17 => "udp".into(),
+        33 => "dccp".into(),
+        41 => "ipv6".into(),
+        47 => "gre".into(),
+        50 => "esp".into(),
+        51 => "ah".into(),
+        58 => "icmpv6".into(),
+        132 => "sctp".into(),
+        136 => "udplite".into(),
+        number => format!("protocol-{number}").into(),
+    }
+}
+
 impl std::fmt::Display for Mac {
     fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let [a, b, c, d, e, f] = self.0;

@@ -12,9 +12,7 @@ use std::rc::Rc;
 const MERGED_DIRECTORIES: &[&str] = &["bin", "lib", "lib64", "sbin"];
 
 /// Directories that a file system or a tool expects to find.
-const EMPTY_DIRECTORIES: &[&str] = &[
-    "dev", "etc", "mnt", "proc", "run", "sys", "tmp", "usr", "var",
-];
+const EMPTY_DIRECTORIES: &[&str] = &["dev", "etc", "mnt", "proc", "run", "sys", "tmp", "usr", "var"];
 
 const DIRECTORY: u32 = 0o040_755;
 const REGULAR_FILE: u32 = 0o100_000;
@@ -45,11 +43,7 @@ impl Archive {
     /// Writes directories before what is in them, as the kernel needs it.
     pub fn write(&self, output: &mut impl Write) -> io::Result<()> {
         let mut all = self.skeleton();
-        all.extend(
-            self.entries
-                .iter()
-                .map(|(name, entry)| (name.as_str(), entry.clone())),
-        );
+        all.extend(self.entries.iter().map(|(name, entry)| (name.as_str(), entry.clone())));
         for (number, (name, entry)) in all.iter().enumerate() {
             write_entry(output, number, name, entry)?;
         }
@@ -57,8 +51,7 @@ impl Archive {
     }
 
     fn insert(&mut self, name: &str, mode: u32, contents: &[u8]) {
-        self.entries
-            .insert(merged(name), Entry::new(mode, contents));
+        self.entries.insert(merged(name), Entry::new(mode, contents));
     }
 
     /// The links of a merged `/usr`, and every directory that holds something.
@@ -67,14 +60,8 @@ impl Archive {
         for &name in MERGED_DIRECTORIES {
             skeleton.insert(name, Entry::new(SYMLINK, format!("usr/{name}").as_bytes()));
         }
-        let parents = self
-            .entries
-            .keys()
-            .flat_map(|name| Path::new(name).ancestors().skip(1));
-        for name in parents
-            .filter_map(Path::to_str)
-            .chain(EMPTY_DIRECTORIES.iter().copied())
-        {
+        let parents = self.entries.keys().flat_map(|name| Path::new(name).ancestors().skip(1));
+        for name in parents.filter_map(Path::to_str).chain(EMPTY_DIRECTORIES.iter().copied()) {
             if !name.is_empty() {
                 skeleton.insert(name, Entry::new(DIRECTORY, &[]));
             }
@@ -85,29 +72,17 @@ impl Archive {
 
 impl Entry {
     fn new(mode: u32, contents: &[u8]) -> Entry {
-        Entry {
-            mode,
-            contents: contents.into(),
-        }
+        Entry { mode, contents: contents.into() }
     }
 }
 
 fn merged(name: &str) -> String {
     let name = name.trim_start_matches('/');
     let first = name.split('/').next().unwrap_or(name);
-    if MERGED_DIRECTORIES.contains(&first) {
-        format!("usr/{name}")
-    } else {
-        name.to_string()
-    }
+    if MERGED_DIRECTORIES.contains(&first) { format!("usr/{name}") } else { name.to_string() }
 }
 
-fn write_entry(
-    output: &mut impl Write,
-    number: usize,
-    name: &str,
-    entry: &Entry,
-) -> io::Result<()> {
+fn write_entry(output: &mut impl Write, number: usize, name: &str, entry: &Entry) -> io::Result<()> {
     const HEADER_LENGTH: usize = 6 + 13 * 8;
     let name_length = name.len() + 1;
     write!(

@@ -11,10 +11,7 @@ pub fn of(programs: &[&Path]) -> BTreeSet<PathBuf> {
     if programs.is_empty() {
         return BTreeSet::new();
     }
-    output_of(Path::new("ldd"), programs)
-        .lines()
-        .filter_map(library_of_line)
-        .collect()
+    output_of(Path::new("ldd"), programs).lines().filter_map(library_of_line).collect()
 }
 
 /// Whether a program runs without a dynamic loader.
@@ -24,10 +21,7 @@ pub fn is_static(program: &Path) -> bool {
 
 /// Standard output of a host program. Its exit code is of no interest: `ldd`
 /// fails when given a static program.
-pub fn output_of<A: AsRef<OsStr>>(
-    program: &Path,
-    arguments: impl IntoIterator<Item = A>,
-) -> String {
+pub fn output_of<A: AsRef<OsStr>>(program: &Path, arguments: impl IntoIterator<Item = A>) -> String {
     let output = Command::new(program)
         .args(arguments)
         .output()

@@ -77,11 +77,7 @@ impl fmt::Display for Outcome {
             None => "the machine went down before the command ended".to_string(),
         };
         let seconds = self.took.as_secs_f32();
-        writeln!(
-            formatter,
-            "{how} after {seconds:.1} s, at boot {}",
-            self.boots
-        )?;
+        writeln!(formatter, "{how} after {seconds:.1} s, at boot {}", self.boots)?;
         writeln!(formatter, "--- console\n{}", last_lines(&self.console))?;
         writeln!(formatter, "--- output\n{}", last_lines(&self.output))
     }

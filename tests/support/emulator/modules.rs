@@ -38,10 +38,7 @@ impl ModuleTree {
         Ok(ModuleTree {
             release: release.file_name().to_string_lossy().into_owned(),
             paths,
-            builtin: builtin
-                .lines()
-                .filter_map(|line| module_name(Path::new(line)))
-                .collect(),
+            builtin: builtin.lines().filter_map(|line| module_name(Path::new(line))).collect(),
         })
     }
 
@@ -53,18 +50,12 @@ impl ModuleTree {
     /// beginning of one and a star.
     pub fn matching(&self, patterns: &[&str]) -> Vec<String> {
         let matches = |name: &str| {
-            patterns
-                .iter()
-                .any(|pattern| match pattern.strip_suffix('*') {
-                    Some(beginning) => name.starts_with(beginning),
-                    None => name == *pattern,
-                })
+            patterns.iter().any(|pattern| match pattern.strip_suffix('*') {
+                Some(beginning) => name.starts_with(beginning),
+                None => name == *pattern,
+            })
         };
-        self.paths
-            .keys()
-            .filter(|name| matches(name))
-            .cloned()
-            .collect()
+        self.paths.keys().filter(|name| matches(name)).cloned().collect()
     }
 
     /// Adds modules, those they need, and the tables `modprobe` reads.
@@ -79,11 +70,7 @@ impl ModuleTree {
             }
         }
         let directory = format!("/lib/modules/{}", self.release);
-        archive.file(
-            &format!("{directory}/modules.dep"),
-            0o644,
-            dependencies.into(),
-        );
+        archive.file(&format!("{directory}/modules.dep"), 0o644, dependencies.into());
         archive.file(&format!("{directory}/modules.alias"), 0o644, aliases.into());
         for (name, module) in modules {
             archive.file(&format!("{directory}/{name}.ko"), 0o644, module.contents);
@@ -115,16 +102,9 @@ impl ModuleTree {
             let before = value.split("post:").next().unwrap_or_default();
             names(before.trim_start_matches("pre:").split_whitespace())
         });
-        let needs = depends
-            .chain(before)
-            .filter(|name| self.paths.contains_key(name))
-            .collect();
+        let needs = depends.chain(before).filter(|name| self.paths.contains_key(name)).collect();
         let aliases = modinfo(&contents, "alias").map(str::to_string).collect();
-        Module {
-            needs,
-            aliases,
-            contents,
-        }
+        Module { needs, aliases, contents }
     }
 }
 
@@ -133,11 +113,7 @@ impl ModuleTree {
 fn dependency_line(name: &str, modules: &BTreeMap<String, Module>) -> String {
     let mut load_order = Vec::new();
     append_needs(name, modules, &mut load_order);
-    let needs: String = load_order
-        .iter()
-        .rev()
-        .map(|need| format!(" {need}.ko"))
-        .collect();
+    let needs: String = load_order.iter().rev().map(|need| format!(" {need}.ko")).collect();
     format!("{name}.ko:{needs}\n")
 }
 
@@ -170,9 +146,7 @@ fn module_name(path: &Path) -> Option<String> {
 }
 
 fn names<'a>(list: impl Iterator<Item = &'a str>) -> Vec<String> {
-    list.filter(|name| !name.is_empty())
-        .map(|name| name.replace('-', "_"))
-        .collect()
+    list.filter(|name| !name.is_empty()).map(|name| name.replace('-', "_")).collect()
 }
 
 /// The values of a key in a module's `.modinfo`.
@@ -198,19 +172,12 @@ fn elf_section<'a>(file: &'a [u8], name: &[u8]) -> Option<&'a [u8]> {
         .filter_map(header)
         .find(|header| {
             let name_at = number(header, 0, 4);
-            name_at
-                .and_then(|start| names.get(start..))
-                .is_some_and(|rest| rest.starts_with(name))
+            name_at.and_then(|start| names.get(start..)).is_some_and(|rest| rest.starts_with(name))
         })
         .and_then(contents)
 }
 
 fn number(bytes: &[u8], offset: usize, size: usize) -> Option<usize> {
     let little_endian = bytes.get(offset..offset + size)?;
-    Some(
-        little_endian
-            .iter()
-            .rev()
-            .fold(0, |number, &byte| number << 8 | usize::from(byte)),
-    )
+    Some(little_endian.iter().rev().fold(0, |number, &byte| number << 8 | usize::from(byte)))
 }

@@ -27,13 +27,7 @@ pub fn test_program(name: &str) -> PathBuf {
 fn build(arguments: &[&str]) -> PathBuf {
     let output = Command::new(env!("CARGO"))
         .args(arguments)
-        .args([
-            "--target",
-            "x86_64-unknown-linux-gnu",
-            "--message-format",
-            "json",
-            "--quiet",
-        ])
+        .args(["--target", "x86_64-unknown-linux-gnu", "--message-format", "json", "--quiet"])
         .args(["--target-dir", "target/static"])
         .current_dir(Path::new(env!("CARGO_MANIFEST_DIR")))
         .env("CARGO_ENCODED_RUSTFLAGS", "-Ctarget-feature=+crt-static")
@@ -48,11 +42,7 @@ fn build(arguments: &[&str]) -> PathBuf {
         .filter_map(executable_of_message)
         .next_back()
         .unwrap_or_else(|| panic!("cargo {arguments:?} named no executable"));
-    assert!(
-        libraries::is_static(&executable),
-        "{} is not static",
-        executable.display()
-    );
+    assert!(libraries::is_static(&executable), "{} is not static", executable.display());
     executable
 }
 

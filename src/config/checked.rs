@@ -1,0 +1,220 @@
+//! The checked configuration: every name resolved, every default filled in, every limit kept.
+
+use std::net::IpAddr;
+use std::ops::RangeInclusive;
+
+use ipnet::{IpNet, Ipv6Net};
+
+use crate::engine::packet::Family;
+use crate::engine::rule::model::Rule;
+use crate::engine::uplink::{UplinkId, UplinkSet};
+use crate::engine::verdict::Marks;
+
+/// A whole checked configuration: every name resolved, every default filled in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Config {
+    /// Names of the LAN's interfaces; [`crate::engine::flow::LanId`] counts them.
+    pub lan: Vec<String>,
+    /// The uplinks; [`UplinkId`] counts them.
+    pub uplinks: Vec<Uplink>,
+    /// Port forwards.
+    pub forwards: Vec<Forward>,
+    /// The rules of all rule files, in order.
+    pub rules: Vec<Rule>,
+    /// Firewall backend.
+    pub backend: BackendChoice,
+    /// The queues to user space.
+    pub queue: Queue,
+    /// Mark bits, and each uplink's value.
+    pub marks: Marks,
+    /// Tables and rules.
+    pub routing: Routing,
+    /// What is never balanced.
+    pub bypass: Bypass,
+    /// Whether packets from uplinks to the LAN are kept out.
+    pub guard: Guard,
+    /// Connection helpers to attach.
+    pub helpers: Vec<Helper>,
+}
+
+/// One internet line.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Uplink {
+    /// Its number.
+    pub id: UplinkId,
+    /// What people call it.
+    pub name: String,
+    /// The kernel's device.
+    pub interface: String,
+    /// Share of new flows, 1 to 255.
+    pub weight: u8,
+    /// The next hop for IPv4.
+    pub gateway_v4: Gateway,
+    /// The next hop for IPv6.
+    pub gateway_v6: Gateway,
+    /// Source translation for IPv4.
+    pub source_v4: Source,
+    /// Source translation for IPv6.
+    pub source_v6: Source,
+    /// Number of its routing table.
+    pub table: u32,
+    /// Clamping of the TCP maximum segment size.
+    pub mss: Mss,
+    /// The device may be missing at start (PPP, a tunnel); it is used once it appears.
+    pub optional: bool,
+}
+
+impl Uplink {
+    /// The next hop of one family.
+    #[must_use]
+    pub fn gateway(&self, family: Family) -> &Gateway {
+        match family {
+            Family::V4 => &self.gateway_v4,
+            Family::V6 => &self.gateway_v6,
+        }
+    }
+
+    /// The source translation of one family.
+    #[must_use]
+    pub fn source(&self, family: Family) -> &Source {
+        match family {
+            Family::V4 => &self.source_v4,
+            Family::V6 => &self.source_v6,
+        }
+    }
+}
+
+/// The next hop of an uplink in one family.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Gateway {
+    /// From the routing table, a DHCP lease or the point-to-point peer; none found: the family is not used.
+    Auto,
+    /// This router.
+    Address(IpAddr),
+    /// The family is not used on this uplink (the other family's gateway was given alone).
+    Unused,
+}
+
+/// What becomes of the source address of flows that leave by an uplink.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Source {
+    /// The interface's address at the time.
+    Masquerade,
+    /// This address.
+    Address(IpAddr),
+    /// Untouched (except that of the router's own flows that had another uplink's).
+    Untouched,
+    /// The prefix is replaced, the rest kept (stateful RFC 6296-like translation).
+    Prefix(Ipv6Net),
+}
+
+/// TCP maximum segment size on an uplink.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mss {
+    /// What fits the interface's MTU.
+    Auto,
+    /// This many bytes for IPv4 (IPv6: 20 less).
+    Bytes(u16),
+    /// Untouched.
+    Off,
+}
+
+/// A service behind the router, reachable from outside.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Forward {
+    /// What people call it.
+    pub name: String,
+    /// IP protocols, TCP (6) and UDP (17), or both.
+    pub protocols: Vec<u8>,
+    /// Ports outside.
+    pub ports: RangeInclusive<u16>,
+    /// Hosts inside, at most one of each family.
+    pub to: Vec<IpAddr>,
+    /// First port inside; `None`: the same as outside.
+    pub to_port: Option<u16>,
+    /// The uplinks it listens on.
+    pub uplinks: UplinkSet,
+    /// Reachable from the LAN by the uplinks' addresses too.
+    pub hairpin: bool,
+}
+
+/// Firewall backend, as asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum BackendChoice {
+    /// The first that works of nft, iptables-nft, iptables-legacy.
+    #[default]
+    Auto,
+    /// nftables.
+    Nft,
+    /// `iptables-nft` and `ip6tables-nft`.
+    IptablesNft,
+    /// `iptables-legacy` and `ip6tables-legacy`.
+    IptablesLegacy,
+}
+
+/// The queues to user space.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Queue {
+    /// Number of the first.
+    pub first: u16,
+    /// How many worker threads, one queue each; `None`: one per core.
+    pub workers: Option<u16>,
+    /// Most new packets per second that go to user space; those above keep the kernel's choice.
+    pub limit: u32,
+    /// Packets that may wait in one queue.
+    pub length: u32,
+}
+
+/// Tables and rules.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Routing {
+    /// The own-traffic table; uplinks' tables follow unless they name theirs.
+    pub first_table: u32,
+    /// Priority of the first of our rules.
+    pub first_priority: u32,
+    /// How the router's own new flows are routed.
+    pub router: RouterTraffic,
+}
+
+/// How the router's own new flows are routed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RouterTraffic {
+    /// Weighted over all usable uplinks.
+    Multipath,
+    /// By this uplink while it has a route, else over the others.
+    Uplink(UplinkId),
+    /// By the rules, like the LAN's.
+    Rules,
+}
+
+/// What is never balanced: it goes as the main table says.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Bypass {
+    /// Destination nets.
+    pub destinations: Vec<IpNet>,
+    /// Source nets.
+    pub clients: Vec<IpNet>,
+}
+
+/// Whether packets from uplinks to the LAN are kept out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Guard {
+    /// Only answers, related packets and port forwards get in.
+    On,
+    /// A warning at start where nothing keeps them out.
+    #[default]
+    Warn,
+    /// No check.
+    Off,
+}
+
+/// A connection helper of the kernel, attached to the port its protocol uses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Helper {
+    /// The kernel's name for it: "ftp", "sip" ...
+    pub name: &'static str,
+    /// IP protocol number.
+    pub protocol: u8,
+    /// Its well-known port.
+    pub port: u16,
+}

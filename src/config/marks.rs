@@ -1,0 +1,112 @@
+//! `[marks]`: which bits are ours, and each uplink's value in them.
+
+use std::collections::HashMap;
+
+use toml::Spanned;
+
+use super::reader::{Fault, Read, Section, Value};
+use super::uplinks::Written;
+use super::values::bits;
+use crate::engine::verdict::Marks;
+
+/// Room for 255 uplinks in the lowest byte, which most other software leaves alone.
+const DEFAULT_MASK: u32 = 0xff;
+
+/// Reads the mask and the flag bit, and gives every uplink its value.
+pub(super) fn read(section: Section, uplinks: &[Written]) -> Marks {
+    let absent = section.value("mask").is_none();
+    let written = section.optional("mask", bits);
+    let mask = written.or(absent.then(|| Spanned::new(section.span(), DEFAULT_MASK)));
+    // A mask that was refused: nothing can be said about the rest.
+    let mask = mask.unwrap_or(Spanned::new(section.span(), u32::MAX >> 1));
+    let marks = Marks {
+        mask: *mask.get_ref(),
+        decided: decided(&section, &mask),
+        values: values(&section, &mask, uplinks),
+    };
+    section.finish();
+    marks
+}
+
+/// The flag bit: as written, or the first free one above the mask, or else below its highest bit.
+fn decided(section: &Section, mask: &Spanned<u32>) -> u32 {
+    let bits = *mask.get_ref();
+    let highest = bits.ilog2();
+    let free = (highest + 1..32).chain((0..highest).rev()).map(|bit| 1 << bit).find(|bit| bits & bit == 0);
+    if free.is_none() {
+        let hint = "expected at least one bit left for `marks.decided`";
+        section.report().error(mask.span(), "the mask takes all 32 bits", hint);
+    }
+    section.or("decided", free.unwrap_or_default(), |value| flag_bit(value, bits))
+}
+
+fn flag_bit(value: &Value, mask: u32) -> Read<u32> {
+    let expected = || Fault::NotA("one single bit outside the mask, like \"0x100\"".to_owned());
+    let bit = bits(value).map_err(|_| expected())?;
+    if bit.is_power_of_two() && bit & mask == 0 { Ok(bit) } else { Err(expected()) }
+}
+
+/// The value of each uplink: its own number or its position, counted from 1, moved into the mask.
+fn values(section: &Section, mask: &Spanned<u32>, uplinks: &[Written]) -> Vec<u32> {
+    let most = u32::MAX >> mask.get_ref().count_zeros();
+    if uplinks.len() > most as usize {
+        let hint = format!("expected more bits, there are {} uplinks", uplinks.len());
+        section.report().error(mask.span(), format!("the mask has room for {most} uplinks only"), hint);
+    }
+    for mark in uplinks.iter().flat_map(|uplink| &uplink.mark).filter(|mark| *mark.get_ref() > most) {
+        let message = format!("mark {} does not fit into the mask", mark.get_ref());
+        section.report().error(mark.span(), message, format!("expected a number from 1 to {most}"));
+    }
+    let numbers: Vec<u32> = (1..).zip(uplinks).map(|(position, uplink)| number(position, uplink)).collect();
+    report_collisions(section, &numbers, uplinks);
+    numbers.into_iter().map(|number| deposit(number, *mask.get_ref())).collect()
+}
+
+fn number(position: u32, uplink: &Written) -> u32 {
+    uplink.mark.as_ref().map_or(position, |mark| *mark.get_ref())
+}
+
+/// Two uplinks with one number: the place is the later number that was written out.
+fn report_collisions(section: &Section, numbers: &[u32], uplinks: &[Written]) {
+    let mut first: HashMap<u32, &Written> = HashMap::new();
+    for (&number, uplink) in numbers.iter().zip(uplinks) {
+        let Some(other) = first.insert(number, uplink) else { continue };
+        let Some((mark, label)) = uplink
+            .mark
+            .as_ref()
+            .map(|mark| (mark, other.label()))
+            .or_else(|| other.mark.as_ref().map(|mark| (mark, uplink.label())))
+        else {
+            continue;
+        };
+        let message = format!("mark {number} belongs to uplink {label} already");
+        section.report().error(
+            mark.span(),
+            message,
+            "expected another number (default: the uplink's position)",
+        );
+    }
+}
+
+/// The bits of `number`, from the lowest, put where `mask` has ones, from the lowest. For a mask without
+/// gaps this is a shift.
+fn deposit(number: u32, mask: u32) -> u32 {
+    let places = (0..32).filter(|bit| mask >> bit & 1 == 1);
+    (0..32).zip(places).fold(0, |bits, (bit, place)| bits | (number >> bit & 1) << place)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::deposit;
+
+    #[test]
+    fn a_mask_without_gaps_shifts_the_number() {
+        assert_eq!(deposit(5, 0xff00), 0x500);
+    }
+
+    #[test]
+    fn a_mask_with_gaps_spreads_the_number() {
+        assert_eq!(deposit(0b111, 0b1010_0100), 0b1010_0100);
+        assert_eq!(deposit(0b101, 0b1010_0100), 0b1000_0100);
+    }
+}

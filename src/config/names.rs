@@ -1,0 +1,104 @@
+//! The names that one part of the configuration defines and others use: uplinks and LAN interfaces.
+
+use std::collections::HashMap;
+use std::fmt::Display;
+
+use toml::Spanned;
+
+use super::Config;
+use super::reader::{Fault, Read, Report, Value, quoted, suggestion};
+use super::values::text;
+use crate::engine::flow::LanId;
+use crate::engine::uplink::UplinkId;
+
+/// Uplinks and LAN interfaces, by number.
+///
+/// `None` stands for an entry whose name could not be read. While there is one,
+/// or when the whole file could not be read, an unknown name is no fault of the
+/// one who uses it.
+#[derive(Default)]
+pub(super) struct Names {
+    /// Names and weights of the uplinks.
+    pub(super) uplinks: Vec<Option<(String, u8)>>,
+    /// Names of the LAN's interfaces.
+    pub(super) lan: Vec<String>,
+    /// Whether all of the LAN's interfaces could be read.
+    pub(super) lan_complete: bool,
+}
+
+impl Names {
+    /// The names of a checked configuration.
+    pub(super) fn of(config: &Config) -> Self {
+        let uplinks = config.uplinks.iter().map(|uplink| Some((uplink.name.clone(), uplink.weight)));
+        Names { uplinks: uplinks.collect(), lan: config.lan.clone(), lan_complete: true }
+    }
+
+    /// All uplinks.
+    pub(super) fn all(&self) -> impl Iterator<Item = UplinkId> {
+        (0..=u8::MAX).take(self.uplinks.len()).map(UplinkId)
+    }
+
+    /// An uplink's own weight.
+    pub(super) fn weight(&self, uplink: UplinkId) -> u8 {
+        self.uplinks.get(usize::from(uplink.0)).and_then(Option::as_ref).map_or(1, |(_, weight)| *weight)
+    }
+
+    /// The uplink that a value names.
+    pub(super) fn uplink(&self, value: &Value) -> Read<UplinkId> {
+        let wanted = text("the name of an uplink", |name| Some(name.to_owned()))(value)?;
+        let known = self.uplinks.iter().flatten().map(|(name, _)| name.as_str());
+        let named = |entry: &Option<(String, u8)>| entry.as_ref().is_some_and(|(name, _)| *name == wanted);
+        match self.all().zip(&self.uplinks).find(|(_, entry)| named(entry)) {
+            Some((uplink, _)) => Ok(uplink),
+            None if self.uplinks.is_empty() || self.uplinks.iter().any(Option::is_none) => {
+                Err(Fault::Elsewhere)
+            }
+            None => Err(unknown("uplink", &wanted, known)),
+        }
+    }
+
+    /// The LAN interface that a value names.
+    pub(super) fn lan(&self, value: &Value) -> Read<LanId> {
+        let wanted = text("the name of a LAN interface", |name| Some(name.to_owned()))(value)?;
+        match self.find_lan(&wanted) {
+            Some(lan) => Ok(lan),
+            None if !self.lan_complete => Err(Fault::Elsewhere),
+            None => Err(unknown("LAN interface", &wanted, self.lan.iter().map(String::as_str))),
+        }
+    }
+
+    /// The LAN interface of a name.
+    pub(super) fn find_lan(&self, wanted: &str) -> Option<LanId> {
+        (0..=u8::MAX).zip(&self.lan).find(|(_, name)| *name == wanted).map(|(number, _)| LanId(number))
+    }
+}
+
+fn unknown<'k>(what: &str, wanted: &str, known: impl Iterator<Item = &'k str> + Clone) -> Fault {
+    let message = format!("there is no {what} {}", quoted(wanted));
+    Fault::Because { message, hint: suggestion(wanted, known) }
+}
+
+/// Reports values that may be used only once.
+pub(super) struct Unique {
+    what: &'static str,
+    first: HashMap<String, String>,
+}
+
+impl Unique {
+    /// `what` names the values in messages: "rule name".
+    pub(super) fn new(what: &'static str) -> Self {
+        Unique { what, first: HashMap::new() }
+    }
+
+    /// Notes a value, and reports it if it was noted before. Whether it is new.
+    pub(super) fn note<T: Display>(&mut self, report: &Report, value: &Spanned<T>) -> bool {
+        let place = report.place(value.span().start);
+        let Some(first) = self.first.get(&value.get_ref().to_string()) else {
+            self.first.insert(value.get_ref().to_string(), place);
+            return true;
+        };
+        let message = format!("{} {} is used twice", self.what, quoted(&value.get_ref().to_string()));
+        report.error(value.span(), message, format!("first used at {first}"));
+        false
+    }
+}

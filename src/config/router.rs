@@ -1,0 +1,108 @@
+//! The main file → [`Config`], but for the rules.
+
+use toml::Spanned;
+
+use super::checked::{BackendChoice, Bypass, Config, Guard, Helper, Queue};
+use super::names::{Names, Unique};
+use super::reader::{Section, values_of};
+use super::values::{self, INTERFACE, interface, number, one_of, text};
+use super::{forwards, marks, routing, uplinks, words};
+
+/// Most LAN interfaces: [`crate::engine::flow::LanId`] is one byte.
+const MAX_LAN: usize = 256;
+/// Most worker threads.
+const MAX_WORKERS: u64 = 256;
+/// The last number the first queue may have, so that any number of workers has queues (numbers are 16 bits).
+const LAST_FIRST_QUEUE: u64 = (1 << 16) - MAX_WORKERS;
+
+const BACKENDS: &[(&str, BackendChoice)] = &[
+    ("auto", BackendChoice::Auto),
+    ("nft", BackendChoice::Nft),
+    ("iptables-nft", BackendChoice::IptablesNft),
+    ("iptables-legacy", BackendChoice::IptablesLegacy),
+];
+
+const GUARDS: &[(&str, Guard)] = &[("on", Guard::On), ("warn", Guard::Warn), ("off", Guard::Off)];
+
+/// The names that rules may use, and the configuration; parts that could not be read are missing from both.
+pub(super) fn read(root: Section) -> (Names, Config) {
+    directory(&root);
+    let (lan, lan_complete) = lan(root.section("lan"));
+    let written = uplinks::read(&root, &lan);
+    let names = Names { uplinks: written.iter().map(uplinks::Written::name).collect(), lan, lan_complete };
+    let (routing, tables) = routing::read(root.section("routing"), &written, &names);
+    let config = Config {
+        lan: names.lan.clone(),
+        uplinks: uplinks::checked(&written, &tables),
+        forwards: forwards::read(&root, &names),
+        rules: Vec::new(),
+        backend: root.or("backend", BackendChoice::default(), one_of(BACKENDS)),
+        queue: queue(root.section("queue")),
+        marks: marks::read(root.section("marks"), &written),
+        routing,
+        bypass: bypass(root.section("bypass")),
+        guard: root.or("guard", Guard::default(), one_of(GUARDS)),
+        helpers: helpers(&root),
+    };
+    root.finish();
+    (names, config)
+}
+
+/// The key `rules`: the directory of the rule files.
+pub(super) fn rules_directory(root: Section) -> String {
+    directory(&root)
+}
+
+fn directory(root: &Section) -> String {
+    let path = |path: &str| (!path.is_empty() && !path.contains('\0')).then(|| path.to_owned());
+    root.or("rules", "rules".to_owned(), text("the path of a directory", path))
+}
+
+/// The LAN's interfaces, and whether all could be read.
+fn lan(section: Section) -> (Vec<String>, bool) {
+    let before = section.report().count();
+    let interfaces = section.required_some("interfaces", INTERFACE, interface);
+    let mut unique = Unique::new("LAN interface");
+    for (place, interface) in interfaces.iter().enumerate() {
+        unique.note(section.report(), interface);
+        if place == MAX_LAN {
+            let hint = format!("expected at most {MAX_LAN}");
+            section.report().error(interface.span(), "too many LAN interfaces", hint);
+        }
+    }
+    let complete = section.report().count() == before;
+    section.finish();
+    (values_of(interfaces), complete)
+}
+
+fn queue(section: Section) -> Queue {
+    let queue = Queue {
+        first: section.or("first", 0, number(0..=LAST_FIRST_QUEUE)),
+        workers: section.optional("workers", number(1..=MAX_WORKERS)).map(Spanned::into_inner),
+        limit: section.or("limit", 50_000, number(1..=u64::from(u32::MAX))),
+        length: section.or("length", 8192, number(1..=1_000_000)),
+    };
+    section.finish();
+    queue
+}
+
+fn bypass(section: Section) -> Bypass {
+    let bypass = Bypass {
+        destinations: values_of(section.list("destinations", values::net)),
+        clients: values_of(section.list("clients", values::net)),
+    };
+    section.finish();
+    bypass
+}
+
+fn helpers(root: &Section) -> Vec<Helper> {
+    let named = root.list("helpers", |value| {
+        let helpers = one_of(words::HELPERS)(value)?;
+        Ok((value.get_ref().as_str().unwrap_or_default().to_owned(), helpers))
+    });
+    let mut unique = Unique::new("helper");
+    for helper in &named {
+        unique.note(root.report(), &Spanned::new(helper.span(), &helper.get_ref().0));
+    }
+    named.into_iter().flat_map(|helper| helper.into_inner().1).copied().collect()
+}

@@ -1,0 +1,302 @@
+//! Rule files: `[[rule]]` → [`Rule`], its examples tried on the spot.
+
+use std::ops::Range;
+
+use toml::Spanned;
+use toml::de::DeValue;
+
+use super::SourceFile;
+use super::example;
+use super::names::{Names, Unique};
+use super::problem::Problems;
+use super::reader::{Read, Report, Section, Value, quoted, read_file, values_of};
+use super::values::{self, TITLE, number, one_of, spelled, title, unknown_word};
+use super::words;
+use crate::engine::flow::Facts;
+use crate::engine::packet::Family;
+use crate::engine::rule::model::{Choice, HashKey, IcmpType, Matchers, Policy, Rule, WhenNone};
+use crate::engine::rule::naive;
+use crate::engine::uplink::UplinkId;
+
+/// Most rules of all files together: [`crate::engine::rule::model::RuleId`] has 16 bits.
+const MAX_RULES: usize = 1 << 16;
+
+const USE: &str = "the name of an uplink or { policy = ..., uplinks = [...] }";
+
+const NONE: &[(&str, WhenNone)] =
+    &[("next-rule", WhenNone::NextRule), ("any", WhenNone::Any), ("drop", WhenNone::Drop)];
+
+const POLICIES: &[(&str, Policy)] = &[
+    ("round-robin", Policy::RoundRobin),
+    ("ordered", Policy::Ordered),
+    ("hash", Policy::Hash(HashKey::Client)),
+];
+
+const HASH_KEYS: &[(&str, HashKey)] = &[
+    ("client", HashKey::Client),
+    ("destination", HashKey::Destination),
+    ("client+destination", HashKey::ClientDestination),
+    ("five-tuple", HashKey::FiveTuple),
+];
+
+/// A rule with what only its file knows.
+pub(super) struct Entry {
+    /// The rule.
+    pub(super) rule: Rule,
+    /// The place of its name.
+    pub(super) place: Range<usize>,
+    /// Flows it must match.
+    pub(super) examples: Vec<Spanned<Facts>>,
+}
+
+/// All rules of all files; those that were refused are missing.
+pub(super) fn read_files(files: &[SourceFile], names: &Names, problems: &mut Problems) -> Vec<Rule> {
+    let mut rules = Vec::new();
+    each(files, names, problems, |_, entry| rules.push(entry.rule));
+    rules
+}
+
+/// Hands over the rules of all files, one by one, in order.
+pub(super) fn each(
+    files: &[SourceFile],
+    names: &Names,
+    problems: &mut Problems,
+    mut take: impl FnMut(&Report, Entry),
+) {
+    let mut unique = Unique::new("rule name");
+    let mut count = 0;
+    for (order, file) in (1..).zip(files) {
+        read_file(order, file, problems, |root| {
+            for section in root.sections("rule") {
+                report_limit(&section, &mut count);
+                let report = section.report();
+                if let Some(entry) = entry(section, names, &mut unique) {
+                    take(report, entry);
+                }
+            }
+            root.finish();
+        });
+    }
+}
+
+fn report_limit(section: &Section, count: &mut usize) {
+    if *count == MAX_RULES {
+        section.report().error(section.span(), "too many rules", format!("expected at most {MAX_RULES}"));
+    }
+    *count += 1;
+}
+
+/// One rule; `None` if anything is wrong with it.
+fn entry(section: Section, names: &Names, unique: &mut Unique) -> Option<Entry> {
+    let report = section.report();
+    let before = report.count();
+    let name = section.required("name", TITLE, title);
+    if let Some(name) = &name {
+        unique.note(report, name);
+    }
+    let matches = matchers(section.section("match"), names, Kind::Match);
+    let not = matchers(section.section("not"), names, Kind::Not);
+    let choice = choice(&section, names);
+    let none = section.or("none", WhenNone::default(), one_of(NONE));
+    let (hits, misses) = examples(section.section("examples"), names);
+    section.finish();
+    let (name, choice) = (name?, choice?);
+    let (place, origin) = (name.span(), report.place(name.span().start));
+    let rule = Rule { name: name.into_inner(), origin, matches, not, choice, none };
+    // Examples of a half-read rule prove nothing.
+    if report.count() == before {
+        try_examples(report, &rule, &hits, &misses);
+    }
+    (report.count() == before).then_some(Entry { rule, place, examples: hits })
+}
+
+/// The two tables of conditions.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Match,
+    Not,
+}
+
+fn matchers(section: Section, names: &Names, kind: Kind) -> Matchers {
+    let before = section.report().count();
+    let matchers = Matchers {
+        protocol: values_of(section.some("protocol", protocol)),
+        src: values_of(section.some("src", values::net)),
+        dst: values_of(section.some("dst", values::net)),
+        src_port: values_of(section.some("src_port", values::port_range)),
+        dst_port: values_of(section.some("dst_port", values::port_range)),
+        icmp_type: values_of(section.some("icmp_type", icmp_types)).concat(),
+        src_mac: values_of(section.some("src_mac", values::mac)),
+        lan: values_of(section.some("lan", |value| names.lan(value))),
+        dscp: values_of(section.some("dscp", spelled(DSCP, words::dscp))),
+        family: values_of(section.some("family", values::family)),
+        length: values_of(section.some("length", values::length_range)),
+        time: values_of(section.some("time", values::time_span)),
+        weekday: values_of(section.some("weekday", values::weekdays)).concat(),
+    };
+    if kind == Kind::Match && section.report().count() == before {
+        report_contradictions(&section, &matchers);
+    }
+    section.finish();
+    matchers
+}
+
+const DSCP: &str = "a code point from 0 to 63 or a name like \"EF\", \"CS1\" or \"AF41\"";
+
+fn protocol(value: &Value) -> Read<u8> {
+    spelled("a protocol's name or its number from 0 to 255", words::protocol)(value).map_err(|fault| {
+        match value.get_ref() {
+            DeValue::String(word) => unknown_word(word, words::PROTOCOLS.iter().map(|(name, _)| *name)),
+            _ => fault,
+        }
+    })
+}
+
+fn icmp_types(value: &Value) -> Read<Vec<IcmpType>> {
+    spelled("an ICMP type like \"echo-request\", 8, \"3/4\" or \"icmpv6:128\"", words::icmp_types)(value)
+}
+
+/// Conditions that no packet can fit together.
+fn report_contradictions(section: &Section, matchers: &Matchers) {
+    for (key, ports) in [("src_port", &matchers.src_port), ("dst_port", &matchers.dst_port)] {
+        if !ports.is_empty() {
+            report_without_ports(section, key, matchers);
+        }
+    }
+    let misfit = matchers
+        .protocol
+        .iter()
+        .find(|&&protocol| !matchers.icmp_type.is_empty() && !is_icmp_of(matchers, protocol));
+    if let Some(&protocol) = misfit {
+        let hint = "\"icmp\" has types like \"echo-request\" and 8, \"icmpv6\" those like \"icmpv6:128\"";
+        never(section, "icmp_type", &words::protocol_name(protocol), hint);
+    }
+    if Family::BOTH.into_iter().all(|family| !allows(matchers, family)) {
+        let hint = "expected nets, protocols and ICMP types of one address family";
+        section.report().error(section.span(), "no packet can fit all of these", hint);
+    }
+}
+
+/// Ports are asked for, but also something that has none.
+fn report_without_ports(section: &Section, key: &'static str, matchers: &Matchers) {
+    let hint = "only tcp, udp, sctp, dccp and udplite have ports; give others a rule of their own";
+    if let Some(&protocol) = matchers.protocol.iter().find(|&&protocol| !words::has_ports(protocol)) {
+        never(section, key, &words::protocol_name(protocol), hint);
+    } else if !matchers.icmp_type.is_empty() {
+        never(section, key, "icmp", hint);
+    }
+}
+
+fn never(section: &Section, key: &'static str, protocol: &str, hint: &str) {
+    let span = section.value(key).map_or(section.span(), Spanned::span);
+    section.report().error(span, format!("`{key}` never fits protocol {protocol}"), hint);
+}
+
+/// Whether one of the ICMP types that are asked for is a protocol's.
+fn is_icmp_of(matchers: &Matchers, protocol: u8) -> bool {
+    let family = words::icmp_family(protocol);
+    matchers.icmp_type.iter().any(|wanted| family == Some(wanted.family))
+}
+
+/// Whether every key has room for packets of a family.
+fn allows(matchers: &Matchers, family: Family) -> bool {
+    let some = |families: &mut dyn Iterator<Item = Option<Family>>| {
+        let mut families = families.peekable();
+        families.peek().is_none() || families.any(|entry| entry.is_none_or(|entry| entry == family))
+    };
+    some(&mut matchers.family.iter().copied().map(Some))
+        && some(&mut matchers.src.iter().map(|net| Some(Family::of(net.addr()))))
+        && some(&mut matchers.dst.iter().map(|net| Some(Family::of(net.addr()))))
+        && some(&mut matchers.icmp_type.iter().map(|wanted| Some(wanted.family)))
+        && some(&mut matchers.protocol.iter().map(|&protocol| words::icmp_family(protocol)))
+}
+
+/// The key `use`: one uplink, or a policy over some of them.
+fn choice(rule: &Section, names: &Names) -> Option<Choice> {
+    match rule.value("use").map(Spanned::get_ref) {
+        Some(DeValue::Table(_)) => policy(rule.section("use"), names),
+        _ => {
+            let uplink = rule.required("use", USE, |value| names.uplink(value))?.into_inner();
+            Some(Choice { policy: Policy::Ordered, uplinks: vec![(uplink, names.weight(uplink))] })
+        }
+    }
+}
+
+fn policy(section: Section, names: &Names) -> Option<Choice> {
+    let policy = section.required("policy", "\"round-robin\", \"ordered\" or \"hash\"", one_of(POLICIES));
+    let policy = policy.map(Spanned::into_inner);
+    let by = section.optional("by", one_of(HASH_KEYS));
+    let uplinks = uplinks(&section, policy, names);
+    if let Some(by) = by.as_ref().filter(|_| policy.is_some_and(|policy| !matches!(policy, Policy::Hash(_))))
+    {
+        section.report().error(by.span(), "`by` belongs to policy \"hash\"", "expected no `by` here");
+    }
+    section.finish();
+    let policy = match (policy?, by) {
+        (Policy::Hash(_), Some(by)) => Policy::Hash(by.into_inner()),
+        (policy, _) => policy,
+    };
+    Some(Choice { policy, uplinks })
+}
+
+/// The uplinks of a policy, all by default, with their weights, their own by default.
+fn uplinks(section: &Section, policy: Option<Policy>, names: &Names) -> Vec<(UplinkId, u8)> {
+    let before = section.report().count();
+    let named = section.some("uplinks", |value| names.uplink(value));
+    let weights = section.some("weights", number::<u8>(1..=255));
+    report_twice(section, &named, names);
+    if section.report().count() == before && !weights.is_empty() {
+        report_weights(section, policy, weights.len());
+    }
+    let named = if named.is_empty() { names.all().collect() } else { values_of(named) };
+    let own = named.iter().map(|&uplink| (uplink, names.weight(uplink)));
+    if weights.is_empty() { own.collect() } else { named.into_iter().zip(values_of(weights)).collect() }
+}
+
+fn report_twice(section: &Section, named: &[Spanned<UplinkId>], names: &Names) {
+    let mut unique = Unique::new("uplink");
+    for uplink in named {
+        let name = names.uplinks.get(usize::from(uplink.get_ref().0)).and_then(Option::as_ref);
+        if let Some((name, _)) = name {
+            unique.note(section.report(), &Spanned::new(uplink.span(), name));
+        }
+    }
+}
+
+/// Weights fit a list of uplinks, and a policy that shares.
+fn report_weights(section: &Section, policy: Option<Policy>, count: usize) {
+    let Some(weights) = section.value("weights") else { return };
+    let listed =
+        section.value("uplinks").map_or(0, |value| value.get_ref().as_array().map_or(1, |list| list.len()));
+    if listed != count {
+        let message = format!("{count} `weights` for {listed} `uplinks`");
+        section.report().error(weights.span(), message, "expected one weight for each uplink that is listed");
+    }
+    if policy == Some(Policy::Ordered) {
+        let message = "`weights` mean nothing to policy \"ordered\"";
+        section.report().error(weights.span(), message, "expected no `weights` here");
+    }
+}
+
+/// Flows the rule must match, and flows it must not.
+fn examples(section: Section, names: &Names) -> (Vec<Spanned<Facts>>, Vec<Spanned<Facts>>) {
+    let hits = section.list("match", |value| example::facts(value, names));
+    let misses = section.list("miss", |value| example::facts(value, names));
+    section.finish();
+    (hits, misses)
+}
+
+fn try_examples(report: &Report, rule: &Rule, hits: &[Spanned<Facts>], misses: &[Spanned<Facts>]) {
+    for hit in hits.iter().filter(|hit| !naive::matches(rule, hit.get_ref())) {
+        let message = format!("rule {} does not match this example", quoted(&rule.name));
+        report.error(hit.span(), message, "expected a flow that fits all of `match` and nothing of `not`");
+    }
+    for miss in misses.iter().filter(|miss| naive::matches(rule, miss.get_ref())) {
+        let message = format!("rule {} matches this example", quoted(&rule.name));
+        report.error(
+            miss.span(),
+            message,
+            "expected a flow that fits not all of `match`, or something of `not`",
+        );
+    }
+}

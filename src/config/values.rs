@@ -1,0 +1,224 @@
+//! Readers of single values. Each describes what it expects in words that fit after "expected".
+
+use std::net::IpAddr;
+use std::ops::RangeInclusive;
+
+use ipnet::{IpNet, Ipv6Net};
+use toml::de::DeValue;
+
+use super::reader::{Fault, Read, Value, suggestion};
+use crate::engine::flow::Mac;
+use crate::engine::packet::Family;
+use crate::engine::rule::model::TimeSpan;
+
+/// What [`name`] takes.
+pub(super) const NAME: &str = "a name of 1 to 32 letters, digits, `_`, `.` or `-`";
+/// What [`interface`] takes.
+pub(super) const INTERFACE: &str = "a device name of 1 to 15 letters, digits, `_`, `.`, `@` or `-`";
+/// What [`title`] takes.
+pub(super) const TITLE: &str = "a name of 1 to 64 printable characters without quotes and backslashes";
+/// What [`port_range`] takes.
+pub(super) const PORTS: &str = "a port from 1 to 65535 or a range like \"5000-5010\"";
+
+/// A whole number in a range.
+pub(super) fn number<T: TryFrom<u64>>(range: RangeInclusive<u64>) -> impl Fn(&Value) -> Read<T> {
+    move |value| {
+        let number = integer(value).filter(|number| range.contains(number));
+        let wrong = || Fault::NotA(format!("a number from {} to {}", range.start(), range.end()));
+        number.and_then(|number| T::try_from(number).ok()).ok_or_else(wrong)
+    }
+}
+
+/// 32 bits that are not all zero, as a number or as text like "0xff".
+pub(super) fn bits(value: &Value) -> Read<u32> {
+    let parsed = match value.get_ref() {
+        DeValue::String(text) => text.strip_prefix("0x").and_then(|hex| u32::from_str_radix(hex, 16).ok()),
+        _ => integer(value).and_then(|number| u32::try_from(number).ok()),
+    };
+    parsed
+        .filter(|&bits| bits != 0)
+        .ok_or_else(|| Fault::NotA("32 bits, not all zero, like \"0xff\"".to_owned()))
+}
+
+/// true or false.
+pub(super) fn boolean(value: &Value) -> Read<bool> {
+    value.get_ref().as_bool().ok_or_else(|| Fault::NotA("true or false".to_owned()))
+}
+
+/// Text that `parse` understands; `what` describes it.
+pub(super) fn text<T>(what: &'static str, parse: impl Fn(&str) -> Option<T>) -> impl Fn(&Value) -> Read<T> {
+    move |value| value.get_ref().as_str().and_then(&parse).ok_or_else(|| Fault::NotA(what.to_owned()))
+}
+
+/// Text that `parse` understands, or a number in its place; `what` describes it.
+pub(super) fn spelled<T>(
+    what: &'static str,
+    parse: impl Fn(&str) -> Option<T>,
+) -> impl Fn(&Value) -> Read<T> {
+    move |value| {
+        match value.get_ref() {
+            DeValue::Integer(_) => integer(value).and_then(|number| parse(&number.to_string())),
+            DeValue::String(text) => parse(text),
+            _ => None,
+        }
+        .ok_or_else(|| Fault::NotA(what.to_owned()))
+    }
+}
+
+/// One of a few words.
+pub(super) fn one_of<T: Copy>(words: &'static [(&'static str, T)]) -> impl Fn(&Value) -> Read<T> {
+    let names = || words.iter().map(|(name, _)| *name);
+    move |value| {
+        let known = value.get_ref().as_str().and_then(|word| find(words, word));
+        known.ok_or_else(|| match value.get_ref() {
+            DeValue::String(word) => unknown_word(word, names()),
+            _ => Fault::NotA(suggestion("", names()).replacen("expected ", "", 1)),
+        })
+    }
+}
+
+/// The meaning of a word in a table of words.
+pub(super) fn find<T: Copy>(words: &[(&str, T)], word: &str) -> Option<T> {
+    words.iter().find(|(name, _)| *name == word).map(|(_, meaning)| *meaning)
+}
+
+/// A word that is not in a list, with the nearest one that is.
+pub(super) fn unknown_word<'k>(word: &str, known: impl Iterator<Item = &'k str> + Clone) -> Fault {
+    let message = format!("{} is not known here", super::reader::quoted(word));
+    Fault::Because { message, hint: suggestion(word, known) }
+}
+
+/// The name of an uplink or a forward: it is typed in commands and shown in tables.
+pub(super) fn name(value: &Value) -> Read<String> {
+    text(NAME, |name| word_of(name, 32, "_.-"))(value)
+}
+
+/// The name of a network device. Shorter than the kernel's IFNAMSIZ (16, include/uapi/linux/if.h). The kernel
+/// allows more characters; these are the ones that no firewall tool reads as a wildcard, a quote or an end.
+pub(super) fn interface(value: &Value) -> Read<String> {
+    text(INTERFACE, |name| word_of(name, 15, "_.@-").filter(|name| name != "." && name != ".."))(value)
+}
+
+/// The name of a rule.
+pub(super) fn title(value: &Value) -> Read<String> {
+    let fits = |c: char| !c.is_control() && c != '"' && c != '\\';
+    let known = |name: &str| (1..=64).contains(&name.chars().count()) && name.chars().all(fits);
+    text(TITLE, |name| known(name).then(|| name.to_owned()))(value)
+}
+
+/// An address that one host can have.
+pub(super) fn host(text: &str) -> Option<IpAddr> {
+    let address: IpAddr = text.parse().ok()?;
+    let broadcast = matches!(address, IpAddr::V4(v4) if v4.is_broadcast());
+    let wrong = address.is_unspecified() || address.is_multicast() || address.is_loopback() || broadcast;
+    (!wrong).then_some(address)
+}
+
+/// A net or a single address.
+pub(super) fn net(value: &Value) -> Read<IpNet> {
+    let what = "a net like \"192.0.2.0/24\" or \"2001:db8::/32\", or an address";
+    let net =
+        text(what, |text| text.parse().ok().or_else(|| text.parse::<IpAddr>().ok().map(IpNet::from)))(value)?;
+    if net.addr() == net.network() {
+        return Ok(net);
+    }
+    let message = format!("{net} has bits set behind its prefix");
+    Err(Fault::Because { message, hint: format!("expected {} or {}", net.trunc(), net.addr()) })
+}
+
+/// A prefix for IPv6 network prefix translation: it may not reach into the interface identifier.
+pub(super) fn npt_prefix(text: &str) -> Option<Ipv6Net> {
+    let net: Ipv6Net = text.parse().ok()?;
+    let fits = (1..=64).contains(&net.prefix_len()) && net.addr() == net.network();
+    (fits && !net.addr().is_multicast()).then_some(net)
+}
+
+/// A port or a range of ports.
+pub(super) fn port_range(value: &Value) -> Read<RangeInclusive<u16>> {
+    range(value, 1).ok_or_else(|| Fault::NotA(PORTS.to_owned()))
+}
+
+/// A packet length or a range of lengths, in bytes.
+pub(super) fn length_range(value: &Value) -> Read<RangeInclusive<u16>> {
+    let what = "a length in bytes from 1 to 65535 or a range like \"1-200\"";
+    range(value, 1).ok_or_else(|| Fault::NotA(what.to_owned()))
+}
+
+/// A hardware address.
+pub(super) fn mac(value: &Value) -> Read<Mac> {
+    text("a hardware address like \"02:00:00:00:00:01\"", parse_mac)(value)
+}
+
+/// A hardware address: six bytes in hexadecimal digits.
+pub(super) fn parse_mac(text: &str) -> Option<Mac> {
+    let byte = |hex: &str| (hex.len() == 2).then(|| u8::from_str_radix(hex, 16).ok()).flatten();
+    let bytes: Option<Vec<u8>> = text.splitn(7, ':').map(byte).collect();
+    bytes?.try_into().ok().map(Mac)
+}
+
+/// An address family.
+pub(super) fn family(value: &Value) -> Read<Family> {
+    one_of(&[("ipv4", Family::V4), ("ipv6", Family::V6)])(value)
+}
+
+/// A span of the day; over midnight if it ends before it begins.
+pub(super) fn time_span(value: &Value) -> Read<TimeSpan> {
+    text("a span of time like \"08:00-18:30\"", |text| {
+        let (from, to) = text.split_once('-')?;
+        let to = if to == "24:00" { Some(24 * 60) } else { minute_of_day(to) };
+        let span = TimeSpan { from: minute_of_day(from)?, to: to? };
+        (span.from != span.to).then_some(span)
+    })(value)
+}
+
+/// "hh:mm" as minutes after midnight.
+pub(super) fn minute_of_day(text: &str) -> Option<u16> {
+    let (hour, minute) = text.split_once(':')?;
+    let digits = |text: &str| text.len() == 2 && text.bytes().all(|byte| byte.is_ascii_digit());
+    let (hour, minute): (u16, u16) = (hour.parse().ok()?, minute.parse().ok()?);
+    let fits = text.split(':').all(digits) && hour < 24 && minute < 60;
+    fits.then_some(hour * 60 + minute)
+}
+
+/// A weekday or a span of them, both ends included; over Sunday if it ends before it begins.
+pub(super) fn weekdays(value: &Value) -> Read<Vec<u8>> {
+    text("a weekday like \"mon\" or a span like \"mon-fri\"", |text| {
+        let (from, to) = text.split_once('-').unwrap_or((text, text));
+        let (from, to) = (weekday(from)?, weekday(to)?);
+        Some((0..=(to + 7 - from) % 7).map(|day| (from + day) % 7).collect())
+    })(value)
+}
+
+/// A weekday's number, 0 (Monday) to 6 (Sunday).
+pub(super) fn weekday(text: &str) -> Option<u8> {
+    let days = ["mon", "tue", "wed", "thu", "fri", "sat", "sun"];
+    (0..7).zip(days).find(|(_, day)| *day == text).map(|(number, _)| number)
+}
+
+/// A number or "a-b", neither below `least`.
+fn range(value: &Value, least: u16) -> Option<RangeInclusive<u16>> {
+    let (from, to) = match value.get_ref() {
+        DeValue::String(text) => text.split_once('-').map(|(from, to)| (decimal(from), decimal(to)))?,
+        _ => (integer(value), integer(value)),
+    };
+    let (from, to) = (u16::try_from(from?).ok()?, u16::try_from(to?).ok()?);
+    (least <= from && from <= to).then_some(from..=to)
+}
+
+/// Digits only: `parse` alone would take a sign as well.
+fn decimal(text: &str) -> Option<u64> {
+    let text = text.trim();
+    text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok()).flatten()
+}
+
+/// A whole number that is not negative.
+fn integer(value: &Value) -> Option<u64> {
+    let integer = value.get_ref().as_integer()?;
+    u64::from_str_radix(integer.as_str(), integer.radix()).ok()
+}
+
+/// A word of at most `longest` letters, digits and characters of `others`.
+fn word_of(word: &str, longest: usize, others: &str) -> Option<String> {
+    let fits = |c: char| c.is_ascii_alphanumeric() || others.contains(c);
+    ((1..=longest).contains(&word.len()) && word.chars().all(fits)).then(|| word.to_owned())
+}

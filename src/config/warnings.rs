@@ -1,0 +1,74 @@
+//! What works, but probably not as its owner thinks.
+
+use super::names::Names;
+use super::problem::Problems;
+use super::reader::{Report, quoted};
+use super::rules::{self, Entry};
+use super::{Config, SourceFile};
+use crate::engine::rule::model::{Matchers, Rule, WhenNone};
+use crate::engine::rule::naive;
+
+/// Most comparisons of an example with a rule: keeps large rule sets from costing rules times examples.
+/// Examples beyond it are not looked at.
+const COMPARISONS: usize = 10_000_000;
+
+/// Rules that are never reached, and examples that an earlier rule takes away.
+///
+/// Wants the rule files of a configuration that [`super::load`] accepted. Shipped files stay free to overlap
+/// with each other, so none of this is an error.
+#[must_use]
+pub fn warnings(config: &Config, rule_files: &[SourceFile]) -> Problems {
+    let mut problems = Problems::default();
+    let mut earlier =
+        Earlier { uplinks: config.uplinks.len(), rules: Vec::new(), end: None, left: COMPARISONS };
+    rules::each(rule_files, &Names::of(config), &mut problems, |report, entry| earlier.judge(report, entry));
+    problems.sorted()
+}
+
+/// The rules that are tried before the one that is being judged.
+struct Earlier {
+    /// How many uplinks there are.
+    uplinks: usize,
+    rules: Vec<Rule>,
+    /// Name and place of the first rule that lets nothing through to those after it.
+    end: Option<String>,
+    /// Comparisons that may still be made.
+    left: usize,
+}
+
+impl Earlier {
+    fn judge(&mut self, report: &Report, entry: Entry) {
+        if let Some(end) = &self.end {
+            let message = format!("rule {} is never reached", quoted(&entry.rule.name));
+            report.warning(entry.place, message, format!("rule {end} takes every flow"));
+        } else {
+            self.judge_examples(report, &entry);
+        }
+        if self.end.is_none() && takes_all(&entry.rule, self.uplinks) {
+            self.end = Some(named(&entry.rule));
+        }
+        self.rules.push(entry.rule);
+    }
+
+    fn judge_examples(&mut self, report: &Report, entry: &Entry) {
+        for example in &entry.examples {
+            let Some(left) = self.left.checked_sub(self.rules.len()) else { return };
+            self.left = left;
+            if let Some(first) = self.rules.iter().find(|rule| naive::matches(rule, example.get_ref())) {
+                let message = format!("this example of rule {} goes elsewhere", quoted(&entry.rule.name));
+                report.warning(example.span(), message, format!("rule {} takes it first", named(first)));
+            }
+        }
+    }
+}
+
+/// No flow gets past the rule: it has no conditions, and when none of its uplinks is usable it does not go on
+/// to the next rule or no other rule could do better.
+fn takes_all(rule: &Rule, uplinks: usize) -> bool {
+    let unconditional = rule.matches == Matchers::default() && rule.not == Matchers::default();
+    unconditional && (rule.none != WhenNone::NextRule || rule.choice.uplinks.len() == uplinks)
+}
+
+fn named(rule: &Rule) -> String {
+    format!("{} ({})", quoted(&rule.name), rule.origin)
+}

@@ -1,0 +1,199 @@
+//! Who used what: flows and bytes by rule and uplink, so that a rule can be tuned by what it does.
+//!
+//! Workers tell which rule decided a flow; the kernel counts its bytes and
+//! tells its end. Flows in between are in one map, which both threads and the
+//! status report share; it is bounded, and a flow that finds no room is only
+//! missing from the byte counts.
+
+use std::collections::{HashMap, VecDeque};
+use std::io;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use crossbeam_channel::{Receiver, RecvTimeoutError};
+use dashmap::DashMap;
+
+use super::worker::Event;
+use crate::engine::flow::FlowKey;
+use crate::engine::rule::model::RuleId;
+use crate::engine::uplink::UplinkId;
+use crate::engine::verdict::{Action, Decision};
+use crate::system::conntrack::{Conntrack, Counters, Destroyed, Ends, Flow, Tuple};
+
+/// Flows that are accounted for at one time.
+const MOST_FLOWS: usize = 262_144;
+/// Decisions kept for "why did this flow go there?".
+const RECENT: usize = 50;
+/// Room for news of ended flows, in bytes.
+const NEWS_ROOM: usize = 4 << 20;
+/// How soon the threads hear that they shall end.
+const PATIENCE: Duration = Duration::from_millis(200);
+
+/// What flows are counted under: the rule that decided, or none, and the uplink.
+pub type Account = (Option<RuleId>, UplinkId);
+
+/// Flows and bytes of one account.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Sum {
+    /// Flows decided.
+    pub flows: u64,
+    /// Bytes in both directions.
+    pub bytes: u64,
+    /// When the last flow was decided, in monotonic milliseconds.
+    pub last: u64,
+}
+
+/// All accounts, and the flows that still run.
+#[derive(Default)]
+pub struct Accounts {
+    running: DashMap<FlowKey, Account, foldhash::quality::RandomState>,
+    unaccounted: AtomicU64,
+    books: Mutex<Books>,
+}
+
+#[derive(Default)]
+struct Books {
+    sums: HashMap<Account, Sum>,
+    recent: VecDeque<Event>,
+}
+
+/// The threads that keep the accounts; they end when it is dropped.
+pub struct Bookkeeping {
+    stop: Arc<AtomicBool>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Accounts {
+    /// Starts to listen to workers and to the kernel. Where the kernel gives no
+    /// news of ended flows, flows are counted and bytes are not.
+    ///
+    /// # Errors
+    /// When no thread can be started.
+    pub fn keep(self: &Arc<Self>, events: Receiver<Event>) -> io::Result<Bookkeeping> {
+        let stop = Arc::new(AtomicBool::new(false));
+        let mut threads = Vec::new();
+        let (accounts, stopped) = (Arc::clone(self), Arc::clone(&stop));
+        let decisions = thread::Builder::new().name("accounts".into());
+        threads.push(decisions.spawn(move || accounts.hear_decisions(&events, &stopped))?);
+        match Destroyed::listen(NEWS_ROOM, PATIENCE) {
+            Ok(news) => {
+                let (accounts, stopped) = (Arc::clone(self), Arc::clone(&stop));
+                let ends = thread::Builder::new().name("ended-flows".into());
+                threads.push(ends.spawn(move || accounts.hear_ends(news, &stopped))?);
+            }
+            Err(error) => tracing::warn!("bytes are not counted: no news of ended flows: {error}"),
+        }
+        Ok(Bookkeeping { stop, threads })
+    }
+
+    fn hear_decisions(&self, events: &Receiver<Event>, stop: &AtomicBool) {
+        loop {
+            match events.recv_timeout(PATIENCE) {
+                Ok(event) => self.decided(event),
+                Err(RecvTimeoutError::Timeout) if !stop.load(Relaxed) => {}
+                Err(_) => return,
+            }
+        }
+    }
+
+    fn decided(&self, event: Event) {
+        if let Some(account) = account(&event.decision) {
+            if self.running.len() < MOST_FLOWS {
+                self.running.insert(event.key, account);
+            } else {
+                self.unaccounted.fetch_add(1, Relaxed);
+            }
+        }
+        let mut books = self.books();
+        if let Some(account) = account(&event.decision) {
+            let sum = books.sums.entry(account).or_default();
+            sum.flows += 1;
+            sum.last = event.at;
+        }
+        books.recent.push_front(event);
+        books.recent.truncate(RECENT);
+    }
+
+    fn hear_ends(&self, mut news: Destroyed, stop: &AtomicBool) {
+        while !stop.load(Relaxed) {
+            if let Err(error) = news.receive(|flow| self.ended(&flow)) {
+                tracing::warn!("bytes are no longer counted: {error}");
+                return;
+            }
+        }
+    }
+
+    fn ended(&self, flow: &Flow) {
+        if let Some((_, account)) = self.running.remove(&key(&flow.orig)) {
+            self.books().sums.entry(account).or_default().bytes += bytes(flow);
+        }
+    }
+
+    /// Rules were loaded anew: their numbers mean other rules now.
+    pub fn rules_changed(&self) {
+        self.running.retain(|_, (rule, _)| rule.is_none());
+        let mut books = self.books();
+        books.sums.retain(|(rule, _), _| rule.is_none());
+        books.recent.clear();
+    }
+
+    /// The latest decisions, newest first.
+    #[must_use]
+    pub fn recent(&self) -> Vec<Event> {
+        self.books().recent.iter().copied().collect()
+    }
+
+    /// All sums, the flows that still run included; and every marked connection, by mark.
+    ///
+    /// # Errors
+    /// When the kernel's connection table cannot be read.
+    pub fn sums(&self) -> io::Result<(HashMap<Account, Sum>, HashMap<u32, u64>)> {
+        let mut sums = self.books().sums.clone();
+        let mut marked: HashMap<u32, u64> = HashMap::new();
+        Conntrack::open()?.dump(None, |flow| {
+            *marked.entry(flow.mark).or_default() += 1;
+            if let Some(account) = self.running.get(&key(&flow.orig)) {
+                sums.entry(*account).or_default().bytes += bytes(&flow);
+            }
+        })?;
+        Ok((sums, marked))
+    }
+
+    fn books(&self) -> std::sync::MutexGuard<'_, Books> {
+        // A thread that panicked while counting has left numbers, not nonsense.
+        self.books.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Bookkeeping {
+    fn drop(&mut self) {
+        self.stop.store(true, Relaxed);
+        for thread in self.threads.drain(..) {
+            let _ = thread.join();
+        }
+    }
+}
+
+fn account(decision: &Decision) -> Option<Account> {
+    match decision.action {
+        Action::Route(uplink) => Some((decision.rule, uplink)),
+        Action::Keep | Action::Drop => None,
+    }
+}
+
+/// The flow's name as the engine has it, from the connection as its opener wrote it.
+fn key(orig: &Tuple) -> FlowKey {
+    let (src_port, dst_port) = match orig.ends {
+        Ends::None => (0, 0),
+        Ends::Ports { src, dst } => (src, dst),
+        Ends::Icmp { kind, code, id } => (id, u16::from_be_bytes([kind, code])),
+    };
+    FlowKey { src: orig.src, dst: orig.dst, protocol: orig.protocol, src_port, dst_port }
+}
+
+fn bytes(flow: &Flow) -> u64 {
+    let of = |counters: Option<Counters>| counters.map_or(0, |counters| counters.bytes);
+    of(flow.orig_counters) + of(flow.reply_counters)
+}

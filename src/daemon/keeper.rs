@@ -1,0 +1,91 @@
+//! The thread that keeps the gate open while all workers do their work.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use super::shared::{Shared, add};
+use crate::engine::gate::{GateKeeper, Progress, RENEWAL};
+use crate::system::clock;
+use crate::system::gate::Gate;
+
+/// The longest that draining the queues may take.
+const DRAINING: Duration = Duration::from_secs(5);
+
+/// The running keeper.
+pub struct Keeper {
+    stop: Arc<AtomicBool>,
+    thread: JoinHandle<Gate>,
+    shared: Arc<Shared>,
+}
+
+impl Keeper {
+    /// Starts to keep the gate open.
+    ///
+    /// # Errors
+    /// When no thread can be started.
+    pub fn start(gate: Gate, shared: Arc<Shared>) -> io::Result<Self> {
+        let stop = Arc::new(AtomicBool::new(false));
+        let (stopped, with) = (Arc::clone(&stop), Arc::clone(&shared));
+        let thread =
+            thread::Builder::new().name("gate".into()).spawn(move || keep_open(gate, &with, &stopped))?;
+        Ok(Self { stop, thread, shared })
+    }
+
+    /// Closes the gate and waits until every queue is empty, so that the
+    /// workers can be stopped without losing a packet. From here on every new
+    /// flow gets the kernel's choice, whether its packets were queued or not.
+    pub fn close_and_drain(self) {
+        self.stop.store(true, Relaxed);
+        let Ok(mut gate) = self.thread.join() else { return };
+        self.shared.open_until.store(0, Relaxed);
+        wait_for(&self.shared, |before, after| after.turns > before.turns);
+        if let Err(error) = gate.close() {
+            tracing::warn!("the gate did not close ({error}); it will by itself");
+        }
+        wait_for(&self.shared, |before, after| after.idle > before.idle);
+    }
+}
+
+fn keep_open(mut gate: Gate, shared: &Shared, stop: &AtomicBool) -> Gate {
+    let mut keeper = GateKeeper::default();
+    let mut complained = false;
+    while !stop.load(Relaxed) {
+        let (now, progress) = (clock::monotonic_ms(), shared.progress());
+        if keeper.wants_renewal(now, &progress) {
+            match gate.open() {
+                Ok(()) => {
+                    complained = false;
+                    shared.open_until.store(keeper.renewed(now, &progress), Relaxed);
+                }
+                Err(error) if !complained => {
+                    complained = true;
+                    tracing::warn!("the gate cannot be opened: {error}; the kernel decides alone");
+                }
+                Err(_) => {}
+            }
+        }
+        let lapses = keeper.lapses() - shared.lapses.load(Relaxed);
+        if lapses > 0 {
+            add(&shared.lapses, lapses);
+            tracing::warn!("the gate closed for a while: a worker did not keep up; the kernel decided alone");
+        }
+        thread::sleep(RENEWAL);
+    }
+    gate
+}
+
+/// Waits, within bounds, until every worker has come further.
+fn wait_for(shared: &Shared, further: impl Fn(&Progress, &Progress) -> bool) {
+    let before = shared.progress();
+    let deadline = Instant::now() + DRAINING;
+    while Instant::now() < deadline {
+        let after = shared.progress();
+        if before.iter().zip(&after).all(|(before, after)| further(before, after)) {
+            return;
+        }
+        thread::sleep(Duration::from_millis(5));
+    }
+}

@@ -1,0 +1,228 @@
+//! The answer to `wansplit status`.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
+
+use super::accounts::{Account, Accounts, Sum};
+use super::shared::Shared;
+use super::worker::Event;
+use crate::config::Config;
+use crate::control::message::{
+    Gate, Queue, Reason as ReasonCount, Recent, Rule, Status, Tally, Uplink, UplinkFamily, Usable,
+};
+use crate::engine::flow::FlowKey;
+use crate::engine::gate::is_stale;
+use crate::engine::packet::Family;
+use crate::engine::rule::model::RuleId;
+use crate::engine::uplink::UplinkId;
+use crate::engine::verdict::{Action, Reason};
+use crate::plan::Plan;
+use crate::plan::lines::{Line, NoWay};
+use crate::system::clock;
+use crate::system::device_counters::{self, DeviceCounters};
+use crate::system::firewall::Backend;
+use crate::system::queue::counters;
+
+/// Everything a status is made of; shared with the control socket's thread.
+pub struct Reporter {
+    /// Path of the configuration file.
+    pub config_path: PathBuf,
+    /// The backend in use.
+    pub backend: Backend,
+    /// When the daemon started.
+    pub started: Instant,
+    /// What the threads share.
+    pub shared: Arc<Shared>,
+    /// Who used what.
+    pub accounts: Arc<Accounts>,
+    /// The configuration and plan in force; replaced on reload and when the machine changes.
+    pub current: Mutex<(Config, Plan)>,
+    /// Device counters of a moment ago, for rates.
+    pub last_counters: Mutex<(Instant, HashMap<String, DeviceCounters>)>,
+}
+
+impl Reporter {
+    /// How things are now.
+    #[must_use]
+    pub fn status(&self) -> Status {
+        let (config, plan) = self.current.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let (sums, marked) = self.accounts.sums().unwrap_or_default();
+        let now = clock::monotonic_ms();
+        Status {
+            version: env!("CARGO_PKG_VERSION").into(),
+            pid: std::process::id(),
+            up_seconds: self.started.elapsed().as_secs(),
+            config: self.config_path.display().to_string(),
+            backend: self.backend.name().into(),
+            gate: Gate {
+                open: !is_stale(now, self.shared.open_until.load(Relaxed)),
+                closed_times: self.shared.lapses.load(Relaxed),
+            },
+            uplinks: self.uplinks(&config, &plan, &sums, &marked),
+            rules: rules(&config, &sums, now),
+            reasons: self.reasons(),
+            queues: self.queues(&config),
+            recent: self.accounts.recent().iter().map(|event| recent(event, &config, now)).collect(),
+            warnings: plan.misfits.iter().map(ToString::to_string).collect(),
+        }
+    }
+
+    fn uplinks(
+        &self,
+        config: &Config,
+        plan: &Plan,
+        sums: &HashMap<Account, Sum>,
+        marked: &HashMap<u32, u64>,
+    ) -> Vec<Uplink> {
+        let counters = device_counters::read();
+        let mut last = self.last_counters.lock().unwrap_or_else(PoisonError::into_inner);
+        let seconds = last.0.elapsed().as_secs_f64();
+        let uplinks = config.uplinks.iter().zip(&plan.lines).map(|(uplink, line)| {
+            let value = config.marks.value(uplink.id);
+            let now = counters.get(&uplink.interface).copied().unwrap_or_default();
+            let before = last.1.get(&uplink.interface).copied().unwrap_or(now);
+            let decided = sums.iter().filter(|((_, id), _)| *id == uplink.id);
+            let held = marked.iter().filter(|(mark, _)| *mark & config.marks.mask == value);
+            Uplink {
+                name: uplink.name.clone(),
+                interface: uplink.interface.clone(),
+                weight: uplink.weight,
+                ipv4: family(line, Family::V4),
+                ipv6: family(line, Family::V6),
+                mark: format!("{value:#x}"),
+                table: uplink.table,
+                flows_now: Some(held.map(|(_, count)| count).sum()),
+                flows_total: decided.map(|(_, sum)| sum.flows).sum(),
+                bytes_out: now.sent,
+                bytes_in: now.received,
+                rate_out: rate(before.sent, now.sent, seconds),
+                rate_in: rate(before.received, now.received, seconds),
+            }
+        });
+        let uplinks = uplinks.collect();
+        if seconds >= 1.0 {
+            *last = (Instant::now(), counters);
+        }
+        uplinks
+    }
+
+    fn reasons(&self) -> Vec<ReasonCount> {
+        let count = |reason: Reason| ReasonCount {
+            name: reason.as_str().into(),
+            text: reason.describe().into(),
+            count: self.shared.reason_count(reason),
+        };
+        Reason::ALL.into_iter().map(count).collect()
+    }
+
+    fn queues(&self, config: &Config) -> Vec<Queue> {
+        let kernel = counters::read();
+        let queue = |(place, tally): (usize, &super::shared::Tally)| {
+            let worker = place as u16;
+            let number = config.queue.first + worker;
+            let of_kernel = kernel.iter().find(|queue| queue.number == number);
+            Queue {
+                number,
+                worker,
+                waiting: of_kernel.map_or(0, |queue| queue.waiting),
+                decided: tally.packets.load(Relaxed),
+                flows: tally.flows.load(Relaxed),
+                dropped: of_kernel.map_or(0, |queue| queue.queue_dropped + queue.user_dropped),
+                errors: tally.errors.load(Relaxed),
+            }
+        };
+        self.shared.workers.iter().enumerate().map(queue).collect()
+    }
+}
+
+/// Bits per second.
+fn rate(before: u64, now: u64, seconds: f64) -> u64 {
+    if seconds < 0.1 { 0 } else { (now.saturating_sub(before) as f64 * 8.0 / seconds) as u64 }
+}
+
+fn family(line: &Line, family: Family) -> UplinkFamily {
+    let way = line.way(family);
+    UplinkFamily {
+        state: match way {
+            Ok(_) => Usable::Up,
+            Err(NoWay::NotConfigured | NoWay::NoAddress | NoWay::NoGateway) => Usable::Unused,
+            Err(NoWay::NoDevice | NoWay::LinkDown) => Usable::Down,
+        },
+        why_not: way.err().map(|why| why.explain().to_owned()),
+        addresses: line.addresses(family).map(|address| address.to_string()).collect(),
+        gateway: way.ok().and_then(|way| way.hop.gateway).map(|gateway| gateway.to_string()),
+    }
+}
+
+/// The rules in their order, and last what no rule decided.
+fn rules(config: &Config, sums: &HashMap<Account, Sum>, now: u64) -> Vec<Rule> {
+    let named = config
+        .rules
+        .iter()
+        .enumerate()
+        .map(|(place, rule)| (Some(RuleId(place as u16)), rule.name.as_str(), rule.origin.as_str()));
+    let unnamed = (None, "(no rule: weighted round-robin)", "");
+    named.chain([unnamed]).map(|(id, name, origin)| rule_line(id, name, origin, config, sums, now)).collect()
+}
+
+fn rule_line(
+    id: Option<RuleId>,
+    name: &str,
+    origin: &str,
+    config: &Config,
+    sums: &HashMap<Account, Sum>,
+    now: u64,
+) -> Rule {
+    let own: Vec<(UplinkId, Sum)> =
+        sums.iter().filter(|((rule, _), _)| *rule == id).map(|((_, uplink), sum)| (*uplink, *sum)).collect();
+    let last = own.iter().map(|(_, sum)| sum.last).max().filter(|&last| last > 0);
+    Rule {
+        name: name.into(),
+        origin: origin.into(),
+        flows: own.iter().map(|(_, sum)| sum.flows).sum(),
+        bytes: own.iter().map(|(_, sum)| sum.bytes).sum(),
+        last_seconds_ago: last.map(|last| now.saturating_sub(last) / 1000),
+        uplinks: own
+            .into_iter()
+            .map(|(uplink, sum)| (uplink_name(config, uplink), Tally { flows: sum.flows, bytes: sum.bytes }))
+            .collect(),
+    }
+}
+
+fn uplink_name(config: &Config, uplink: UplinkId) -> String {
+    config.uplinks.get(usize::from(uplink.0)).map_or_else(String::new, |uplink| uplink.name.clone())
+}
+
+fn recent(event: &Event, config: &Config, now: u64) -> Recent {
+    let names: Vec<&str> = config.uplinks.iter().map(|uplink| uplink.name.as_str()).collect();
+    let lan = event.lan.and_then(|lan| config.lan.get(usize::from(lan.0)));
+    Recent {
+        seconds_ago: now.saturating_sub(event.at) / 1000,
+        flow: flow(&event.key),
+        lan: lan.cloned().unwrap_or_else(|| "this router".into()),
+        uplink: match event.decision.action {
+            Action::Route(uplink) => Some(uplink_name(config, uplink)),
+            Action::Keep => Some("(the kernel's choice)".into()),
+            Action::Drop => None,
+        },
+        reason: event.decision.explain(&config.rules, &names),
+    }
+}
+
+/// `tcp 10.77.0.5:40000 > 198.51.100.7:22`
+fn flow(key: &FlowKey) -> String {
+    use std::net::SocketAddr;
+    let name = crate::engine::flow::protocol_name(key.protocol);
+    match key.protocol {
+        1 | 58 => format!("{name} {} > {} id {}", key.src, key.dst, key.src_port),
+        _ if key.src_port == 0 && key.dst_port == 0 => format!("{name} {} > {}", key.src, key.dst),
+        _ => format!(
+            "{name} {} > {}",
+            SocketAddr::new(key.src, key.src_port),
+            SocketAddr::new(key.dst, key.dst_port)
+        ),
+    }
+}

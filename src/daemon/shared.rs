@@ -1,0 +1,131 @@
+//! What the threads of the daemon share: the snapshot to decide by, and numbers.
+
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
+
+use arc_swap::ArcSwap;
+
+use crate::engine::flow::{LanId, LocalTime};
+use crate::engine::gate::Progress;
+use crate::engine::verdict::{Marks, Reason};
+use crate::engine::{self, Decided};
+
+/// What a worker needs to know about the machine: replaced whole when anything changes.
+#[derive(Debug, Clone)]
+pub struct Deciding {
+    /// Rules and usable uplinks.
+    pub snapshot: engine::Snapshot,
+    /// Kernel indices of the LAN interfaces, by [`LanId`]; 0 for one that is missing.
+    pub lan: Vec<u32>,
+    /// Mark bits.
+    pub marks: Marks,
+}
+
+impl Deciding {
+    /// The LAN interface with this kernel index.
+    #[must_use]
+    pub fn lan(&self, device: u32) -> Option<LanId> {
+        let place = self.lan.iter().position(|&index| index == device && index != 0)?;
+        u8::try_from(place).ok().map(LanId)
+    }
+}
+
+/// Shared by all threads.
+#[derive(Debug)]
+pub struct Shared {
+    /// What to decide by.
+    pub deciding: ArcSwap<Deciding>,
+    /// Until when the gate is known to be open, in monotonic milliseconds; later answers are stale.
+    pub open_until: AtomicU64,
+    /// How often the gate closed by itself.
+    pub lapses: AtomicU64,
+    /// Workers end their work.
+    pub stop: AtomicBool,
+    /// One for each worker.
+    pub workers: Vec<Tally>,
+    local_time: AtomicU32,
+}
+
+/// What one worker counts; on cache lines of its own.
+#[derive(Debug, Default)]
+#[repr(align(128))]
+pub struct Tally {
+    turns: AtomicU64,
+    idle: AtomicU64,
+    /// Packets answered.
+    pub packets: AtomicU64,
+    /// Flows decided.
+    pub flows: AtomicU64,
+    /// Verdicts the kernel refused, and receive errors.
+    pub errors: AtomicU64,
+    /// Decisions that could not be passed on for the accounts, because the channel was full.
+    pub untold: AtomicU64,
+    reasons: [AtomicU64; Reason::ALL.len()],
+}
+
+impl Shared {
+    /// For so many workers.
+    #[must_use]
+    pub fn new(deciding: Deciding, workers: usize) -> Self {
+        Self {
+            deciding: ArcSwap::from_pointee(deciding),
+            open_until: AtomicU64::new(0),
+            lapses: AtomicU64::new(0),
+            stop: AtomicBool::new(false),
+            workers: std::iter::repeat_with(Tally::default).take(workers).collect(),
+            local_time: AtomicU32::new(0),
+        }
+    }
+
+    /// The local time, as last set.
+    #[must_use]
+    pub fn local_time(&self) -> LocalTime {
+        let packed = self.local_time.load(Relaxed);
+        LocalTime { weekday: (packed >> 16) as u8, minute: packed as u16 }
+    }
+
+    /// Sets the local time for rules that ask for it.
+    pub fn set_local_time(&self, now: LocalTime) {
+        self.local_time.store(u32::from(now.weekday) << 16 | u32::from(now.minute), Relaxed);
+    }
+
+    /// How far every worker has come.
+    #[must_use]
+    pub fn progress(&self) -> Vec<Progress> {
+        self.workers.iter().map(Tally::progress).collect()
+    }
+
+    /// How often a reason was given, by all workers.
+    #[must_use]
+    pub fn reason_count(&self, reason: Reason) -> u64 {
+        self.workers.iter().map(|tally| tally.reasons[reason.index()].load(Relaxed)).sum()
+    }
+}
+
+impl Tally {
+    /// Counts a turn at the queue.
+    pub fn turn(&self, found_nothing: bool) {
+        if found_nothing {
+            add(&self.idle, 1);
+        }
+        add(&self.turns, 1);
+    }
+
+    /// Counts a packet and what was decided.
+    pub fn decided(&self, decided: &Decided) {
+        add(&self.packets, 1);
+        add(&self.reasons[decided.decision.reason.index()], 1);
+        if decided.first {
+            add(&self.flows, 1);
+        }
+    }
+
+    fn progress(&self) -> Progress {
+        // Turns first: an idle turn counted between the two reads is one turn too few, never one too many.
+        Progress { turns: self.turns.load(Relaxed), idle: self.idle.load(Relaxed) }
+    }
+}
+
+/// Each counter has one writer, so no locked instruction is needed.
+pub fn add(counter: &AtomicU64, amount: u64) {
+    counter.store(counter.load(Relaxed) + amount, Relaxed);
+}

@@ -1,0 +1,64 @@
+//! Configuration and rule files, from the disk.
+
+use std::fs;
+use std::path::Path;
+
+use anyhow::{Context, Result, bail};
+
+use crate::config::{self, SourceFile};
+
+/// A configuration file larger than this is no configuration file.
+const LARGEST: u64 = 16 << 20;
+
+/// The configuration file and the rule files it names, as text.
+#[derive(Debug, Clone)]
+pub struct Sources {
+    /// The configuration file.
+    pub main: SourceFile,
+    /// The rule files, in the order of their names.
+    pub rules: Vec<SourceFile>,
+}
+
+/// Reads the configuration file and the `*.toml` files of its rules directory.
+/// A directory that is only the default need not exist.
+///
+/// # Errors
+/// When a file cannot be read; and [`config::Problems`] when the configuration
+/// file is so broken that its rules directory is not known.
+pub fn read(path: &Path) -> Result<Sources> {
+    let main = read_file(path)?;
+    let directory = match config::rules_directory(&main) {
+        Ok(directory) => directory,
+        // Loading reports these problems, and all others.
+        Err(_) => return Ok(Sources { main, rules: Vec::new() }),
+    };
+    let rules = read_rules(Path::new(&directory))?;
+    Ok(Sources { main, rules })
+}
+
+fn read_rules(directory: &Path) -> Result<Vec<SourceFile>> {
+    let entries = match fs::read_dir(directory) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(error).context(format!("cannot read {}", directory.display())),
+    };
+    let mut paths = Vec::new();
+    for entry in entries {
+        let path = entry.with_context(|| format!("cannot read {}", directory.display()))?.path();
+        if path.extension().is_some_and(|extension| extension == "toml") {
+            paths.push(path);
+        }
+    }
+    paths.sort();
+    paths.iter().map(|path| read_file(path)).collect()
+}
+
+fn read_file(path: &Path) -> Result<SourceFile> {
+    let name = path.display().to_string();
+    let size = fs::metadata(path).with_context(|| format!("cannot read {name}"))?.len();
+    if size > LARGEST {
+        bail!("{name} has {size} bytes; a configuration file has at most {LARGEST}");
+    }
+    let text = fs::read_to_string(path).with_context(|| format!("cannot read {name}"))?;
+    Ok(SourceFile { path: name, text })
+}
