@@ -110,7 +110,7 @@ fn deleting_by_mark_spares_all_other_flows() {
 }
 
 #[test]
-fn a_flow_that_ended_is_gone_and_its_successor_is_spared() {
+fn a_flow_that_ended_is_gone() {
     in_tracked_netns(|| {
         let mut conntrack = Conntrack::open().unwrap();
         let pair = udp("127.0.0.1:0");
@@ -118,11 +118,17 @@ fn a_flow_that_ended_is_gone_and_its_successor_is_spared() {
         assert_eq!(conntrack.delete(&flow).unwrap(), Outcome::Done);
         assert_eq!(conntrack.delete(&flow).unwrap(), Outcome::Gone);
         assert_eq!(conntrack.set_mark(&flow, Mark::new(1, 1)).unwrap(), Outcome::Gone);
-        pair.ask(1);
-        let successor = find(UDP, pair.from.port()).unwrap();
-        assert_ne!(successor.id, flow.id);
-        assert_eq!(conntrack.delete(&flow).unwrap(), Outcome::Gone);
-        assert_eq!(find(UDP, pair.from.port()), Some(successor));
+    });
+}
+
+#[test]
+fn a_flow_with_the_same_addresses_and_another_id_is_spared() {
+    in_tracked_netns(|| {
+        let pair = udp("127.0.0.1:0");
+        let flow = find(UDP, pair.from.port()).unwrap();
+        let earlier = Flow { id: !flow.id, ..flow.clone() };
+        assert_eq!(Conntrack::open().unwrap().delete(&earlier).unwrap(), Outcome::Gone);
+        assert_eq!(find(UDP, pair.from.port()).map(|flow| flow.id), Some(flow.id));
     });
 }
 
@@ -167,14 +173,14 @@ fn a_thousand_ends_overrun_a_small_buffer_and_not_a_large_one() {
 }
 
 #[test]
-fn ten_thousand_flows_are_listed_whole() {
+fn three_thousand_flows_are_listed_whole() {
     in_tracked_netns(|| {
-        fill(10_000);
+        fill(3000);
         let start = Instant::now();
         let mut count = 0;
         Conntrack::open().unwrap().dump(None, |_| count += 1).unwrap();
         eprintln!("{count} flows listed in {:?}", start.elapsed());
-        assert_eq!(count, 10_000);
+        assert_eq!(count, 3000);
     });
 }
 

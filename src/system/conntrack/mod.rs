@@ -83,7 +83,7 @@ impl Conntrack {
         outcome(self.request(|sequence| message::set_mark(sequence, flow, mark), &mut |_| {}))
     }
 
-    /// Deletes all flows with this mark, in one step.
+    /// Deletes all flows with this mark, in one step; all there are if its mask is empty.
     ///
     /// # Errors
     /// When the kernel refuses or does not answer.
@@ -91,7 +91,7 @@ impl Conntrack {
         self.request(|sequence| message::delete_marked(sequence, mark), &mut |_| {})
     }
 
-    /// Deletes one flow, and no later one with the same addresses.
+    /// Deletes one flow; a later one with the same addresses is spared if its id is another.
     ///
     /// # Errors
     /// When the kernel refuses or does not answer.
@@ -129,14 +129,13 @@ impl Conntrack {
 }
 
 impl Destroyed {
-    /// Starts to listen; `receive_buffer` is in bytes and may be more than `rmem_max`
-    /// (`SO_RCVBUFFORCE`), `timeout` is how long [`Self::receive`] waits.
+    /// Starts to listen; `receive_buffer` is in bytes, `timeout` is how long [`Self::receive`] waits.
     ///
     /// # Errors
-    /// When no socket is to be had, or without `CAP_NET_ADMIN`.
+    /// When no socket is to be had.
     pub fn listen(receive_buffer: usize, timeout: Duration) -> io::Result<Self> {
         let socket = open(DESTROY_GROUP, timeout)?;
-        socket::setsockopt(&socket, sockopt::RcvBufForce, &receive_buffer)?;
+        enlarge(&socket, receive_buffer)?;
         Ok(Self { socket, buffer: vec![0; BUFFER], overruns: 0 })
     }
 
@@ -192,6 +191,14 @@ fn open(groups: u32, timeout: Duration) -> io::Result<OwnedFd> {
     let milliseconds = i64::try_from(timeout.as_millis()).unwrap_or(i64::MAX);
     socket::setsockopt(&socket, sockopt::ReceiveTimeout, &TimeVal::milliseconds(milliseconds))?;
     Ok(socket)
+}
+
+/// Past `rmem_max` only the true root may go; in a user namespace we get what everybody gets.
+fn enlarge(socket: &OwnedFd, receive_buffer: usize) -> nix::Result<()> {
+    match socket::setsockopt(socket, sockopt::RcvBufForce, &receive_buffer) {
+        Err(Errno::EPERM) => socket::setsockopt(socket, sockopt::RcvBuf, &receive_buffer),
+        forced => forced,
+    }
 }
 
 /// Receives one datagram from the kernel; what other processes send counts as empty.
