@@ -161,14 +161,20 @@ fn silence_ends_with_the_time_out() {
 }
 
 #[test]
-fn a_thousand_ends_overrun_a_small_buffer_and_not_a_large_one() {
+fn a_thousand_ends_overrun_a_small_buffer_which_is_counted() {
     in_tracked_netns(|| {
-        for (buffer, loses) in [(4096, true), (8 << 20, false)] {
-            let mut destroyed = Destroyed::listen(buffer, Duration::from_millis(100)).unwrap();
-            let (heard, overruns) = end_a_thousand(&mut destroyed);
-            assert_eq!(heard < 1000, loses, "{heard} heard with {buffer} bytes");
-            assert_eq!(overruns > 0, loses, "{overruns} overruns with {buffer} bytes");
+        let (heard, overruns) = end_a_thousand(4096);
+        assert!(heard < 1000 && overruns > 0, "{heard} heard, {overruns} overruns");
+    });
+}
+
+#[test]
+fn a_thousand_ends_are_all_heard_with_a_large_buffer() {
+    in_tracked_netns(|| {
+        if !sh("cat /proc/self/uid_map").contains("4294967295") {
+            return eprintln!("SKIPPED: needs the true root for a buffer past rmem_max");
         }
+        assert_eq!(end_a_thousand(8 << 20), (1000, 0));
     });
 }
 
@@ -257,7 +263,8 @@ fn set(pair: &Pair<UdpSocket, UdpSocket>, mark: Mark) {
 }
 
 /// Makes and deletes a thousand flows; how many ends were heard, and the overruns.
-fn end_a_thousand(destroyed: &mut Destroyed) -> (usize, u64) {
+fn end_a_thousand(receive_buffer: usize) -> (usize, u64) {
+    let mut destroyed = Destroyed::listen(receive_buffer, Duration::from_millis(100)).unwrap();
     fill(1000);
     Conntrack::open().unwrap().delete_marked(Mark::new(0, 0)).unwrap();
     let (mut heard, mut quiet) = (0, 0);

@@ -33,11 +33,13 @@ fn the_printed_lines_do_the_same_when_typed() {
         for line in changes.iter().map(ToString::to_string) {
             sh(&line);
         }
-        assert_eq!(sorted(ours(&netlink).await), sorted(everything()));
+        let typed = kernel_dump();
         for line in diff(&everything(), &RoutingState::default()).iter().map(ToString::to_string) {
             sh(&line);
         }
         assert_eq!(ours(&netlink).await, RoutingState::default());
+        apply(&netlink, &changes).await;
+        assert_eq!(kernel_dump(), typed);
     });
 }
 

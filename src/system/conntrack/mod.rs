@@ -114,7 +114,11 @@ impl Conntrack {
 
     /// Reads one datagram; true when it held the end of the answer.
     fn answers(&mut self, each: &mut dyn FnMut(Flow)) -> io::Result<bool> {
-        let length = receive(&self.socket, &mut self.buffer)?;
+        let length = match receive(&self.socket, &mut self.buffer) {
+            Ok(length) => length,
+            Err(error) if is_silence(&error) => return Ok(false),
+            Err(error) => return Err(error),
+        };
         for Message { kind, sequence } in Messages::new(&self.buffer[..length]) {
             match kind {
                 _ if sequence != self.sequence => {}
@@ -163,12 +167,11 @@ impl Destroyed {
     }
 
     fn nothing_heard(&mut self, error: io::Error) -> io::Result<()> {
-        match error.raw_os_error().map(Errno::from_raw) {
-            Some(Errno::ENOBUFS) => self.overruns += 1,
-            Some(Errno::EAGAIN | Errno::EINTR) => {}
-            _ => return Err(error),
+        if error.raw_os_error() == Some(Errno::ENOBUFS as i32) {
+            self.overruns += 1;
+            return Ok(());
         }
-        Ok(())
+        if is_silence(&error) { Ok(()) } else { Err(error) }
     }
 }
 
@@ -199,6 +202,11 @@ fn enlarge(socket: &OwnedFd, receive_buffer: usize) -> nix::Result<()> {
         Err(Errno::EPERM) => socket::setsockopt(socket, sockopt::RcvBuf, &receive_buffer),
         forced => forced,
     }
+}
+
+/// The time-out of the socket passed, or a signal came.
+fn is_silence(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted)
 }
 
 /// Receives one datagram from the kernel; what other processes send counts as empty.
