@@ -14,6 +14,7 @@ use wansplit::plan::routing_diff::diff;
 use wansplit::system::links::Changes;
 use wansplit::system::netlink::Netlink;
 use wansplit::system::routes::ObservedRouting;
+use wansplit::system::sysctl::Sysctl;
 
 #[test]
 fn what_is_put_is_what_is_read_back() {
@@ -32,11 +33,36 @@ fn the_printed_lines_do_the_same_when_typed() {
         for line in changes.iter().map(ToString::to_string) {
             sh(&line);
         }
-        assert_eq!(sorted(ours(&netlink).await), sorted(everything()));
+        let typed = kernel_dump();
         for line in diff(&everything(), &RoutingState::default()).iter().map(ToString::to_string) {
             sh(&line);
         }
         assert_eq!(ours(&netlink).await, RoutingState::default());
+        apply(&netlink, &changes).await;
+        assert_eq!(kernel_dump(), typed);
+    });
+}
+
+#[test]
+fn packets_go_where_the_rules_send_them() {
+    in_network(async |netlink| {
+        apply(&netlink, &diff(&RoutingState::default(), &everything())).await;
+        for (target, mark, way) in [
+            ("10.1.2.3", "0x1", "via 198.51.100.1 dev eth1 table 101"),
+            ("10.1.2.3", "0x80000000", "via 192.0.2.1 dev eth1 table 100000"),
+            ("203.0.113.9", "0x1", "203.0.113.9 dev eth2"),
+            ("2001:db8:77::1", "0x1", "via fe80::1 dev eth1 table 101"),
+            ("2001:db8:77::1", "0x80000000", "via 2001:db8:99::1 dev eth1 table 100000"),
+        ] {
+            let found = sh(&format!("ip route get {target} mark {mark}"));
+            assert!(found.contains(way), "{target} with mark {mark}: {found}");
+        }
+        for target in ["10.1.2.3", "2001:db8:77::1"] {
+            let refused = sh(&format!("ip route get {target} mark 0x42 2>&1 || true"));
+            assert!(refused.contains("unreachable"), "{target} with a mark nobody has: {refused}");
+        }
+        let own = sh("ip route get 10.1.2.3 from 198.51.100.2");
+        assert!(own.contains("via 198.51.100.1 dev eth1 table 101"), "{own}");
     });
 }
 
@@ -160,6 +186,28 @@ fn links_tell_carrier_addresses_and_peers() {
 }
 
 #[test]
+fn devices_of_every_kind_are_seen_and_vlan_names_keep_their_dots() {
+    in_network(async |netlink| {
+        sh("ip link add name eth1.100 type veth");
+        for kind in KINDS {
+            // Which of them exist is the kernel's business; those that do must be seen.
+            sh(&format!("ip link add {kind} 2>/dev/null || true"));
+        }
+        let links = netlink.observe_links().await.expect("links");
+        let mut names: Vec<_> = links.iter().map(|link| link.name.clone()).collect();
+        names.sort_unstable();
+        assert_eq!(
+            names,
+            sh("ls /proc/sys/net/ipv4/conf | grep -vx -e all -e default").lines().collect::<Vec<_>>()
+        );
+        assert!(names.contains(&"eth1.100".to_owned()));
+        let sysctl: Sysctl = "net/ipv4/conf/eth1.100/rp_filter".parse().expect("a name");
+        sysctl.write("2").expect("permission");
+        assert_eq!(sysctl.read().as_deref(), Some("2"));
+    });
+}
+
+#[test]
 fn a_burst_of_changes_is_one_piece_of_news_and_silence_is_none() {
     in_network(async |_netlink| {
         for line in [
@@ -195,6 +243,25 @@ fn an_overrun_is_news_too() {
         assert!(news(&mut changes, 2000).await, "deaf after an overrun");
     });
 }
+
+/// Kinds of devices, as `ip link add` makes them.
+const KINDS: [&str; 15] = [
+    "k1 type bridge",
+    "k2 type bond",
+    "k3 type ifb",
+    "k4 link eth1 type macvlan",
+    "k5 link eth1 type ipvlan",
+    "k6 type vxlan id 6 dev eth1 dstport 4789",
+    "k7 type gre remote 198.51.100.7",
+    "k8 type ip6tnl remote 2001:db8::8",
+    "k9 type sit remote 198.51.100.9",
+    "k10 type ipip remote 198.51.100.10",
+    "k11 type vti remote 198.51.100.11 key 1",
+    "k12 type wireguard",
+    "k13 type dummy",
+    "k14 type vrf table 14",
+    "k15 type ip6gre remote 2001:db8::15",
+];
 
 /// Every kind of rule and route that plans are made of.
 fn everything() -> RoutingState {
@@ -336,8 +403,11 @@ async fn news(changes: &mut Changes, milliseconds: u64) -> bool {
 /// Two Ethernet uplinks and a tunnel, and a connection to the kernel.
 fn in_network(test: impl AsyncFnOnce(Netlink) + Send + 'static) {
     in_netns(|| {
+        // Address checks and router solicitations would change things seconds later.
+        sh("for c in all default; do sysctl -qw net.ipv6.conf.$c.accept_dad=0; \
+            sysctl -qw net.ipv6.conf.$c.router_solicitations=0; done");
         sh("for d in eth1 eth2; do ip link add $d type veth peer name $d-peer; \
-            sysctl -qw net.ipv6.conf.$d.accept_dad=0; ip link set $d up; ip link set $d-peer up; done");
+            ip link set $d up; ip link set $d-peer up; done");
         sh("ip tuntap add tun0 mode tun && ip link set tun0 up");
         sh("ip address add 198.51.100.2/24 dev eth1 && ip address add 2001:db8:1::2/64 dev eth1 nodad");
         sh("ip address add 203.0.113.2/24 dev eth2 && ip address add 2001:db8:2::2/64 dev eth2 nodad");

@@ -112,6 +112,15 @@ mod tests {
     }
 
     #[test]
+    fn a_wide_net_is_put_before_a_narrow_one_whose_router_it_leads_to() {
+        let wide = route(1, "198.51.0.0/16", None);
+        let narrow = route(1, "10.1.2.0/24", Some("198.51.1.1".to_owned()));
+        let wanted = RoutingState { routes: vec![narrow.clone(), wide.clone()], rules: Vec::new() };
+        let puts = [wide, narrow].map(RoutingChange::PutRoute);
+        assert_eq!(diff(&RoutingState::default(), &wanted), puts);
+    }
+
+    #[test]
     fn taking_down_deletes_rules_last_to_first_and_routes_after_them() {
         let lines = lines(&uplinks(1), &RoutingState::default());
         assert_eq!(

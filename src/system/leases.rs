@@ -17,9 +17,11 @@ use jiff::tz::TimeZone;
 
 use crate::plan::observed::Link;
 
-/// The routers named by leases that are still good, by device, the most recent client's first.
+/// The routers named by leases that are still good, by device: systemd-networkd's, then
+/// NetworkManager's, then dhclient's, of each the last written file's first.
 ///
-/// `root` is `/` but in tests.
+/// `root` is `/` but in tests. NetworkManager keeps the file of a lease that is over and
+/// does not say when it was: whoever believes a router checks that the device's net holds it.
 #[must_use]
 pub fn routers(root: &Path, links: &[Link], now: Timestamp) -> BTreeMap<String, Vec<IpAddr>> {
     let mut routers = BTreeMap::new();

@@ -81,7 +81,8 @@ const MESSAGE_HEADER: usize = 16;
 type Answer = NetlinkMessage<RouteNetlinkMessage>;
 
 impl Netlink {
-    /// Connects to the kernel, in the network namespace of the calling thread.
+    /// Connects to the kernel, in the network namespace of the calling thread; within a tokio
+    /// runtime that has I/O and time enabled.
     ///
     /// # Errors
     /// When there is no tokio runtime to run the connection, or no socket to be had.

@@ -37,15 +37,11 @@ impl Netlink {
         Ok(found.collect())
     }
 
-    /// Adds a rule unless it is there. Somebody else's equal rule may go any time, so it does not count.
+    /// Adds a rule unless it is there; somebody else's equal rule is another, by its protocol number.
     pub(super) async fn add_rule(&self, rule: &Rule) -> Result<(), Cause> {
         let request = RouteNetlinkMessage::NewRule(write(rule).ok_or(Cause::NotOurs)?);
-        let added = self.command(request.clone(), NLM_F_CREATE | NLM_F_EXCL).await;
-        match added {
-            Err(cause) if cause.is_one_of(&[Errno::EEXIST]) => match self.our_rule(rule).await? {
-                Some(_) => Ok(()),
-                None => self.command(request, NLM_F_CREATE).await,
-            },
+        match self.command(request, NLM_F_CREATE | NLM_F_EXCL).await {
+            Err(cause) if cause.is_one_of(&[Errno::EEXIST]) => Ok(()),
             added => added,
         }
     }

@@ -20,7 +20,8 @@ pub struct Flow {
     pub mark: u32,
     /// `IPS_*` bits, include/uapi/linux/netfilter/nf_conntrack_common.h.
     pub status: u32,
-    /// The kernel's name for the entry, unlike its addresses never that of a later one at the same time.
+    /// The kernel's name for the entry: a hash of its addresses and its place in memory, so a
+    /// later entry with the same addresses has mostly, not always, another (`nf_ct_get_id`).
     pub id: u32,
     /// Zone, 0 unless somebody uses zones.
     pub zone: u16,

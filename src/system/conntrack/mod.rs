@@ -83,7 +83,7 @@ impl Conntrack {
         outcome(self.request(|sequence| message::set_mark(sequence, flow, mark), &mut |_| {}))
     }
 
-    /// Deletes all flows with this mark, in one step.
+    /// Deletes all flows with this mark, in one step; all there are if its mask is empty.
     ///
     /// # Errors
     /// When the kernel refuses or does not answer.
@@ -91,7 +91,7 @@ impl Conntrack {
         self.request(|sequence| message::delete_marked(sequence, mark), &mut |_| {})
     }
 
-    /// Deletes one flow, and no later one with the same addresses.
+    /// Deletes one flow; a later one with the same addresses is spared if its id is another.
     ///
     /// # Errors
     /// When the kernel refuses or does not answer.
@@ -114,7 +114,11 @@ impl Conntrack {
 
     /// Reads one datagram; true when it held the end of the answer.
     fn answers(&mut self, each: &mut dyn FnMut(Flow)) -> io::Result<bool> {
-        let length = receive(&self.socket, &mut self.buffer)?;
+        let length = match receive(&self.socket, &mut self.buffer) {
+            Ok(length) => length,
+            Err(error) if is_silence(&error) => return Ok(false),
+            Err(error) => return Err(error),
+        };
         for Message { kind, sequence } in Messages::new(&self.buffer[..length]) {
             match kind {
                 _ if sequence != self.sequence => {}
@@ -129,14 +133,13 @@ impl Conntrack {
 }
 
 impl Destroyed {
-    /// Starts to listen; `receive_buffer` is in bytes and may be more than `rmem_max`
-    /// (`SO_RCVBUFFORCE`), `timeout` is how long [`Self::receive`] waits.
+    /// Starts to listen; `receive_buffer` is in bytes, `timeout` is how long [`Self::receive`] waits.
     ///
     /// # Errors
-    /// When no socket is to be had, or without `CAP_NET_ADMIN`.
+    /// When no socket is to be had.
     pub fn listen(receive_buffer: usize, timeout: Duration) -> io::Result<Self> {
         let socket = open(DESTROY_GROUP, timeout)?;
-        socket::setsockopt(&socket, sockopt::RcvBufForce, &receive_buffer)?;
+        enlarge(&socket, receive_buffer)?;
         Ok(Self { socket, buffer: vec![0; BUFFER], overruns: 0 })
     }
 
@@ -164,12 +167,11 @@ impl Destroyed {
     }
 
     fn nothing_heard(&mut self, error: io::Error) -> io::Result<()> {
-        match error.raw_os_error().map(Errno::from_raw) {
-            Some(Errno::ENOBUFS) => self.overruns += 1,
-            Some(Errno::EAGAIN | Errno::EINTR) => {}
-            _ => return Err(error),
+        if error.raw_os_error() == Some(Errno::ENOBUFS as i32) {
+            self.overruns += 1;
+            return Ok(());
         }
-        Ok(())
+        if is_silence(&error) { Ok(()) } else { Err(error) }
     }
 }
 
@@ -192,6 +194,19 @@ fn open(groups: u32, timeout: Duration) -> io::Result<OwnedFd> {
     let milliseconds = i64::try_from(timeout.as_millis()).unwrap_or(i64::MAX);
     socket::setsockopt(&socket, sockopt::ReceiveTimeout, &TimeVal::milliseconds(milliseconds))?;
     Ok(socket)
+}
+
+/// Past `rmem_max` only the true root may go; in a user namespace we get what everybody gets.
+fn enlarge(socket: &OwnedFd, receive_buffer: usize) -> nix::Result<()> {
+    match socket::setsockopt(socket, sockopt::RcvBufForce, &receive_buffer) {
+        Err(Errno::EPERM) => socket::setsockopt(socket, sockopt::RcvBuf, &receive_buffer),
+        forced => forced,
+    }
+}
+
+/// The time-out of the socket passed, or a signal came.
+fn is_silence(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted)
 }
 
 /// Receives one datagram from the kernel; what other processes send counts as empty.
