@@ -38,7 +38,7 @@ pub(crate) fn all_kinds() -> Vec<Vec<u8>> {
         |ip| ip.options(&[148, 4, 0, 0]).ports(6, 1, 2),
         |ip| ip.extension(AUTH, &[0; 16]).ports(6, 1, 2),
     ];
-    kinds.iter().flat_map(|kind| both(kind)).map(|(_, bytes)| bytes).collect()
+    kinds.iter().flat_map(both).map(|(_, bytes)| bytes).collect()
 }
 
 /// Puts one packet together; what one family does not have is left out there.

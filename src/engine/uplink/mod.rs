@@ -27,13 +27,13 @@ impl UplinkSet {
     /// Whether `uplink` is in the set.
     #[must_use]
     pub fn contains(self, uplink: UplinkId) -> bool {
-        self.0 & (1 << uplink.0) != 0
+        self.0 & bit(uplink) != 0
     }
 
-    /// The set with `uplink` added.
+    /// The set with `uplink` added; numbers from [`MAX_UPLINKS`] on are in no set.
     #[must_use]
     pub fn with(self, uplink: UplinkId) -> Self {
-        UplinkSet(self.0 | 1 << uplink.0)
+        UplinkSet(self.0 | bit(uplink))
     }
 
     /// Whether no uplink is in the set.
@@ -51,5 +51,27 @@ impl UplinkSet {
 impl FromIterator<UplinkId> for UplinkSet {
     fn from_iter<I: IntoIterator<Item = UplinkId>>(uplinks: I) -> Self {
         uplinks.into_iter().fold(UplinkSet::EMPTY, UplinkSet::with)
+    }
+}
+
+fn bit(uplink: UplinkId) -> u64 {
+    1_u64.checked_shl(uplink.0.into()).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_set_gives_back_what_was_put_in_in_the_configurations_order() {
+        let set: UplinkSet = [63, 0, 5].map(UplinkId).into_iter().collect();
+        assert_eq!(set.iter().collect::<Vec<_>>(), [0, 5, 63].map(UplinkId));
+        assert!(!set.contains(UplinkId(1)) && !set.is_empty() && UplinkSet::EMPTY.is_empty());
+    }
+
+    #[test]
+    fn a_number_too_large_is_in_no_set() {
+        let set: UplinkSet = [64, 255].map(UplinkId).into_iter().collect();
+        assert!(set.is_empty() && !set.contains(UplinkId(64)));
     }
 }

@@ -4,12 +4,13 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::pick::Rotation;
+use super::{MAX_UPLINKS, UplinkId};
 use crate::engine::packet::Family;
 use crate::engine::rule::RuleSet;
-use crate::engine::rule::model::{Rule, RuleId};
+use crate::engine::rule::model::{Choice, Rule, RuleId};
 
 /// The state of every round-robin, kept in step with the rules.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Turns {
     rules: Arc<RuleSet>,
     by_rule: Vec<PerFamily>,
@@ -17,6 +18,13 @@ pub struct Turns {
 }
 
 type PerFamily = [Rotation; 2];
+
+impl Default for Turns {
+    fn default() -> Self {
+        let all = (0..MAX_UPLINKS as u8).map(UplinkId);
+        Turns { rules: Arc::default(), by_rule: Vec::new(), default: per_family(all) }
+    }
+}
 
 impl Turns {
     /// Takes new rules over, if they are new. A rule that kept its name and its
@@ -47,16 +55,24 @@ impl Turns {
             let (older, rotations) = older.get(rule.name.as_str())?;
             (older.choice == rule.choice).then(|| PerFamily::clone(rotations))
         };
-        rules.rules().iter().map(|rule| kept(rule).unwrap_or_default()).collect()
+        rules.rules().iter().map(|rule| kept(rule).unwrap_or_else(|| of_choice(&rule.choice))).collect()
     }
+}
+
+fn of_choice(choice: &Choice) -> PerFamily {
+    per_family(choice.uplinks.iter().map(|&(uplink, _)| uplink))
+}
+
+fn per_family(uplinks: impl Iterator<Item = UplinkId>) -> PerFamily {
+    let rotation = Rotation::among(uplinks);
+    [rotation.clone(), rotation]
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::engine::rule::arbitrary::rule;
-    use crate::engine::rule::model::{Choice, Matchers, Policy};
-    use crate::engine::uplink::UplinkId;
+    use crate::engine::rule::model::{Matchers, Policy};
 
     #[test]
     fn a_rule_that_stayed_goes_on_and_one_that_changed_starts_anew() {
