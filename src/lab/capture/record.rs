@@ -63,8 +63,7 @@ impl Record {
 
     /// Neighbour discovery, router and multicast listener messages (RFC 4861, 2710, 3810):
     /// what machines say to their link by themselves.
-    #[must_use]
-    pub fn is_link_chatter(&self) -> bool {
+    pub(super) fn is_link_chatter(&self) -> bool {
         let icmp_type = self.key.dst_port >> 8;
         self.key.protocol == IpNumber::IPV6_ICMP.0 && matches!(icmp_type, 130..=137 | 143)
     }

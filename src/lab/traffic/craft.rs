@@ -211,8 +211,9 @@ mod tests {
             let fragments = header.fragments(&payload, 42);
             let parts = fragments.iter().map(|fragment| {
                 let read = LaxSlicedPacket::from_ip(fragment).unwrap();
-                assert!(read.is_ip_payload_fragmented());
-                read.ip_payload().unwrap().payload.to_vec()
+                let part = read.ip_payload().unwrap();
+                assert!(part.fragmented);
+                part.payload.to_vec()
             });
             assert_eq!(parts.collect::<Vec<_>>(), payload.chunks(40).map(<[u8]>::to_vec).collect::<Vec<_>>());
         }
