@@ -4,12 +4,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::net::{IpAddr, SocketAddr};
-use std::os::unix::fs::MetadataExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
 use wansplit::engine::packet::Family;
+use wansplit::lab::article::configuration;
 use wansplit::lab::capture::{Capture, Captured, Direction, Filter};
 use wansplit::lab::flows::{Flows, flows_by_uplink};
 use wansplit::lab::network::{IspLine, Network, missing};
@@ -149,6 +149,24 @@ fn a_transfer_notices_when_its_line_is_gone_for_a_second() {
 }
 
 #[test]
+fn a_long_udp_flow_and_a_slow_transfer_lose_nothing_and_do_not_stall() {
+    let Some(network) = build(&lab(1)) else { return };
+    route_by_hand(&network);
+    let _server = serve(&network);
+    let to = SocketAddr::new(network.servers[0].v6.into(), ECHO);
+    let client = &network.client().host;
+    let slow =
+        Transfer { rate: Some(1000), ..Transfer::new(to, Duration::from_secs(2)) }.start(client).unwrap();
+    let gap = Duration::from_millis(1);
+    let udp = UdpFlows { datagrams: 1000, gap, ..UdpFlows::new(to, Pace::burst(2, 2)) }.run(client).unwrap();
+    assert_eq!(udp.succeeded(), 2, "{:?}", udp.failures());
+    assert!(udp.flows.iter().all(|flow| flow.seen_as.len() == 1 && flow.answers == 1000));
+    let slow = slow.wait().unwrap();
+    assert_eq!((slow.failure, slow.stalls), (None, vec![]));
+    assert!((1800..=2200).contains(&slow.bytes), "{} bytes", slow.bytes);
+}
+
+#[test]
 fn a_line_of_ten_megabits_carries_no_more() {
     let mut topology = lab(1);
     topology.lines[0].rate = Some(10);
@@ -222,6 +240,19 @@ fn a_point_to_point_line_reaches_the_servers() {
 }
 
 #[test]
+fn the_routers_configuration_names_its_devices_gateways_and_weights() {
+    let Some(network) = build(&lab(3)) else { return };
+    let text = configuration(&network, &[3, 1]);
+    let table: toml::Table = text.parse().unwrap();
+    assert_eq!(table["lan"]["interfaces"].as_array().unwrap(), &["lan0".into()]);
+    let uplinks = table["uplink"].as_array().unwrap();
+    let weights: Vec<_> = uplinks.iter().map(|uplink| uplink["weight"].as_integer().unwrap()).collect();
+    assert_eq!(weights, [3, 1, 1]);
+    assert_eq!(uplinks[2]["interface"].as_str(), Some("wan3"));
+    assert_eq!(uplinks[1]["gateway"].as_array().unwrap(), &["203.0.113.1".into(), "2001:db8:2::1".into()]);
+}
+
+#[test]
 fn networks_with_the_same_addresses_do_not_meet() {
     let (Some(one), Some(other)) = (build(&lab(2)), build(&lab(2))) else { return };
     let capture = Capture::start(&other.router, Filter { direction: None, ..Filter::default() }).unwrap();
@@ -245,7 +276,7 @@ fn nothing_is_left_after_the_drop() {
     assert!(process.exists() && !held(&namespaces).is_empty());
     drop((network, sleeper, server, capture));
     assert!(!process.exists());
-    assert_eq!(held(&namespaces), Vec::<String>::new());
+    assert_eq!(held(&namespaces), Vec::<PathBuf>::new());
     assert_eq!(names(), names_before);
 }
 
@@ -392,16 +423,15 @@ fn wait_for(mut condition: impl FnMut() -> bool) {
 }
 
 /// All that still holds one of these namespaces: processes in it and descriptors of it.
-fn held(namespaces: &BTreeSet<u64>) -> Vec<String> {
+fn held(namespaces: &BTreeSet<u64>) -> Vec<PathBuf> {
+    let links: BTreeSet<PathBuf> = namespaces.iter().map(|number| format!("net:[{number}]").into()).collect();
     let processes = fs::read_dir("/proc").unwrap().flatten().map(|entry| entry.path());
     let places = processes.flat_map(|process| {
         let descriptors =
             fs::read_dir(process.join("fd")).into_iter().flatten().flatten().map(|fd| fd.path());
         descriptors.chain([process.join("ns/net")]).collect::<Vec<_>>()
     });
-    let holds =
-        |path: &Path| fs::metadata(path).is_ok_and(|it| namespaces.contains(&it.ino()) && it.size() == 0);
-    places.filter(|path| holds(path)).map(|path| path.display().to_string()).collect()
+    places.filter(|place| fs::read_link(place).is_ok_and(|target| links.contains(&target))).collect()
 }
 
 /// Named namespaces of the machine.

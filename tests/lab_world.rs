@@ -13,6 +13,8 @@ use std::process::{Child, Command, ExitCode, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use nix::sys::signal::{SigSet, Signal, kill};
+use nix::unistd::Pid;
 use wansplit::lab::command;
 use wansplit::lab::network::Network;
 use wansplit::lab::server::{Server, ServerSpec};
@@ -35,7 +37,7 @@ fn main() -> ExitCode {
 }
 
 fn run_all() {
-    let tests: [(&str, fn()); 4] = [
+    let tests: [(&str, fn()); 5] = [
         ("root_has_a_network_in_a_world_of_its_own", root_has_a_network_in_a_world_of_its_own),
         (
             "others_have_a_network_where_the_kernel_allows_it",
@@ -46,6 +48,7 @@ fn run_all() {
             "nothing_is_left_after_the_outer_process_is_killed",
             nothing_is_left_after_the_outer_process_is_killed,
         ),
+        ("a_termination_reaches_the_inner_process", a_termination_reaches_the_inner_process),
     ];
     let filter = env::args().skip(1).find(|argument| !argument.starts_with('-')).unwrap_or_default();
     for (name, test) in tests.into_iter().filter(|(name, _)| name.contains(&filter)) {
@@ -103,6 +106,18 @@ fn nothing_is_left_after_the_outer_process_is_killed() {
     assert_eq!((mounts(), names()), before);
 }
 
+fn a_termination_reaches_the_inner_process() {
+    if !is_root() {
+        return println!("SKIPPED: not root");
+    }
+    let mut outer = in_role("terminate").stdout(Stdio::piped()).spawn().unwrap();
+    assert_eq!(first_line(&mut outer), "waiting");
+    let begin = Instant::now();
+    kill(Pid::from_raw(outer.id() as i32), Signal::SIGTERM).unwrap();
+    assert_eq!(outer.wait().unwrap().code(), Some(5));
+    assert!(begin.elapsed() < Duration::from_secs(5));
+}
+
 /// What the roles do.
 fn inside(role: &str) -> ExitCode {
     let world = match World::enter() {
@@ -116,6 +131,7 @@ fn inside(role: &str) -> ExitCode {
     match role {
         "network" => use_a_network(&world),
         "wait" => wait_to_be_killed(),
+        "terminate" => return wait_for_a_termination(),
         _ => return ExitCode::from(7),
     }
     ExitCode::SUCCESS
@@ -147,6 +163,15 @@ fn wait_to_be_killed() {
     let _child = network.router.spawn(Command::new("sleep").arg("1000")).unwrap();
     println!("net:[{}]", network.router.namespace().id().unwrap());
     thread::sleep(LIMIT);
+}
+
+fn wait_for_a_termination() -> ExitCode {
+    let mut wanted = SigSet::empty();
+    wanted.add(Signal::SIGTERM);
+    wanted.thread_block().unwrap();
+    println!("waiting");
+    wanted.wait().unwrap();
+    ExitCode::from(5)
 }
 
 fn in_role(role: &str) -> Command {
