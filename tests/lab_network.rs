@@ -70,6 +70,25 @@ fn an_isp_drops_and_counts_exactly_the_packets_with_anothers_source() {
 }
 
 #[test]
+fn a_flow_that_leaves_by_two_lines_is_found_out() {
+    let Some(network) = build(&lab(2)) else { return };
+    add_routes(&network);
+    let capture = Capture::start(&network.router, Filter::default()).unwrap();
+    let to: IpAddr = network.servers[0].v4.into();
+    let send_by = |line: &IspLine| {
+        let from = line.router.v4.into();
+        let packet = Header::new(from, to, protocol::UDP).packet(&udp(from, to, 4000, SILENT, b"hello"));
+        send_packets(&network.router, &[packet]).unwrap();
+    };
+    send_by(&network.lines[0]);
+    let other = network.lines[1].gateway.v4;
+    network.router.shell(&format!("ip route replace default via {other} dev wan2 table 101")).unwrap();
+    send_by(&network.lines[1]);
+    let flows = judge(&network, &capture.stop().unwrap());
+    assert_eq!((flows.split().count(), flows.strays.len(), flows.packets()), (1, 0, 2));
+}
+
+#[test]
 fn captures_count_every_packet_of_a_burst() {
     let Some(network) = build(&lab(1)) else { return };
     route_by_hand(&network);
