@@ -30,15 +30,12 @@ pub struct Flows {
     pub strays: Vec<Record>,
 }
 
-/// Gathers what left by the router's uplinks; other packets and what machines say
-/// to their link by themselves are left out. Of fragments after the first, which have
-/// no ports, only the source is judged.
+/// Gathers what left by the router's uplinks; other packets are left out.
+/// Of fragments after the first, which have no ports, only the source is judged.
 #[must_use]
 pub fn flows_by_uplink(records: &[Record], lines: &[IspLine]) -> Flows {
     let mut flows = Flows::default();
-    for record in
-        records.iter().filter(|record| record.direction == Direction::Out && !record.is_link_chatter())
-    {
+    for record in records.iter().filter(|record| record.direction == Direction::Out) {
         let Some(line) = lines.iter().find(|line| *line.device == *record.device) else { continue };
         if !line.sources.contains(record.key.src) {
             flows.strays.push(record.clone());

@@ -23,6 +23,7 @@
 //!   namespace, so two labs never meet and no packet reaches a real network.
 //! - **Nothing waits for ever.** Every command, flow and server has an end.
 
+pub mod article;
 pub mod capture;
 pub mod command;
 pub mod flows;

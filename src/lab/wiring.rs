@@ -189,9 +189,8 @@ fn address(batch: &mut String, device: &str, addresses: Pair, net: Nets) {
 }
 
 fn default_route(batch: &mut String, gateway: Pair, device: &str) {
-    for family in Family::BOTH {
-        let flag = if family == Family::V6 { "-6 " } else { "" };
-        let _ = writeln!(batch, "{flag}route add default via {} dev {device}", gateway.of(family));
+    for (everything, family) in ["0.0.0.0/0", "::/0"].into_iter().zip(Family::BOTH) {
+        let _ = writeln!(batch, "route add {everything} via {} dev {device}", gateway.of(family));
     }
 }
 
@@ -212,8 +211,8 @@ address add 2001:db8:1::1/64 dev customer nodad
 route add 2001:db8:1:1::/64 via 2001:db8:1::2 dev customer
 address add 100.64.1.1/30 dev core
 address add fd00:64:1::1/64 dev core nodad
-route add default via 100.64.1.2 dev core
--6 route add default via fd00:64:1::2 dev core
+route add 0.0.0.0/0 via 100.64.1.2 dev core
+route add ::/0 via fd00:64:1::2 dev core
 "
         );
     }

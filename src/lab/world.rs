@@ -12,6 +12,7 @@
 use std::env;
 use std::fs;
 use std::io;
+use std::os::fd::AsFd;
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, Command};
 use std::time::{Duration, Instant};
@@ -25,7 +26,6 @@ use nix::sys::prctl;
 use nix::sys::signal::{SigSet, Signal, kill};
 use nix::sys::signalfd::SignalFd;
 use nix::unistd::{Gid, Pid, Uid, getpid};
-use std::os::fd::AsFd;
 
 use super::network::Network;
 
@@ -34,6 +34,9 @@ const OUTER: &str = "WANSPLIT_LAB_OUTER";
 
 /// How long the inner process may take to end after an interrupt or a termination.
 const GRACE: Duration = Duration::from_secs(10);
+
+/// `si_code` of signals that the kernel, not a process, has sent (include/uapi/asm-generic/siginfo.h).
+const SI_KERNEL: i32 = 0x80;
 
 /// Proof that this process is inside.
 #[derive(Debug)]
@@ -51,9 +54,9 @@ pub enum Entered {
 impl World {
     /// Starts this program again with the same arguments in a world of its own, and waits for its end.
     ///
-    /// Interrupts and terminations of the outer process are passed on as SIGTERM; an inner
-    /// process that has not ended 10 seconds later is killed. The inner process must handle
-    /// SIGTERM and SIGINT itself: as the first process of its namespace it is not ended by them otherwise.
+    /// SIGINT, SIGTERM and SIGHUP of the outer process are passed on; an inner process that has
+    /// not ended 10 seconds later is killed. The inner process must handle them itself: as the
+    /// first process of its namespace it is not ended by them otherwise.
     ///
     /// # Errors
     /// Where the kernel allows no namespaces to this user, and says how it could be made to.
@@ -134,24 +137,38 @@ fn attend(mut inner: Child) -> Result<u8> {
         if let Some(status) = inner.try_wait()? {
             return Ok(status.code().or(status.signal().map(|signal| 128 + signal)).unwrap_or(1) as u8);
         }
-        match next_signal(&signals)? {
-            Some(signal) if signal != Signal::SIGCHLD && deadline.is_none() => {
-                deadline = Some(Instant::now() + GRACE);
-                let _ = kill(Pid::from_raw(inner.id() as i32), Signal::SIGTERM);
-            }
-            _ if deadline.is_some_and(|deadline| Instant::now() > deadline) => inner.kill()?,
-            _ => {}
+        if let Some(received) = next_signal(&signals)?.filter(|received| received.signal != Signal::SIGCHLD) {
+            deadline.get_or_insert(Instant::now() + GRACE);
+            pass_on(&received, &inner);
+        }
+        if deadline.is_some_and(|deadline| Instant::now() > deadline) {
+            inner.kill()?;
         }
     }
 }
 
+struct Received {
+    signal: Signal,
+    /// The terminal sent it: to the inner process as well.
+    from_terminal: bool,
+}
+
 /// The next signal within half a second.
-fn next_signal(signals: &SignalFd) -> Result<Option<Signal>> {
+fn next_signal(signals: &SignalFd) -> Result<Option<Received>> {
     let mut ready = [PollFd::new(signals.as_fd(), PollFlags::POLLIN)];
     match poll(&mut ready, PollTimeout::from(500u16)) {
-        Ok(0) | Err(Errno::EINTR) => Ok(None),
-        Ok(_) => Ok(signals.read_signal()?.and_then(|info| Signal::try_from(info.ssi_signo as i32).ok())),
-        Err(error) => Err(error).context("waiting for signals"),
+        Ok(0) | Err(Errno::EINTR) => return Ok(None),
+        result => result.context("waiting for signals")?,
+    };
+    let Some(info) = signals.read_signal().context("reading a signal")? else { return Ok(None) };
+    let signal = Signal::try_from(info.ssi_signo as i32).context("reading a signal")?;
+    Ok(Some(Received { signal, from_terminal: info.ssi_code == SI_KERNEL }))
+}
+
+fn pass_on(received: &Received, inner: &Child) {
+    if !received.from_terminal {
+        // It may have ended just now.
+        let _ = kill(Pid::from_raw(inner.id() as i32), received.signal);
     }
 }
 

@@ -1,4 +1,5 @@
-//! What really went over the wires: every IP packet of one machine, as it left or came.
+//! What really went over the wires: every IP packet of one machine, as it left or came,
+//! but for neighbour discovery and its like, which machines say by themselves.
 //!
 //! One packet socket (packet(7)) sees all devices of a namespace, below
 //! everything a firewall does: what it tells as leaving has its final source
@@ -167,6 +168,9 @@ impl Reader {
         }
         let Some(device) = self.device(link.ifindex()) else { return };
         let Some(record) = Record::parse(bytes, device, direction, Instant::now()) else { return };
+        if record.is_link_chatter() {
+            return;
+        }
         let mut captured = self.shared.captured();
         if captured.records.len() < self.filter.limit {
             captured.records.push(record);

@@ -63,8 +63,7 @@ impl Record {
 
     /// Neighbour discovery, router and multicast listener messages (RFC 4861, 2710, 3810):
     /// what machines say to their link by themselves.
-    #[must_use]
-    pub fn is_link_chatter(&self) -> bool {
+    pub(super) fn is_link_chatter(&self) -> bool {
         let icmp_type = self.key.dst_port >> 8;
         self.key.protocol == IpNumber::IPV6_ICMP.0 && matches!(icmp_type, 130..=137 | 143)
     }
@@ -102,4 +101,54 @@ fn ports(protocol: IpNumber, payload: &[u8]) -> (u16, u16) {
 
 fn is_echo(payload: &[u8], types: [u8; 2]) -> bool {
     payload.first().is_some_and(|kind| types.contains(kind))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::IpAddr;
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::lab::traffic::craft::{Header, protocol, sctp_init, udp};
+
+    const FROM: IpAddr = IpAddr::V6(std::net::Ipv6Addr::LOCALHOST);
+
+    #[test]
+    fn ports_are_read_behind_extension_headers_but_not_from_later_fragments() {
+        let header = Header { options: true, ..Header::new(FROM, FROM, protocol::UDP) };
+        let whole = parse(&header.packet(&udp(FROM, FROM, 4000, 53, b"hello"))).unwrap();
+        assert_eq!((whole.key.src_port, whole.key.dst_port, whole.later_fragment), (4000, 53, false));
+        let fragments = header.fragments(&udp(FROM, FROM, 4000, 53, &[0; 100]), 64);
+        let parts: Vec<Record> = fragments.iter().filter_map(|bytes| parse(bytes)).collect();
+        assert_eq!((parts[0].key.dst_port, parts[0].later_fragment), (53, false));
+        assert_eq!((parts[1].key.dst_port, parts[1].later_fragment), (0, true));
+    }
+
+    #[test]
+    fn an_sctp_packet_has_ports_and_its_whole_length() {
+        let packet = Header::new(FROM, FROM, protocol::SCTP).packet(&sctp_init(5000, 5001));
+        let record = parse(&packet).unwrap();
+        assert_eq!((record.key.src_port, record.key.dst_port), (5000, 5001));
+        assert_eq!(record.length as usize, packet.len());
+    }
+
+    #[test]
+    fn an_echo_request_is_known_by_its_identifier() {
+        let record = parse(&Header::new(FROM, FROM, 58).packet(&[128, 0, 0, 0, 0x12, 0x34, 0, 1])).unwrap();
+        assert_eq!((record.key.src_port, record.key.dst_port), (0x1234, 0x8000));
+        assert!(!record.is_link_chatter());
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_make_it_panic(bytes in prop::collection::vec(any::<u8>(), 0..200), first in 0x40u8..0x70) {
+            let _ = parse(&bytes);
+            let _ = parse(&[&[first], bytes.as_slice()].concat());
+        }
+    }
+
+    fn parse(bytes: &[u8]) -> Option<Record> {
+        Record::parse(bytes, "wan1".into(), Direction::Out, Instant::now())
+    }
 }

@@ -87,7 +87,7 @@ impl Header {
         let options: &[u8] = if self.options { &[1, 1, 1, 0] } else { &[] };
         let words = 5 + options.len() / 4;
         let length = (words * 4 + payload.len()) as u16;
-        let place = part.map_or(0, |part| part.offset / 8 | u16::from(part.more) << 13);
+        let place = part.map_or(0, |part| (part.offset / 8) | (u16::from(part.more) << 13));
         let mut packet = vec![0x40 | words as u8, self.dscp << 2];
         packet.extend(length.to_be_bytes());
         packet.extend(self.id.to_be_bytes());
@@ -211,8 +211,9 @@ mod tests {
             let fragments = header.fragments(&payload, 42);
             let parts = fragments.iter().map(|fragment| {
                 let read = LaxSlicedPacket::from_ip(fragment).unwrap();
-                assert!(read.is_ip_payload_fragmented());
-                read.ip_payload().unwrap().payload.to_vec()
+                let part = read.ip_payload().unwrap();
+                assert!(part.fragmented);
+                part.payload.to_vec()
             });
             assert_eq!(parts.collect::<Vec<_>>(), payload.chunks(40).map(<[u8]>::to_vec).collect::<Vec<_>>());
         }

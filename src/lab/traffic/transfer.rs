@@ -16,8 +16,11 @@ use super::tcp::{open, read_line};
 use crate::lab::host::{self, Host};
 use crate::lab::server::parse_greeting;
 
-/// Bytes sent at a time.
+/// Most bytes sent at a time.
 const CHUNK: usize = 8 * 1024;
+
+/// With a rate, this many chunks or more are sent each second.
+const CHUNKS_PER_SECOND: u64 = 20;
 
 /// Bytes may be under way from here and back for so long before the transfer counts as broken.
 const DEAD: Duration = Duration::from_secs(20);
@@ -31,8 +34,8 @@ pub struct Transfer {
     pub time: Duration,
     /// Bytes per second each way; `None`: as many as go through.
     pub rate: Option<u64>,
-    /// A pause between two arrivals longer than this is reported. With a rate it must be
-    /// well above the time between two chunks of 8 KiB.
+    /// A pause between two arrivals longer than this is reported; well above the 50 ms
+    /// that a slow transfer's sender itself pauses.
     pub stall: Duration,
 }
 
@@ -144,17 +147,21 @@ struct Shared {
 /// Sends for the time and at the rate asked for, then closes this direction. Returns the bytes sent.
 async fn send(mut writer: OwnedWriteHalf, transfer: Transfer, shared: Arc<Shared>) -> io::Result<u64> {
     let begin = Instant::now();
-    let chunk = [b'w'; CHUNK];
+    let chunk = vec![b'w'; chunk_size(transfer.rate)];
     let mut sent = 0;
     while begin.elapsed() < transfer.time && !shared.stop.load(Ordering::Relaxed) {
         timeout(DEAD, writer.write_all(&chunk)).await??;
-        sent += CHUNK as u64;
+        sent += chunk.len() as u64;
         if let Some(rate) = transfer.rate {
             sleep_until(begin + Duration::from_secs_f64(sent as f64 / rate.max(1) as f64)).await;
         }
     }
     writer.shutdown().await?;
     Ok(sent)
+}
+
+fn chunk_size(rate: Option<u64>) -> usize {
+    rate.map_or(CHUNK, |rate| (rate / CHUNKS_PER_SECOND).clamp(1, CHUNK as u64) as usize)
 }
 
 /// Receives until the server has sent everything back, and notes the pauses.

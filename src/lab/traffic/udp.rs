@@ -6,14 +6,19 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Result;
+use socket2::SockRef;
 use tokio::net::UdpSocket;
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::time::{Instant, sleep_until, timeout_at};
 
 use super::pace::payload;
 use super::tcp::{port, unspecified};
 use super::{FlowOutcome, Pace, Report, Tally};
 use crate::lab::host::Host;
 use crate::lab::server::parse_greeting;
+
+/// Receive buffer, in bytes: some 1,000 small answers that came while datagrams went out back to back,
+/// where `net.core.rmem_max` allows it.
+const BUFFER: usize = 1 << 20;
 
 /// What a flow waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -109,29 +114,48 @@ async fn converse(flows: UdpFlows, index: usize, payload: Arc<[u8]>) -> FlowOutc
 }
 
 async fn exchange(flows: &UdpFlows, payload: &[u8], outcome: &mut FlowOutcome) -> io::Result<()> {
-    let from =
-        SocketAddr::new(flows.from.unwrap_or(unspecified(flows.to)), port(flows.first_port, outcome.index));
-    let socket = UdpSocket::bind(from).await?;
-    socket.connect(flows.to).await?;
+    let socket = open(flows, outcome.index).await?;
     outcome.local = Some(socket.local_addr()?);
     for number in 0..flows.datagrams {
         if number > 0 && !flows.gap.is_zero() {
-            sleep(flows.gap).await;
+            pause(&socket, flows, outcome).await?;
         }
         socket.send(payload).await?;
     }
     match flows.answers {
-        UdpAnswers::All => collect(&socket, flows, outcome).await,
+        UdpAnswers::All => collect(&socket, Instant::now() + flows.limit, flows.datagrams, outcome).await,
         UdpAnswers::None => Ok(()),
     }
 }
 
-/// Waits for as many answers as there were datagrams.
-async fn collect(socket: &UdpSocket, flows: &UdpFlows, outcome: &mut FlowOutcome) -> io::Result<()> {
-    let deadline = Instant::now() + flows.limit;
-    let mut answer = vec![0; flows.bytes + 100];
-    while outcome.answers < flows.datagrams {
-        let Ok(received) = timeout_at(deadline, socket.recv(&mut answer)).await else { return Ok(()) };
+async fn open(flows: &UdpFlows, index: usize) -> io::Result<UdpSocket> {
+    let address = flows.from.unwrap_or(unspecified(flows.to));
+    let socket = UdpSocket::bind(SocketAddr::new(address, port(flows.first_port, index))).await?;
+    SockRef::from(&socket).set_recv_buffer_size(BUFFER)?;
+    socket.connect(flows.to).await?;
+    Ok(socket)
+}
+
+/// The time between two datagrams; answers are taken in meanwhile.
+async fn pause(socket: &UdpSocket, flows: &UdpFlows, outcome: &mut FlowOutcome) -> io::Result<()> {
+    let end = Instant::now() + flows.gap;
+    if flows.answers == UdpAnswers::All {
+        collect(socket, end, flows.datagrams, outcome).await?;
+    }
+    sleep_until(end).await;
+    Ok(())
+}
+
+/// Takes in answers until there are as many as wanted or the time is over.
+async fn collect(
+    socket: &UdpSocket,
+    end: Instant,
+    wanted: usize,
+    outcome: &mut FlowOutcome,
+) -> io::Result<()> {
+    let mut answer = vec![0; 2048];
+    while outcome.answers < wanted {
+        let Ok(received) = timeout_at(end, socket.recv(&mut answer)).await else { return Ok(()) };
         let source = parse_greeting(&answer[..received?]);
         outcome.answers += 1;
         outcome.seen_as.extend(source.filter(|source| !outcome.seen_as.contains(source)));
