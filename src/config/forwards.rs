@@ -85,7 +85,10 @@ fn report_targets(section: &Section, to: &[Spanned<Target>], ports: Option<&Span
         }
         let span = ports.map_or(0, |ports| ports.get_ref().end() - ports.get_ref().start());
         if port.is_some_and(|port| port.checked_add(span).is_none()) {
-            error("the ports inside would go beyond 65535", "expected a lower port or a shorter range outside");
+            error(
+                "the ports inside would go beyond 65535",
+                "expected a lower port or a shorter range outside",
+            );
         }
     }
 }

@@ -50,7 +50,9 @@ impl Names {
         let named = |entry: &Option<(String, u8)>| entry.as_ref().is_some_and(|(name, _)| *name == wanted);
         match self.all().zip(&self.uplinks).find(|(_, entry)| named(entry)) {
             Some((uplink, _)) => Ok(uplink),
-            None if self.uplinks.is_empty() || self.uplinks.iter().any(Option::is_none) => Err(Fault::Elsewhere),
+            None if self.uplinks.is_empty() || self.uplinks.iter().any(Option::is_none) => {
+                Err(Fault::Elsewhere)
+            }
             None => Err(unknown("uplink", &wanted, known)),
         }
     }

@@ -24,9 +24,12 @@ pub(super) type Read<T> = Result<T, Fault>;
 
 /// Why a value was refused.
 pub(super) enum Fault {
-    /// It is not what the words describe: "a number from 1 to 255".
-    NotA(String),
-    /// It is that, but something else is wrong.
+    /// The key cannot have this value.
+    Refused {
+        /// What was expected, or what helps.
+        hint: String,
+    },
+    /// Something that needs words of its own.
     Because {
         /// What is wrong.
         message: String,
@@ -35,6 +38,13 @@ pub(super) enum Fault {
     },
     /// It follows from a fault that is reported at another place.
     Elsewhere,
+}
+
+impl Fault {
+    /// The value is not what the words describe: "a number from 1 to 255".
+    pub(super) fn not_a(what: impl std::fmt::Display) -> Self {
+        Fault::Refused { hint: format!("expected {what}") }
+    }
 }
 
 /// Reads one file. `None` when it is not TOML; that is its one problem then.
@@ -46,7 +56,8 @@ pub(super) fn read_file<T>(
 ) -> Option<T> {
     let report = Report { source: Source::new(order, file), problems: RefCell::default() };
     let tree = DeTable::parse(&file.text).map_err(|error| report.syntax(&error)).ok();
-    let answer = tree.map(|tree| read(Section::new(String::new(), Body::Table(tree.get_ref()), 0..0, &report)));
+    let answer =
+        tree.map(|tree| read(Section::new(String::new(), Body::Table(tree.get_ref()), 0..0, &report)));
     problems.extend(report.problems.into_inner());
     answer
 }
@@ -129,7 +140,11 @@ impl<'a> Section<'a> {
     }
 
     /// The value of a key that may be missing.
-    pub(super) fn optional<T>(&self, key: &'static str, read: impl Fn(&Value) -> Read<T>) -> Option<Spanned<T>> {
+    pub(super) fn optional<T>(
+        &self,
+        key: &'static str,
+        read: impl Fn(&Value) -> Read<T>,
+    ) -> Option<Spanned<T>> {
         self.read(key, self.value(key)?, &read)
     }
 
@@ -197,7 +212,11 @@ impl<'a> Section<'a> {
                 array.iter().map(|item| self.table_of(key, item, &what)).collect()
             }
             Some((value, _)) => {
-                self.report.error(value.span(), format!("`{key}` is not a list of tables"), format!("expected {what}"));
+                self.report.error(
+                    value.span(),
+                    format!("`{key}` is not a list of tables"),
+                    format!("expected {what}"),
+                );
                 Vec::new()
             }
         }
@@ -208,7 +227,11 @@ impl<'a> Section<'a> {
         if matches!(self.body, Body::Broken) {
             return;
         }
-        self.report.error(self.span(), format!("missing key `{}`", self.path(key)), format!("expected {what}"));
+        self.report.error(
+            self.span(),
+            format!("missing key `{}`", self.path(key)),
+            format!("expected {what}"),
+        );
     }
 
     /// Says which keys nobody asked for. To be called when everything was read.
@@ -230,8 +253,7 @@ impl<'a> Section<'a> {
             _ => Body::Broken,
         };
         if matches!(body, Body::Broken) {
-            let message = format!("`{key}` cannot be {}", describe(value));
-            self.report.error(value.span(), message, format!("expected {what}"));
+            self.refuse(key, value, format!("expected {what}"));
         }
         Section::new(self.path(key), body, value.span(), self.report)
     }
@@ -246,14 +268,15 @@ impl<'a> Section<'a> {
     fn read<T>(&self, key: &str, value: &Value, read: &impl Fn(&Value) -> Read<T>) -> Option<Spanned<T>> {
         match read(value) {
             Ok(answer) => return Some(Spanned::new(value.span(), answer)),
-            Err(Fault::NotA(what)) => {
-                let message = format!("`{key}` cannot be {}", describe(value));
-                self.report.error(value.span(), message, format!("expected {what}"));
-            }
+            Err(Fault::Refused { hint }) => self.refuse(key, value, hint),
             Err(Fault::Because { message, hint }) => self.report.error(value.span(), message, hint),
             Err(Fault::Elsewhere) => {}
         }
         None
+    }
+
+    fn refuse(&self, key: &str, value: &Value, hint: String) {
+        self.report.error(value.span(), format!("`{key}` cannot be {}", describe(value)), hint);
     }
 
     /// A key's full name.
@@ -271,7 +294,10 @@ pub(super) fn values_of<T>(items: Vec<Spanned<T>>) -> Vec<T> {
 pub(super) fn suggestion<'k>(word: &str, known: impl Iterator<Item = &'k str> + Clone) -> String {
     match nearest(word, known.clone()) {
         Some(near) => format!("did you mean `{near}`?"),
-        None => format!("expected one of {}", known.map(|known| format!("`{known}`")).collect::<Vec<_>>().join(", ")),
+        None => format!(
+            "expected one of {}",
+            known.map(|known| format!("`{known}`")).collect::<Vec<_>>().join(", ")
+        ),
     }
 }
 

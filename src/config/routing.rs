@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use toml::Spanned;
 
-use super::checked::{Routing, RouterTraffic};
+use super::checked::{RouterTraffic, Routing};
 use super::names::Names;
 use super::reader::{Fault, Read, Section, Value};
 use super::uplinks::Written;
@@ -35,7 +35,7 @@ pub(super) fn read(section: Section, uplinks: &[Written], names: &Names) -> (Rou
 
 fn router(value: &Value, names: &Names) -> Read<RouterTraffic> {
     match value.get_ref().as_str() {
-        None => Err(Fault::NotA("\"multipath\", \"rules\" or the name of an uplink".to_owned())),
+        None => Err(Fault::not_a("\"multipath\", \"rules\" or the name of an uplink")),
         Some("multipath") => Ok(RouterTraffic::Multipath),
         Some("rules") => Ok(RouterTraffic::Rules),
         Some(_) => names.uplink(value).map(RouterTraffic::Uplink),
@@ -60,7 +60,8 @@ fn tables(section: &Section, first: &Spanned<u32>, uplinks: &[Written]) -> Vec<u
 fn own(section: &Section, owners: &mut HashMap<u32, String>, table: &Spanned<u32>, owner: String) {
     let number = *table.get_ref();
     let kernel = [(253, "default"), (254, "main"), (255, "local")];
-    let taken = kernel.iter().find(|(kernel, _)| *kernel == number).map(|(_, name)| format!("the kernel's {name}"));
+    let taken =
+        kernel.iter().find(|(kernel, _)| *kernel == number).map(|(_, name)| format!("the kernel's {name}"));
     let taken = taken.or_else(|| owners.get(&number).map(|other| format!("that of {other}")));
     if let Some(taken) = taken {
         let message = format!("table {number} for {owner} is {taken}");

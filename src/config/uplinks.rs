@@ -5,7 +5,7 @@ use toml::Spanned;
 use super::checked::{Gateway, Mss, Source, Uplink};
 use super::names::Unique;
 use super::reader::{Fault, Read, Section, Value, quoted};
-use super::values::{self, INTERFACE, NAME, bits, interface, name, number, text};
+use super::values::{self, INTERFACE, NAME, interface, name, number, text};
 use crate::engine::packet::Family;
 use crate::engine::uplink::{MAX_UPLINKS, UplinkId};
 
@@ -43,13 +43,15 @@ impl Written {
 /// Reads all uplinks and compares them with each other and with the LAN's interfaces.
 pub(super) fn read(root: &Section, lan: &[String]) -> Vec<Written> {
     let sections = root.sections("uplink");
-    if root.value("uplink").is_none_or(|value| value.get_ref().as_array().is_some_and(|list| list.is_empty())) {
+    if root.value("uplink").is_none_or(|value| value.get_ref().as_array().is_some_and(|list| list.is_empty()))
+    {
         root.missing("uplink", "at least one `[[uplink]]`");
     }
     if let Some(section) = sections.get(MAX_UPLINKS) {
         root.report().error(section.span(), "too many uplinks", format!("expected at most {MAX_UPLINKS}"));
     }
-    let written: Vec<Written> = sections.into_iter().take(MAX_UPLINKS).map(|section| uplink(section, lan)).collect();
+    let written: Vec<Written> =
+        sections.into_iter().take(MAX_UPLINKS).map(|section| uplink(section, lan)).collect();
     unique(root, "uplink name", written.iter().flat_map(|uplink| &uplink.name));
     unique(root, "interface", written.iter().flat_map(|uplink| &uplink.interface));
     written
@@ -84,7 +86,7 @@ fn uplink(section: Section, lan: &[String]) -> Written {
         source: source(&section, gateway),
         gateway,
         mss: section.or("mss", Mss::Auto, mss),
-        mark: section.optional("mark", bits),
+        mark: section.optional("mark", number(1..=u64::from(u32::MAX))),
         table: section.optional("table", number(1..=u64::from(u32::MAX))),
     };
     section.finish();
@@ -121,7 +123,7 @@ fn mss(value: &Value) -> Read<Mss> {
     let word = |word: &str| values::find(&[("auto", Mss::Auto), ("off", Mss::Off)], word);
     let size = || number::<u16>(MSS)(value).ok().map(Mss::Bytes);
     let what = format!("\"auto\", \"off\" or a number from {} to {}", MSS.start(), MSS.end());
-    value.get_ref().as_str().and_then(word).or_else(size).ok_or(Fault::NotA(what))
+    value.get_ref().as_str().and_then(word).or_else(size).ok_or(Fault::not_a(what))
 }
 
 /// The next hops. An address alone leaves the other family unused; "auto" beside it, or alone, stands for
@@ -148,7 +150,8 @@ fn source(section: &Section, gateway: PerFamily<Gateway>) -> PerFamily<Source> {
         let unused = item.get_ref().0.filter(|&family| gateway.of(family) == Gateway::Unused);
         if let Some(family) = unused {
             let message = format!("a source for {}, which this uplink does not use", family_name(family));
-            let hint = format!("expected an {} address or \"auto\" in `gateway` as well", family_name(family));
+            let hint =
+                format!("expected an {} address or \"auto\" in `gateway` as well", family_name(family));
             section.report().error(item.span(), message, hint);
         }
     }
@@ -198,7 +201,8 @@ fn per_family<T: Copy>(section: &Section, key: &str, items: &[Spanned<Item<T>>],
             None => &mut common,
         };
         if place.replace(value).is_some() {
-            let message = format!("`{key}` has two values for {}", family.map_or("the same", family_name));
+            let message =
+                format!("`{key}` has two values for {}", family.map_or("every family", family_name));
             section.report().error(item.span(), message, "expected at most one for each family");
         }
     }

@@ -10,7 +10,7 @@ use crate::engine::rule::naive;
 
 /// Most comparisons of an example with a rule: keeps large rule sets from costing rules times examples.
 /// Examples beyond it are not looked at.
-const COMPARISONS: usize = 10_000_000;
+const COMPARISONS: usize = 1_000_000;
 
 /// Rules that are never reached, and examples that an earlier rule takes away.
 ///
@@ -19,7 +19,8 @@ const COMPARISONS: usize = 10_000_000;
 #[must_use]
 pub fn warnings(config: &Config, rule_files: &[SourceFile]) -> Problems {
     let mut problems = Problems::default();
-    let mut earlier = Earlier { uplinks: config.uplinks.len(), rules: Vec::new(), end: None, left: COMPARISONS };
+    let mut earlier =
+        Earlier { uplinks: config.uplinks.len(), rules: Vec::new(), end: None, left: COMPARISONS };
     rules::each(rule_files, &Names::of(config), &mut problems, |report, entry| earlier.judge(report, entry));
     problems.sorted()
 }
