@@ -41,7 +41,7 @@ fn decided(section: &Section, mask: &Spanned<u32>) -> u32 {
 }
 
 fn flag_bit(value: &Value, mask: u32) -> Read<u32> {
-    let expected = || Fault::NotA("one single bit outside the mask, like \"0x100\"".to_owned());
+    let expected = || Fault::not_a("one single bit outside the mask, like \"0x100\"");
     let bit = bits(value).map_err(|_| expected())?;
     if bit.is_power_of_two() && bit & mask == 0 { Ok(bit) } else { Err(expected()) }
 }
@@ -50,8 +50,12 @@ fn flag_bit(value: &Value, mask: u32) -> Read<u32> {
 fn values(section: &Section, mask: &Spanned<u32>, uplinks: &[Written]) -> Vec<u32> {
     let most = u32::MAX >> mask.get_ref().count_zeros();
     if uplinks.len() > most as usize {
-        let hint = format!("expected more bits, there are {} uplinks", uplinks.len());
-        section.report().error(mask.span(), format!("the mask has room for {most} uplinks only"), hint);
+        let message = format!("the mask is too small for {} uplinks", uplinks.len());
+        section.report().error(
+            mask.span(),
+            message,
+            format!("expected more bits, these have {most} values above 0"),
+        );
     }
     for mark in uplinks.iter().flat_map(|uplink| &uplink.mark).filter(|mark| *mark.get_ref() > most) {
         let message = format!("mark {} does not fit into the mask", mark.get_ref());

@@ -8,7 +8,7 @@ use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
 
-use annotate_snippets::{AnnotationKind, Level, Renderer, Snippet};
+use annotate_snippets::{AnnotationKind, Level, Origin, Renderer, Snippet};
 
 use super::SourceFile;
 
@@ -77,14 +77,21 @@ impl Problem {
 
     /// The long form: the message, the place, the line itself, and the hint below the place.
     fn render(&self) -> String {
-        let line = self.source.line_range(self.line());
-        let text = &self.source.text[line.clone()];
-        let start = self.span.start.min(line.end) - line.start;
-        let end = self.span.end.clamp(self.span.start, line.end.max(self.span.start)) - line.start;
-        let place = AnnotationKind::Primary.span(start..end.min(text.len()).max(start)).label(&self.hint);
-        let snippet = Snippet::source(text).line_start(self.line()).path(self.file()).annotation(place);
-        let report = self.level().primary_title(&self.message).element(snippet);
-        Renderer::plain().render(&[report])
+        let shown = self.source.around(self.line(), self.span.start);
+        let text = &self.source.text[shown.clone()];
+        let place = |offset: usize| offset.clamp(shown.start, shown.end) - shown.start;
+        let span = place(self.span.start)..place(self.span.end);
+        let annotation = AnnotationKind::Primary.span(span).label(&self.hint);
+        let snippet = Snippet::source(text).line_start(self.line()).annotation(annotation);
+        let title = self.level().primary_title(&self.message);
+        // The renderer counts columns in what it is shown.
+        let group = if shown == self.source.line_range(self.line()) {
+            title.element(snippet.path(self.file()))
+        } else {
+            let origin = Origin::path(self.file()).line(self.line()).char_column(self.column());
+            title.element(origin).element(snippet)
+        };
+        Renderer::plain().render(&[group])
     }
 
     fn level(&self) -> Level<'static> {
@@ -195,6 +202,16 @@ impl Source {
 
     fn line_of(&self, offset: usize) -> usize {
         self.line_starts.partition_point(|&start| start <= offset)
+    }
+
+    /// The bytes of a line that are worth showing for a place in it: all of them, or of a very long line
+    /// (which costs the renderer its length for every problem in it) those nearby.
+    fn around(&self, line: usize, offset: usize) -> Range<usize> {
+        const NEARBY: usize = 200;
+        let line = self.line_range(line);
+        let start = line.start.max(self.text.floor_char_boundary(offset.saturating_sub(NEARBY)));
+        let end = line.end.min(self.text.ceil_char_boundary(offset.saturating_add(NEARBY)));
+        start.min(line.end)..end.max(start.min(line.end))
     }
 
     /// The bytes of a line, without its end.

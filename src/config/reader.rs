@@ -24,9 +24,12 @@ pub(super) type Read<T> = Result<T, Fault>;
 
 /// Why a value was refused.
 pub(super) enum Fault {
-    /// It is not what the words describe: "a number from 1 to 255".
-    NotA(String),
-    /// It is that, but something else is wrong.
+    /// The key cannot have this value.
+    Refused {
+        /// What was expected, or what helps.
+        hint: String,
+    },
+    /// Something that needs words of its own.
     Because {
         /// What is wrong.
         message: String,
@@ -35,6 +38,13 @@ pub(super) enum Fault {
     },
     /// It follows from a fault that is reported at another place.
     Elsewhere,
+}
+
+impl Fault {
+    /// The value is not what the words describe: "a number from 1 to 255".
+    pub(super) fn not_a(what: impl std::fmt::Display) -> Self {
+        Fault::Refused { hint: format!("expected {what}") }
+    }
 }
 
 /// Reads one file. `None` when it is not TOML; that is its one problem then.
@@ -243,8 +253,7 @@ impl<'a> Section<'a> {
             _ => Body::Broken,
         };
         if matches!(body, Body::Broken) {
-            let message = format!("`{key}` cannot be {}", describe(value));
-            self.report.error(value.span(), message, format!("expected {what}"));
+            self.refuse(key, value, format!("expected {what}"));
         }
         Section::new(self.path(key), body, value.span(), self.report)
     }
@@ -259,14 +268,15 @@ impl<'a> Section<'a> {
     fn read<T>(&self, key: &str, value: &Value, read: &impl Fn(&Value) -> Read<T>) -> Option<Spanned<T>> {
         match read(value) {
             Ok(answer) => return Some(Spanned::new(value.span(), answer)),
-            Err(Fault::NotA(what)) => {
-                let message = format!("`{key}` cannot be {}", describe(value));
-                self.report.error(value.span(), message, format!("expected {what}"));
-            }
+            Err(Fault::Refused { hint }) => self.refuse(key, value, hint),
             Err(Fault::Because { message, hint }) => self.report.error(value.span(), message, hint),
             Err(Fault::Elsewhere) => {}
         }
         None
+    }
+
+    fn refuse(&self, key: &str, value: &Value, hint: String) {
+        self.report.error(value.span(), format!("`{key}` cannot be {}", describe(value)), hint);
     }
 
     /// A key's full name.

@@ -35,7 +35,7 @@ pub(super) fn read(section: Section, uplinks: &[Written], names: &Names) -> (Rou
 
 fn router(value: &Value, names: &Names) -> Read<RouterTraffic> {
     match value.get_ref().as_str() {
-        None => Err(Fault::NotA("\"multipath\", \"rules\" or the name of an uplink".to_owned())),
+        None => Err(Fault::not_a("\"multipath\", \"rules\" or the name of an uplink")),
         Some("multipath") => Ok(RouterTraffic::Multipath),
         Some("rules") => Ok(RouterTraffic::Rules),
         Some(_) => names.uplink(value).map(RouterTraffic::Uplink),

@@ -9,7 +9,7 @@ use super::SourceFile;
 use super::example;
 use super::names::{Names, Unique};
 use super::problem::Problems;
-use super::reader::{Read, Report, Section, Value, quoted, read_file, values_of};
+use super::reader::{Fault, Read, Report, Section, Value, quoted, read_file, values_of};
 use super::values::{self, TITLE, number, one_of, spelled, title, unknown_word};
 use super::words;
 use crate::engine::flow::Facts;
@@ -146,7 +146,7 @@ const DSCP: &str = "a code point from 0 to 63 or a name like \"EF\", \"CS1\" or 
 fn protocol(value: &Value) -> Read<u8> {
     spelled("a protocol's name or its number from 0 to 255", words::protocol)(value).map_err(|fault| {
         match value.get_ref() {
-            DeValue::String(word) => unknown_word(word, words::PROTOCOLS.iter().map(|(name, _)| *name)),
+            DeValue::String(word) => unknown_word(word, words::PROTOCOLS),
             _ => fault,
         }
     })
@@ -158,20 +158,17 @@ fn icmp_types(value: &Value) -> Read<Vec<IcmpType>> {
 
 /// Conditions that no packet can fit together.
 fn report_contradictions(section: &Section, matchers: &Matchers) {
+    let before = section.report().count();
     for (key, ports) in [("src_port", &matchers.src_port), ("dst_port", &matchers.dst_port)] {
         if !ports.is_empty() {
             report_without_ports(section, key, matchers);
         }
     }
-    let misfit = matchers
-        .protocol
-        .iter()
-        .find(|&&protocol| !matchers.icmp_type.is_empty() && !is_icmp_of(matchers, protocol));
-    if let Some(&protocol) = misfit {
-        let hint = "\"icmp\" has types like \"echo-request\" and 8, \"icmpv6\" those like \"icmpv6:128\"";
-        never(section, "icmp_type", &words::protocol_name(protocol), hint);
+    if !matchers.icmp_type.is_empty() {
+        report_without_type(section, matchers);
     }
-    if Family::BOTH.into_iter().all(|family| !allows(matchers, family)) {
+    let possible = Family::BOTH.into_iter().any(|family| allows(matchers, family));
+    if !possible && section.report().count() == before {
         let hint = "expected nets, protocols and ICMP types of one address family";
         section.report().error(section.span(), "no packet can fit all of these", hint);
     }
@@ -187,15 +184,21 @@ fn report_without_ports(section: &Section, key: &'static str, matchers: &Matcher
     }
 }
 
+/// ICMP types are asked for, but also a protocol that has none of them.
+fn report_without_type(section: &Section, matchers: &Matchers) {
+    let has_type = |protocol| {
+        let family = words::icmp_family(protocol);
+        matchers.icmp_type.iter().any(|wanted| family == Some(wanted.family))
+    };
+    if let Some(&protocol) = matchers.protocol.iter().find(|&&protocol| !has_type(protocol)) {
+        let hint = "icmp has types like \"echo-request\" and 8, icmpv6 those like \"icmpv6:128\"";
+        never(section, "icmp_type", &words::protocol_name(protocol), hint);
+    }
+}
+
 fn never(section: &Section, key: &'static str, protocol: &str, hint: &str) {
     let span = section.value(key).map_or(section.span(), Spanned::span);
     section.report().error(span, format!("`{key}` never fits protocol {protocol}"), hint);
-}
-
-/// Whether one of the ICMP types that are asked for is a protocol's.
-fn is_icmp_of(matchers: &Matchers, protocol: u8) -> bool {
-    let family = words::icmp_family(protocol);
-    matchers.icmp_type.iter().any(|wanted| family == Some(wanted.family))
 }
 
 /// Whether every key has room for packets of a family.
@@ -216,10 +219,14 @@ fn choice(rule: &Section, names: &Names) -> Option<Choice> {
     match rule.value("use").map(Spanned::get_ref) {
         Some(DeValue::Table(_)) => policy(rule.section("use"), names),
         _ => {
-            let uplink = rule.required("use", USE, |value| names.uplink(value))?.into_inner();
+            let uplink = rule.required("use", USE, |value| one_uplink(value, names))?.into_inner();
             Some(Choice { policy: Policy::Ordered, uplinks: vec![(uplink, names.weight(uplink))] })
         }
     }
+}
+
+fn one_uplink(value: &Value, names: &Names) -> Read<UplinkId> {
+    if value.get_ref().is_str() { names.uplink(value) } else { Err(Fault::not_a(USE)) }
 }
 
 fn policy(section: Section, names: &Names) -> Option<Choice> {

@@ -5,7 +5,7 @@ use toml::Spanned;
 use super::checked::{Gateway, Mss, Source, Uplink};
 use super::names::Unique;
 use super::reader::{Fault, Read, Section, Value, quoted};
-use super::values::{self, INTERFACE, NAME, bits, interface, name, number, text};
+use super::values::{self, INTERFACE, NAME, interface, name, number, text};
 use crate::engine::packet::Family;
 use crate::engine::uplink::{MAX_UPLINKS, UplinkId};
 
@@ -89,7 +89,7 @@ fn uplink(section: Section, lan: &[String]) -> Written {
         gateway,
         mss: section.or("mss", Mss::Auto, mss),
         optional: section.or("optional", false, values::boolean),
-        mark: section.optional("mark", bits),
+        mark: section.optional("mark", number(1..=u64::from(u32::MAX))),
         table: section.optional("table", number(1..=u64::from(u32::MAX))),
     };
     section.finish();
@@ -126,7 +126,7 @@ fn mss(value: &Value) -> Read<Mss> {
     let word = |word: &str| values::find(&[("auto", Mss::Auto), ("off", Mss::Off)], word);
     let size = || number::<u16>(MSS)(value).ok().map(Mss::Bytes);
     let what = format!("\"auto\", \"off\" or a number from {} to {}", MSS.start(), MSS.end());
-    value.get_ref().as_str().and_then(word).or_else(size).ok_or(Fault::NotA(what))
+    value.get_ref().as_str().and_then(word).or_else(size).ok_or(Fault::not_a(what))
 }
 
 /// The next hops. An address alone leaves the other family unused; "auto" beside it, or alone, stands for
@@ -204,7 +204,8 @@ fn per_family<T: Copy>(section: &Section, key: &str, items: &[Spanned<Item<T>>],
             None => &mut common,
         };
         if place.replace(value).is_some() {
-            let message = format!("`{key}` has two values for {}", family.map_or("the same", family_name));
+            let message =
+                format!("`{key}` has two values for {}", family.map_or("every family", family_name));
             section.report().error(item.span(), message, "expected at most one for each family");
         }
     }

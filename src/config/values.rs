@@ -24,7 +24,7 @@ pub(super) const PORTS: &str = "a port from 1 to 65535 or a range like \"5000-50
 pub(super) fn number<T: TryFrom<u64>>(range: RangeInclusive<u64>) -> impl Fn(&Value) -> Read<T> {
     move |value| {
         let number = integer(value).filter(|number| range.contains(number));
-        let wrong = || Fault::NotA(format!("a number from {} to {}", range.start(), range.end()));
+        let wrong = || Fault::not_a(format_args!("a number from {} to {}", range.start(), range.end()));
         number.and_then(|number| T::try_from(number).ok()).ok_or_else(wrong)
     }
 }
@@ -35,19 +35,17 @@ pub(super) fn bits(value: &Value) -> Read<u32> {
         DeValue::String(text) => text.strip_prefix("0x").and_then(|hex| u32::from_str_radix(hex, 16).ok()),
         _ => integer(value).and_then(|number| u32::try_from(number).ok()),
     };
-    parsed
-        .filter(|&bits| bits != 0)
-        .ok_or_else(|| Fault::NotA("32 bits, not all zero, like \"0xff\"".to_owned()))
+    parsed.filter(|&bits| bits != 0).ok_or_else(|| Fault::not_a("32 bits, not all zero, like \"0xff\""))
 }
 
 /// true or false.
 pub(super) fn boolean(value: &Value) -> Read<bool> {
-    value.get_ref().as_bool().ok_or_else(|| Fault::NotA("true or false".to_owned()))
+    value.get_ref().as_bool().ok_or_else(|| Fault::not_a("true or false"))
 }
 
 /// Text that `parse` understands; `what` describes it.
 pub(super) fn text<T>(what: &'static str, parse: impl Fn(&str) -> Option<T>) -> impl Fn(&Value) -> Read<T> {
-    move |value| value.get_ref().as_str().and_then(&parse).ok_or_else(|| Fault::NotA(what.to_owned()))
+    move |value| value.get_ref().as_str().and_then(&parse).ok_or_else(|| Fault::not_a(what))
 }
 
 /// Text that `parse` understands, or a number in its place; `what` describes it.
@@ -61,31 +59,26 @@ pub(super) fn spelled<T>(
             DeValue::String(text) => parse(text),
             _ => None,
         }
-        .ok_or_else(|| Fault::NotA(what.to_owned()))
+        .ok_or_else(|| Fault::not_a(what))
     }
 }
 
 /// One of a few words.
 pub(super) fn one_of<T: Copy>(words: &'static [(&'static str, T)]) -> impl Fn(&Value) -> Read<T> {
-    let names = || words.iter().map(|(name, _)| *name);
     move |value| {
-        let known = value.get_ref().as_str().and_then(|word| find(words, word));
-        known.ok_or_else(|| match value.get_ref() {
-            DeValue::String(word) => unknown_word(word, names()),
-            _ => Fault::NotA(suggestion("", names()).replacen("expected ", "", 1)),
-        })
+        let word = value.get_ref().as_str().unwrap_or_default();
+        find(words, word).ok_or_else(|| unknown_word(word, words))
     }
+}
+
+/// A word that is not in a table of words, with the nearest one that is.
+pub(super) fn unknown_word<T>(word: &str, words: &[(&str, T)]) -> Fault {
+    Fault::Refused { hint: suggestion(word, words.iter().map(|(name, _)| *name)) }
 }
 
 /// The meaning of a word in a table of words.
 pub(super) fn find<T: Copy>(words: &[(&str, T)], word: &str) -> Option<T> {
     words.iter().find(|(name, _)| *name == word).map(|(_, meaning)| *meaning)
-}
-
-/// A word that is not in a list, with the nearest one that is.
-pub(super) fn unknown_word<'k>(word: &str, known: impl Iterator<Item = &'k str> + Clone) -> Fault {
-    let message = format!("{} is not known here", super::reader::quoted(word));
-    Fault::Because { message, hint: suggestion(word, known) }
 }
 
 /// The name of an uplink or a forward: it is typed in commands and shown in tables.
@@ -135,13 +128,13 @@ pub(super) fn npt_prefix(text: &str) -> Option<Ipv6Net> {
 
 /// A port or a range of ports.
 pub(super) fn port_range(value: &Value) -> Read<RangeInclusive<u16>> {
-    range(value, 1).ok_or_else(|| Fault::NotA(PORTS.to_owned()))
+    range(value, 1).ok_or_else(|| Fault::not_a(PORTS))
 }
 
 /// A packet length or a range of lengths, in bytes.
 pub(super) fn length_range(value: &Value) -> Read<RangeInclusive<u16>> {
     let what = "a length in bytes from 1 to 65535 or a range like \"1-200\"";
-    range(value, 1).ok_or_else(|| Fault::NotA(what.to_owned()))
+    range(value, 1).ok_or_else(|| Fault::not_a(what))
 }
 
 /// A hardware address.

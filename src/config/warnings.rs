@@ -10,7 +10,7 @@ use crate::engine::rule::naive;
 
 /// Most comparisons of an example with a rule: keeps large rule sets from costing rules times examples.
 /// Examples beyond it are not looked at.
-const COMPARISONS: usize = 10_000_000;
+const COMPARISONS: usize = 1_000_000;
 
 /// Rules that are never reached, and examples that an earlier rule takes away.
 ///
