@@ -252,6 +252,7 @@ async fn take_down(netlink: &Netlink, run: &RunDirectory) -> Result<()> {
         found |= !installed.is_empty();
         failures.note(firewall::run_all(&installed.down()));
     }
+    failures.note(firewall::remove_sets());
     let routing = netlink.observe_routing().await?;
     found |= !routing.our_rules.is_empty();
     let ours = RoutingState { rules: routing.our_rules, routes: routing.our_routes };

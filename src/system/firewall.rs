@@ -4,6 +4,8 @@
 use std::collections::BTreeSet;
 use std::io::{self, Write};
 use std::process::{Command, Output, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use nix::sched::{CloneFlags, unshare};
 
@@ -13,6 +15,9 @@ use crate::plan::firewall::iptables::{self, Flavour, Table};
 use crate::plan::firewall::model::Firewall;
 use crate::plan::firewall::nft;
 use crate::plan::script::Step;
+
+/// How long the kernel may take to let go of sets.
+const FREEING: Duration = Duration::from_secs(5);
 
 /// A firewall backend that was found to work.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -95,7 +100,7 @@ fn try_out(backend: Backend) -> Result<(), Error> {
         secluded.map_err(|errno| Error::NotRun { program: "a trial".into(), error: errno.into() })?;
         trial_steps(backend).iter().try_for_each(run)
     };
-    std::thread::spawn(trial)
+    thread::spawn(trial)
         .join()
         .unwrap_or_else(|_| Err(Error::Failed { program: "a trial".into(), complaint: "it panicked".into() }))
 }
@@ -203,9 +208,29 @@ fn observe_iptables(flavour: Flavour) -> Result<iptables::Installed, Error> {
             installed.read_save(family, table, &save);
         }
     }
-    let sets = listing("ipset", &["list", "-n"])?;
-    installed.sets = sets.lines().filter(|set| set.starts_with(iptables::PREFIX)).map(String::from).collect();
+    installed.sets = our_sets()?;
     Ok(installed)
+}
+
+fn our_sets() -> Result<BTreeSet<String>, Error> {
+    let sets = listing("ipset", &["list", "-n"])?;
+    Ok(sets.lines().filter(|set| set.starts_with(iptables::PREFIX)).map(String::from).collect())
+}
+
+/// Takes our sets away, when no rule uses them any more. The kernel frees the
+/// rules of iptables-nft some time after it has taken them out.
+///
+/// # Errors
+/// When a set is still in use after [`FREEING`].
+pub fn remove_sets() -> Result<(), Error> {
+    let deadline = Instant::now() + FREEING;
+    loop {
+        let Some(step) = iptables::destroy_sets(&our_sets()?) else { return Ok(()) };
+        match run(&step) {
+            Err(_) if Instant::now() < deadline => thread::sleep(Duration::from_millis(20)),
+            result => return result,
+        }
+    }
 }
 
 /// Looking into a legacy table loads it, for good; so only those that are loaded are looked into.

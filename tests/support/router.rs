@@ -102,11 +102,8 @@ impl Router {
 
     /// Starts the daemon and waits for nothing.
     pub fn launch(&mut self) {
-        let log = std::fs::File::options()
-            .create(true)
-            .append(true)
-            .open(self.log())
-            .expect("the daemon's log");
+        let log =
+            std::fs::File::options().create(true).append(true).open(self.log()).expect("the daemon's log");
         let mut command = self.command(&["-v", "run"]);
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
         self.daemon = Some(self.network.router.spawn(&mut command).expect("the daemon starts"));

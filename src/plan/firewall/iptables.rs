@@ -149,15 +149,10 @@ pub fn back(before: &Installed, flavour: Flavour, installed: &Installed) -> Vec<
             steps.push(restore(flavour, family, &tables));
         }
     }
-    let new_sets = installed.sets.difference(&before.sets);
-    let destroy: Vec<String> = new_sets.map(|set| format!("destroy {set}")).collect();
-    if !destroy.is_empty() {
-        steps.push(ipset(destroy));
-    }
     steps
 }
 
-/// The steps that take away all that is ours.
+/// The steps that take away all that is ours, but for sets.
 #[must_use]
 pub fn down(flavour: Flavour, installed: &Installed) -> Vec<Step> {
     let mut steps = Vec::new();
@@ -172,10 +167,14 @@ pub fn down(flavour: Flavour, installed: &Installed) -> Vec<Step> {
             steps.push(restore(flavour, family, &tables));
         }
     }
-    if !installed.sets.is_empty() {
-        steps.push(ipset(installed.sets.iter().map(|set| format!("destroy {set}")).collect()));
-    }
     steps
+}
+
+/// The step that takes away our sets, once no flavour's rules use them.
+#[must_use]
+pub fn destroy_sets(sets: &BTreeSet<String>) -> Option<Step> {
+    let destroy: Vec<String> = sets.iter().map(|set| format!("destroy {set}")).collect();
+    (!destroy.is_empty()).then(|| ipset(destroy))
 }
 
 /// One table's part of a restore script.
