@@ -2,6 +2,10 @@
 
 #[path = "support/dump.rs"]
 mod dump;
+#[path = "machine/failures.rs"]
+mod failures;
+#[path = "machine/older.rs"]
+mod older;
 #[path = "support/router.rs"]
 mod router;
 

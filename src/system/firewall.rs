@@ -7,6 +7,7 @@ use std::process::{Command, Output, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use nix::errno::Errno;
 use nix::sched::{CloneFlags, unshare};
 
 use crate::config::BackendChoice;
@@ -61,6 +62,9 @@ pub enum Error {
         /// What it wrote to its standard error.
         complaint: String,
     },
+    /// The caller may not change the network.
+    #[error("this needs root: CAP_NET_ADMIN, and CAP_SYS_ADMIN for trying the firewall out apart")]
+    NotPermitted,
     /// No backend works.
     #[error("no firewall backend works here:\n{0}")]
     NoBackend(String),
@@ -85,6 +89,7 @@ pub fn probe(choice: BackendChoice) -> Result<Backend, Error> {
     for &backend in candidates {
         match try_out(backend) {
             Ok(()) => return Ok(backend),
+            Err(Error::NotPermitted) => return Err(Error::NotPermitted),
             Err(error) => complaints.push(format!("  {}: {error}", backend.name())),
         }
     }
@@ -96,8 +101,10 @@ pub fn probe(choice: BackendChoice) -> Result<Backend, Error> {
 /// Loads one rule with each thing we cannot do without.
 fn try_out(backend: Backend) -> Result<(), Error> {
     let trial = move || {
-        let secluded = unshare(CloneFlags::CLONE_NEWNET);
-        secluded.map_err(|errno| Error::NotRun { program: "a trial".into(), error: errno.into() })?;
+        unshare(CloneFlags::CLONE_NEWNET).map_err(|errno| match errno {
+            Errno::EPERM => Error::NotPermitted,
+            errno => Error::NotRun { program: "a trial".into(), error: errno.into() },
+        })?;
         trial_steps(backend).iter().try_for_each(run)
     };
     thread::spawn(trial)
