@@ -2,6 +2,7 @@
 //! ours is there, and the steps from one to the other.
 
 use std::collections::BTreeSet;
+use std::fs;
 use std::io::{self, Write};
 use std::process::{Command, Output, Stdio};
 use std::thread;
@@ -246,20 +247,39 @@ pub fn remove_sets() -> Result<(), Error> {
     }
 }
 
-/// Looking into a legacy table loads it, for good; so only those that are loaded are looked into.
 fn loaded_tables(flavour: Flavour, family: Family) -> Vec<Table> {
-    let loaded: Option<BTreeSet<String>> = match flavour {
-        Flavour::Nft => None,
+    let all = Table::ALL.into_iter();
+    match flavour {
+        Flavour::Nft => all.collect(),
         Flavour::Legacy => {
-            let file = match family {
-                Family::V4 => "/proc/thread-self/net/ip_tables_names",
-                Family::V6 => "/proc/thread-self/net/ip6_tables_names",
-            };
-            Some(std::fs::read_to_string(file).unwrap_or_default().lines().map(String::from).collect())
+            let loaded = legacy_tables(family);
+            all.filter(|table| loaded.contains(table.name())).collect()
         }
+    }
+}
+
+/// Looking into a legacy table loads it, for good; so only those that are loaded are looked into.
+fn legacy_tables(family: Family) -> BTreeSet<String> {
+    let file = match family {
+        Family::V4 => "/proc/thread-self/net/ip_tables_names",
+        Family::V6 => "/proc/thread-self/net/ip6_tables_names",
     };
-    let is_loaded = |table: &Table| loaded.as_ref().is_none_or(|loaded| loaded.contains(table.name()));
-    Table::ALL.into_iter().filter(is_loaded).collect()
+    fs::read_to_string(file).unwrap_or_default().lines().map(String::from).collect()
+}
+
+/// One table of others' and ours as every `iptables-save` prints it, with the
+/// name of the program that changes it. Legacy tables that are not loaded are left out.
+pub fn iptables_listings(table: &str) -> Vec<(String, Result<String, Error>)> {
+    let mut listings = Vec::new();
+    for flavour in Flavour::BOTH {
+        for family in Family::BOTH {
+            if flavour == Flavour::Nft || legacy_tables(family).contains(table) {
+                let save = listing(&flavour.program(family, "-save"), &["-t", table]);
+                listings.push((flavour.program(family, ""), save));
+            }
+        }
+    }
+    listings
 }
 
 /// What a program prints; nothing where it is missing.
