@@ -2,7 +2,7 @@
 //!
 //! The bytes come from strangers: they may be cut by the queue's copy range, be
 //! up to 64 KiB of segments not yet cut apart (GSO), or lie about their
-//! lengths. Whatever they hold, [`parse`] answers and never panics, in time
+//! lengths. Whatever they hold, [`parse()`] answers and never panics, in time
 //! linear in their number.
 
 use std::net::IpAddr;
