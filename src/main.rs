@@ -29,13 +29,12 @@ fn main() -> ExitCode {
 
 /// Lines for people on standard error; the journal has times of its own.
 fn start_logging(args: &Args) {
-    let quieter = "netlink_packet_route=error,netlink_proto=error";
-    let filter = tracing_subscriber::EnvFilter::builder()
-        .with_default_directive(args.log_level().into())
-        .parse_lossy(quieter);
+    let level = args.log_level();
+    let filter = format!("{level},netlink_packet_route=error,netlink_proto=error,netlink_sys=error");
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
+        .with_ansi(Style::of_stderr().colour)
         .with_target(false)
         .without_time()
         .init();

@@ -23,9 +23,19 @@ impl Style {
     /// (<https://no-color.org>) or `TERM` is "dumb"; the width from `COLUMNS`, else 80.
     #[must_use]
     pub fn of_stdout() -> Self {
+        Style::of(stdout_is_terminal())
+    }
+
+    /// What suits standard error, by the same rules.
+    #[must_use]
+    pub fn of_stderr() -> Self {
+        Style::of(std::io::stderr().is_terminal())
+    }
+
+    fn of(terminal: bool) -> Self {
         let (no_color, term, columns) =
             (std::env::var_os("NO_COLOR"), std::env::var_os("TERM"), std::env::var_os("COLUMNS"));
-        Style::choose(stdout_is_terminal(), no_color.as_deref(), term.as_deref(), columns.as_deref())
+        Style::choose(terminal, no_color.as_deref(), term.as_deref(), columns.as_deref())
     }
 
     fn choose(
