@@ -235,7 +235,7 @@ fn our_sets() -> Result<BTreeSet<String>, Error> {
 /// rules of iptables-nft some time after it has taken them out.
 ///
 /// # Errors
-/// When a set is still in use after [`FREEING`].
+/// When a set is still in use for too long.
 pub fn remove_sets() -> Result<(), Error> {
     let deadline = Instant::now() + FREEING;
     loop {

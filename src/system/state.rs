@@ -9,6 +9,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use nix::fcntl::{Flock, FlockArg};
+use nix::unistd::geteuid;
 use serde::{Deserialize, Serialize};
 
 use super::firewall::Backend;
@@ -121,9 +122,11 @@ impl RunDirectory {
     }
 }
 
-/// The inode of the calling thread's network namespace, unless it is the first process's too.
+/// The inode of the calling thread's network namespace, unless it is the first process's too. Only
+/// root may look at that; others, who can set up nothing, are taken to be where it is.
 fn namespace_inode() -> Option<u64> {
     let inode = |path: &str| fs::metadata(Path::new(path)).map(|file| file.ino()).ok();
     let own = inode("/proc/thread-self/ns/net")?;
-    (inode("/proc/1/ns/net") != Some(own)).then_some(own)
+    let first = inode("/proc/1/ns/net");
+    (first != Some(own) && (first.is_some() || geteuid().is_root())).then_some(own)
 }

@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::RangeInclusive;
 
 use super::flow_hash::bytecode;
-use super::model::{Action, Chain, Firewall, Hook, Match, Rule, State};
+use super::model::{Action, Chain, Firewall, Hook, Match, Rule, State, burst, clock};
 use crate::engine::packet::Family;
 use crate::plan::script::Step;
 
@@ -362,25 +362,18 @@ fn prefixed(chain: &str) -> String {
     format!("{PREFIX}{chain}")
 }
 
-fn digit(family: Family) -> char {
-    match family {
-        Family::V4 => '4',
-        Family::V6 => '6',
-    }
-}
-
 /// Name of the set that says, by being filled, that the daemon is alive.
 #[must_use]
 pub fn gate_set(family: Family) -> String {
-    format!("{PREFIX}gate{}", digit(family))
+    format!("{PREFIX}gate{}", family.version())
 }
 
 fn stay_set(family: Family) -> String {
-    format!("{PREFIX}stay{}", digit(family))
+    format!("{PREFIX}stay{}", family.version())
 }
 
 fn early_set(family: Family) -> String {
-    format!("{PREFIX}early{}", digit(family))
+    format!("{PREFIX}early{}", family.version())
 }
 
 /// Seconds for which a flow that went past the queue is remembered as such.
@@ -474,7 +467,7 @@ fn matching(firewall: &Firewall, condition: &Match, family: Family) -> String {
         Match::Below(limit) => format!(
             "-m hashlimit --hashlimit-upto {limit}/sec --hashlimit-burst {} --hashlimit-name wansplit{}-{limit}",
             burst(*limit),
-            digit(family)
+            family.version()
         ),
         Match::TcpSyn => "-p tcp -m tcp --tcp-flags SYN,RST SYN".into(),
     }
@@ -490,12 +483,6 @@ fn icmp_module(family: Family) -> &'static str {
 /// "Has it" is "is not zero".
 fn not(has: bool) -> &'static str {
     if has { "! " } else { "" }
-}
-
-/// New packets that may come at once: a fifth of a second's worth, within what both backends take.
-#[must_use]
-pub fn burst(limit: u32) -> u32 {
-    (limit / 5).clamp(1, 10_000)
 }
 
 fn span(range: &RangeInclusive<u16>) -> String {
@@ -524,12 +511,6 @@ fn time(day: u8, seconds: &RangeInclusive<u32>) -> String {
         clock(*seconds.start()),
         clock(*seconds.end())
     )
-}
-
-/// `hh:mm:ss` of a second of the day.
-#[must_use]
-pub fn clock(second: u32) -> String {
-    format!("{:02}:{:02}:{:02}", second / 3600, second / 60 % 60, second % 60)
 }
 
 fn acting(firewall: &Firewall, action: &Action, family: Family) -> String {
