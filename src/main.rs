@@ -1,15 +1,17 @@
 //! Arguments → command → exit code.
 
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 use std::process::ExitCode;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use clap::Parser;
+use nix::unistd::geteuid;
 use wansplit::config::{self, Problem, Problems};
 use wansplit::control::client;
 use wansplit::control::message::{Request, Response, Status};
+use wansplit::daemon::sources::Unreadable;
 use wansplit::daemon::{self, Options};
 use wansplit::lab::fit::Unfit;
 use wansplit::lab::interrupt::Interrupt;
@@ -47,13 +49,12 @@ fn enter_world(args: &Args, lab: &cli::Lab) -> anyhow::Result<Entered> {
 
 /// Lines for people on standard error; the journal has times of its own.
 fn start_logging(args: &Args) {
-    let quieter = "netlink_packet_route=error,netlink_proto=error";
-    let filter = tracing_subscriber::EnvFilter::builder()
-        .with_default_directive(args.log_level().into())
-        .parse_lossy(quieter);
+    let level = args.log_level();
+    let filter = format!("{level},netlink_packet_route=error,netlink_proto=error,netlink_sys=error");
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
+        .with_ansi(Style::of_stderr().colour)
         .with_target(false)
         .without_time()
         .init();
@@ -62,12 +63,14 @@ fn start_logging(args: &Args) {
 fn execute(args: &Args, world: Option<World>) -> anyhow::Result<Exit> {
     match &args.command {
         Command::Run { down_on_exit } => {
+            require_root_with(args, "run")?;
             daemon::run(&Options { down_on_exit: *down_on_exit, ..options(args) })?;
             Ok(Exit::Good)
         }
         Command::Check { json } => check(args, *json),
         Command::Plan { all, json } => plan(args, *all, *json),
         Command::Down => {
+            require_root("down")?;
             daemon::down(args.run_dir.clone())?;
             Ok(Exit::Good)
         }
@@ -81,18 +84,37 @@ fn options(args: &Args) -> Options {
     Options { config: args.config_path(), run_directory: args.run_dir.clone(), down_on_exit: false }
 }
 
-/// A broken configuration is told as it is, with its own exit code.
+/// A broken or absent configuration is told as it is, with its own exit code.
 fn report(error: &anyhow::Error) -> Exit {
-    match error.downcast_ref::<Problems>() {
-        Some(problems) => {
-            eprintln!("{problems}");
+    if let Some(problems) = error.downcast_ref::<Problems>() {
+        eprintln!("{problems}");
+        return Exit::Refused;
+    }
+    eprintln!("wansplit: {error:#}");
+    match error.downcast_ref::<Unreadable>() {
+        Some(file) => {
+            if file.source.kind() == ErrorKind::NotFound {
+                eprintln!("  name the configuration with `--config PATH`; the README has one to begin with");
+            }
             Exit::Refused
         }
-        None => {
-            eprintln!("wansplit: {error:#}");
-            if error.is::<Unfit>() { Exit::Refused } else { Exit::Failed }
-        }
+        None if error.is::<Unfit>() => Exit::Refused,
+        None => Exit::Failed,
     }
+}
+
+/// What needs privilege says so before it tries, rather than by what fails first.
+fn require_root(command: &str) -> anyhow::Result<()> {
+    anyhow::ensure!(geteuid().is_root(), "`wansplit {command}` needs root");
+    Ok(())
+}
+
+/// The same, after the configuration's own errors.
+fn require_root_with(args: &Args, command: &str) -> anyhow::Result<()> {
+    if !geteuid().is_root() {
+        daemon::load(&args.config_path())?;
+    }
+    require_root(command)
 }
 
 fn check(args: &Args, json: bool) -> anyhow::Result<Exit> {
@@ -130,6 +152,7 @@ fn problem_json(problem: &Problem) -> ProblemJson {
 }
 
 fn plan(args: &Args, all: bool, json: bool) -> anyhow::Result<Exit> {
+    require_root_with(args, "plan")?;
     let (plan, pending) = daemon::pending(&options(args), all)?;
     let (fatal, warnings): (Vec<_>, Vec<_>) = plan.misfits.iter().partition(|misfit| misfit.is_fatal);
     if json {

@@ -29,12 +29,21 @@ impl Style {
     /// terminal's, else 80; the height the terminal's, else 24.
     #[must_use]
     pub fn of_stdout() -> Self {
+        Style::of(stdout_is_terminal())
+    }
+
+    /// What suits standard error, by the same rules.
+    #[must_use]
+    pub fn of_stderr() -> Self {
+        Style::of(std::io::stderr().is_terminal())
+    }
+
+    fn of(terminal: bool) -> Self {
         let (no_color, term, columns) =
             (std::env::var_os("NO_COLOR"), std::env::var_os("TERM"), std::env::var_os("COLUMNS"));
         let size = rustix::termios::tcgetwinsize(std::io::stdout()).ok();
         let (rows, real_columns) = size.map_or((0, 0), |size| (size.ws_row.into(), size.ws_col.into()));
-        let style =
-            Style::choose(stdout_is_terminal(), no_color.as_deref(), term.as_deref(), columns.as_deref());
+        let style = Style::choose(terminal, no_color.as_deref(), term.as_deref(), columns.as_deref());
         style.sized(rows, if columns.is_none() { real_columns } else { 0 })
     }
 
