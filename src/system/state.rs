@@ -2,6 +2,7 @@
 //! or `wansplit down` finds it: a file in a directory of `/run`, which a power
 //! cut empties together with the kernel's state that it describes.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io::{self, Write};
 use std::os::unix::fs::MetadataExt;
@@ -32,8 +33,10 @@ pub struct State {
     pub backend: Option<Backend>,
     /// Kernel settings as they were and as we left them, in the order of writing.
     pub settings: Vec<SavedSetting>,
-    /// nf_tables tables ("ip mangle") that were there before iptables-nft made its own.
-    pub tables_before: Vec<String>,
+    /// nf_tables tables ("ip mangle") and chains ("ip mangle FORWARD") that were there before us.
+    pub chains_before: BTreeSet<String>,
+    /// The mark bits on connections that are ours.
+    pub mark_mask: u32,
     /// Fingerprint of the firewall that was asked for.
     pub asked: u64,
     /// Fingerprint of the firewall as it was read back.
