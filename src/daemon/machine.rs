@@ -211,11 +211,11 @@ impl Machine {
         let routing = self.netlink.observe_routing().await?;
         let current = RoutingState { rules: routing.our_rules, routes: routing.our_routes };
         self.route(&diff(&current, &ours(before.observed)).iter().collect::<Vec<_>>()).await?;
-        let as_before = plan.settings.iter().filter_map(|setting| {
+        let mut as_before = plan.settings.iter().filter_map(|setting| {
             let value = before.observed.sysctls.get(&setting.name)?.clone();
             Some(Setting { name: setting.name.clone(), value })
         });
-        as_before.map(|setting| write_settings(&[&setting])).collect()
+        as_before.try_for_each(|setting| write_settings(&[&setting]))
     }
 
     fn fresh_state(&self) -> Result<State> {
