@@ -1,8 +1,8 @@
 //! The routing rules and tables that make a mark mean an uplink.
 //!
-//! In the order of their priorities: bypassed nets go as the main table says;
-//! everything known to the main table, but for its default route, goes there
-//! (LAN, VPN, static routes); a mark goes to its uplink's table; a mark whose
+//! In the order of their priorities: everything known to the main table, but for
+//! its default route, goes there (LAN, VPN, static routes); bypassed nets go
+//! there too, default route included; a mark goes to its uplink's table; a mark whose
 //! uplink has no way goes nowhere, rather than split a flow; the router's own
 //! sockets that are bound to an uplink's address go out by it; the rest, the
 //! router's own new flows, goes by the own-traffic table.
@@ -55,10 +55,11 @@ fn rules(config: &Config, lines: &[Line], family: Family) -> Vec<Rule> {
     };
     let any_mark = Selector { invert: true, fwmark: Some((0, mask)), ..Selector::default() };
 
-    let mut rules: Vec<Rule> =
-        bypassed(config, family).map(|selector| rule(0, selector, lookup(MAIN))).collect();
+    // This rule is always there, and first: a rule that somebody adds without a priority gets the
+    // one before the first there is (net/core/fib_rules.c, fib_default_rule_pref), not one of ours.
     let but_default = RuleAction::Lookup { table: MAIN, suppress_prefix_length: Some(0) };
-    rules.push(rule(1, Selector::default(), but_default));
+    let mut rules = vec![rule(0, Selector::default(), but_default)];
+    rules.extend(bypassed(config, family).map(|selector| rule(1, selector, lookup(MAIN))));
     rules.extend(config.uplinks.iter().map(|uplink| rule(2, marked(uplink.id), lookup(uplink.table))));
     rules.push(rule(3, any_mark, RuleAction::Unreachable));
     for line in lines {
@@ -156,4 +157,23 @@ fn own_traffic(config: &Config, ways: &[(&Line, &Way)], family: Family) -> Vec<R
         several => routes.push(route(metric, several.iter().map(|(_, way)| way.hop.clone()).collect())),
     }
     routes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{SourceFile, load};
+
+    #[test]
+    fn the_first_priority_is_ours_in_both_families_with_and_without_bypassed_nets() {
+        for bypass in ["", "[bypass]\ndestinations = [\"192.0.2.0/24\", \"2001:db8::/32\"]"] {
+            let text =
+                format!("lan.interfaces = [\"lan\"]\n[[uplink]]\nname = \"a\"\ninterface = \"a\"\n{bypass}");
+            let config = load(&SourceFile { path: "test".into(), text }, &[]).unwrap();
+            for family in Family::BOTH {
+                let first = rules(&config, &[], family).into_iter().map(|rule| rule.priority).min();
+                assert_eq!(first, Some(config.routing.first_priority));
+            }
+        }
+    }
 }
