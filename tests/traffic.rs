@@ -1,0 +1,13 @@
+//! What goes in, what goes out, and what is odd: forwards, the router's own traffic, the guard,
+//! every protocol, rules and policies, source addresses, helpers, many and strange uplinks.
+
+#[path = "support/router.rs"]
+#[allow(dead_code, reason = "each test program uses its own part of this")]
+mod router;
+
+#[path = "traffic/inbound.rs"]
+mod inbound;
+#[path = "traffic/own.rs"]
+mod own;
+#[path = "traffic/common.rs"]
+mod common;
