@@ -83,8 +83,10 @@ impl NoWay {
 }
 
 impl Line {
-    /// The way out in one family, if there is one.
-    #[must_use]
+    /// The way out in one family.
+    ///
+    /// # Errors
+    /// Why there is none.
     pub fn way(&self, family: Family) -> Result<&Way, NoWay> {
         let way = match family {
             Family::V4 => &self.v4,

@@ -331,6 +331,9 @@ const EARLY_SECONDS: u32 = 30;
 /// Flows remembered so; beyond that, a split of an unlucky pair is possible again.
 const EARLY_MOST: u32 = 65_536;
 
+/// Room for a full routing table; the kernel takes memory only for what is there.
+const STAY_MOST: u32 = 4_194_304;
+
 /// Creates the sets and refills the one of destinations that stay, in one swap.
 fn sets(firewall: &Firewall) -> Step {
     let mut lines = Vec::new();
@@ -340,13 +343,12 @@ fn sets(firewall: &Firewall) -> Step {
             Family::V6 => "inet6",
         };
         let (gate, early, stay) = (gate_set(family), early_set(family), stay_set(family));
-        let size = firewall.stay.len().max(1024) * 2;
         lines.push(format!("create {gate} hash:net family {kind} timeout 1"));
         lines.push(format!(
             "create {early} hash:ip,port,ip family {kind} timeout {EARLY_SECONDS} maxelem {EARLY_MOST}"
         ));
-        lines.push(format!("create {stay} hash:net family {kind} maxelem {size}"));
-        lines.push(format!("create {stay}-new hash:net family {kind} maxelem {size}"));
+        lines.push(format!("create {stay} hash:net family {kind} maxelem {STAY_MOST}"));
+        lines.push(format!("create {stay}-new hash:net family {kind} maxelem {STAY_MOST}"));
         lines.push(format!("flush {stay}-new"));
         let nets = firewall.stay.iter().filter(|net| Family::of(net.addr()) == family);
         lines.extend(nets.map(|net| format!("add {stay}-new {net}")));
@@ -411,8 +413,9 @@ fn matching(firewall: &Firewall, condition: &Match, family: Family) -> String {
             format!("-m bpf --bytecode \"{}\"", bytecode(family, *from, *to, *of))
         }
         Match::GateIsOpen => format!("-m set --match-set {} src", gate_set(family)),
+        // The kernel keeps a limiter's settings for as long as its name is in use.
         Match::Below(limit) => format!(
-            "-m hashlimit --hashlimit-upto {limit}/sec --hashlimit-burst {} --hashlimit-name wansplit{}",
+            "-m hashlimit --hashlimit-upto {limit}/sec --hashlimit-burst {} --hashlimit-name wansplit{}-{limit}",
             burst(*limit),
             digit(family)
         ),

@@ -6,6 +6,13 @@
 //! flow is "ours to decide" while its connection has no uplink bits, not while
 //! it is new (UDP stays new until it is answered); and every read and write of
 //! a mark is masked.
+//!
+//! A datagram may go past the queue while an earlier one of its flow waits
+//! there: the gate closes, the limit is reached, the queue is full. Each has a
+//! connection entry of its own then, so no mark can tell the one of the other.
+//! What tells is a set of flows that went past the queue: a datagram that user
+//! space decided and whose flow is in it gets the kernel's choice once more,
+//! which is the same as its sibling's. So the limit needs no hash of its own.
 
 mod drops;
 pub mod flow_hash;
