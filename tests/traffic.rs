@@ -11,3 +11,7 @@ mod inbound;
 mod own;
 #[path = "traffic/common.rs"]
 mod common;
+#[path = "traffic/protocols.rs"]
+mod protocols;
+#[path = "traffic/rules.rs"]
+mod rules;

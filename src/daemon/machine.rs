@@ -114,6 +114,7 @@ impl Machine {
             sysctls: settings.collect(),
             links,
             main_routes: routing.main_routes,
+            main_refuses: routing.main_refuses,
             our_rules: routing.our_rules,
             our_routes: routing.our_routes,
             foreign_rules: routing.foreign_rules,

@@ -2,15 +2,18 @@
 //!
 //! In the order of their priorities: bypassed nets go as the main table says;
 //! everything known to the main table, but for its default route, goes there
-//! (LAN, VPN, static routes); a mark goes to its uplink's table; a mark whose
-//! uplink has no way goes nowhere, rather than split a flow; the router's own
-//! sockets that are bound to an uplink's address go out by it; the rest, the
-//! router's own new flows, goes by the own-traffic table.
+//! (LAN, VPN, static routes); the router's own sockets that are bound to an
+//! uplink's device go out by it, whatever their mark; a mark goes to its
+//! uplink's table; a mark whose uplink has no way goes nowhere, rather than
+//! split a flow; the router's own sockets that are bound to an uplink's address
+//! go out by it; the rest, the router's own new flows, goes by the own-traffic
+//! table.
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use super::lines::{Line, Way};
+use super::observed::Observed;
 use super::routing::{Hop, Route, RoutingState, Rule, RuleAction, Selector};
 use crate::config::{Config, RouterTraffic, Source};
 use crate::engine::packet::Family;
@@ -24,13 +27,13 @@ const METRIC: u32 = 1;
 const FALLBACK_METRIC: u32 = 2;
 
 /// How many priorities our rules take, from `first_priority` on.
-pub const PRIORITIES: u32 = 6;
+pub const PRIORITIES: u32 = 7;
 
 /// The rules and routes for these uplinks.
 #[must_use]
-pub fn routing(config: &Config, lines: &[Line]) -> RoutingState {
+pub fn routing(config: &Config, lines: &[Line], observed: &Observed) -> RoutingState {
     let mut rules: Vec<Rule> =
-        Family::BOTH.into_iter().flat_map(|family| rules(config, lines, family)).collect();
+        Family::BOTH.into_iter().flat_map(|family| rules(config, lines, observed, family)).collect();
     let mut routes: Vec<Route> =
         Family::BOTH.into_iter().flat_map(|family| routes(config, lines, family)).collect();
     rules.sort();
@@ -40,7 +43,7 @@ pub fn routing(config: &Config, lines: &[Line]) -> RoutingState {
     RoutingState { rules, routes }
 }
 
-fn rules(config: &Config, lines: &[Line], family: Family) -> Vec<Rule> {
+fn rules(config: &Config, lines: &[Line], observed: &Observed, family: Family) -> Vec<Rule> {
     let first = config.routing.first_priority;
     let rule = |step: u32, selector: Selector, action: RuleAction| Rule {
         family,
@@ -57,18 +60,35 @@ fn rules(config: &Config, lines: &[Line], family: Family) -> Vec<Rule> {
 
     let mut rules: Vec<Rule> =
         bypassed(config, family).map(|selector| rule(0, selector, lookup(MAIN))).collect();
-    let but_default = RuleAction::Lookup { table: MAIN, suppress_prefix_length: Some(0) };
-    rules.push(rule(1, Selector::default(), but_default));
-    rules.extend(config.uplinks.iter().map(|uplink| rule(2, marked(uplink.id), lookup(uplink.table))));
-    rules.push(rule(3, any_mark, RuleAction::Unreachable));
+    rules.extend(known_to_main(observed, family).into_iter().map(|(to, action)| rule(1, to, action)));
+    for uplink in &config.uplinks {
+        let bound = Selector { bound_to: Some(uplink.interface.clone()), ..Selector::default() };
+        rules.push(rule(2, bound, lookup(uplink.table)));
+        rules.push(rule(3, marked(uplink.id), lookup(uplink.table)));
+    }
+    rules.push(rule(4, any_mark, RuleAction::Unreachable));
     for line in lines {
         let table = config.uplinks[usize::from(line.id.0)].table;
         rules.extend(line.addresses(family).map(|address| {
-            rule(4, Selector { from: Some(IpNet::from(address)), ..Selector::default() }, lookup(table))
+            rule(5, Selector { from: Some(IpNet::from(address)), ..Selector::default() }, lookup(table))
         }));
     }
-    rules.push(rule(5, Selector::default(), lookup(config.routing.first_table)));
+    rules.push(rule(6, Selector::default(), lookup(config.routing.first_table)));
     rules
+}
+
+/// The main table but for its default route. The kernel suppresses only a
+/// default route that leads somewhere, not one that refuses (`fib_rules_lookup`
+/// in net/core/fib_rules.c); beside such a one, each net has a rule of its own.
+fn known_to_main(observed: &Observed, family: Family) -> Vec<(Selector, RuleAction)> {
+    if !observed.main_refuses.contains(&family) {
+        let but_default = RuleAction::Lookup { table: MAIN, suppress_prefix_length: Some(0) };
+        return vec![(Selector::default(), but_default)];
+    }
+    let known = observed.main_routes.iter().filter(|route| route.family() == family && !route.is_default());
+    let nets: Vec<IpNet> = known.map(|route| route.destination).collect();
+    let to = |net| (Selector { to: Some(net), ..Selector::default() }, lookup(MAIN));
+    IpNet::aggregate(&nets).into_iter().map(to).collect()
 }
 
 fn lookup(table: u32) -> RuleAction {

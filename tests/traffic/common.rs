@@ -80,7 +80,8 @@ pub fn by_line(network: &Network, report: &Report) -> Vec<usize> {
 pub fn wait_for_line(router: &Router, line: usize, is_up: bool) {
     let state = if is_up { "up" } else { "down" };
     router.wait_until(&format!("line {} is {state}", line + 1), |status| {
-        status["uplinks"][line]["v4"]["state"] == state && status["uplinks"][line]["v6"]["state"] == state
+        let uplink = &status["uplinks"][line];
+        ["ipv4", "ipv6"].iter().all(|family| uplink[family]["state"] == state)
     });
 }
 
