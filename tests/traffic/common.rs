@@ -9,7 +9,7 @@ use wansplit::engine::packet::Family;
 use wansplit::lab::capture::{Capture, Filter};
 use wansplit::lab::flows::Flows;
 use wansplit::lab::host::Host;
-use wansplit::lab::network::Network;
+use wansplit::lab::network::{IspLine, Network};
 use wansplit::lab::server::{Server, ServerSpec};
 use wansplit::lab::traffic::{Pace, Report, TcpFlows, UdpFlows};
 
@@ -70,7 +70,7 @@ pub fn soundly<T>(router: &Router, happens: impl FnOnce() -> T) -> (T, Flows) {
 /// How many flows the server saw from each line, in their order.
 pub fn by_line(network: &Network, report: &Report) -> Vec<usize> {
     let sources = report.by_source();
-    let of = |line: &wansplit::lab::network::IspLine| {
+    let of = |line: &IspLine| {
         sources.iter().filter(|(source, _)| line.sources.contains(**source)).map(|(_, count)| count).sum()
     };
     network.lines.iter().map(of).collect()
@@ -85,7 +85,10 @@ pub fn wait_for_line(router: &Router, line: usize, is_up: bool) {
     });
 }
 
-/// Gives an ISP's device back its link; addresses and routes that went with it come again.
-pub fn bring_up(line: &wansplit::lab::network::IspLine) {
+/// Gives an ISP's device back its link, and what IPv6 loses with a link.
+pub fn bring_up(line: &IspLine) {
     ip(&line.isp, "link set customer up");
+    ip(&line.isp, "address add fe80::1/64 dev customer nodad");
+    ip(&line.isp, &format!("address add {}/64 dev customer nodad", line.gateway.v6));
+    ip(&line.isp, &format!("route replace {} via {} dev customer", line.delegated, line.router.v6));
 }

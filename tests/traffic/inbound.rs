@@ -1,5 +1,6 @@
 //! From outside: forwards and the router's own services on every line at once, hairpins, the guard.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::process::Command;
 use std::thread;
@@ -8,7 +9,7 @@ use crate::common::*;
 use crate::router::*;
 use wansplit::engine::packet::Family;
 use wansplit::lab::network::{Client, IspLine, Network};
-use wansplit::lab::server::Server;
+use wansplit::lab::server::{Server, Transport};
 use wansplit::lab::traffic::{Pace, TcpFlows, UdpFlows};
 
 /// The inner port of most forwards, and where the router itself serves.
@@ -36,11 +37,14 @@ fn answers_leave_where_questions_came_in(backend: &str, guard: &str) {
             soundly(&router, || call_on_all_lines(&router.network, family, port, place));
             let server = if port == ROUTERS { &on_router } else { &inside };
             let seen = server.take_seen();
-            assert!(seen.flows.keys().all(|flow| flow.source.ip() == from), "{port}: {:?}", seen.flows);
+            let sources = seen.flows_by_source(Transport::Tcp);
+            assert_eq!(sources, BTreeMap::from([(from, 40)]), "port {port}");
+            assert_eq!(seen.flows_by_source(Transport::Udp), sources, "port {port}");
         }
         let [one, two] = [0, 1].map(|line| SocketAddr::new(router.network.lines[line].router.of(family), 7000));
         assert!(!connects(&router.network.internet, one), "the forward of line 2 listens on line 1");
         soundly(&router, || tcp(&router.network.internet, two, 1));
+        inside.take_seen();
     }
 }
 

@@ -6,13 +6,16 @@ use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::thread;
 use std::time::Duration;
 
+use nix::sys::socket::{setsockopt, sockopt};
+use socket2::SockRef;
+
 use crate::common::*;
 use crate::router::*;
 use wansplit::engine::packet::Family;
 use wansplit::lab::flows::Flows;
 use wansplit::lab::host::Host;
 use wansplit::lab::traffic::craft::{Header, esp, gre, protocol, sctp_init, udp as datagram};
-use wansplit::lab::traffic::send_packets;
+use wansplit::lab::traffic::{Pace, UdpFlows, send_packets};
 
 const ICMP: u8 = 1;
 /// Packets of each flow, and flows of each protocol with ports.
@@ -130,9 +133,9 @@ fn fragments_stay_together(backend: &str) {
         // Real sockets, larger than a packet, and answered in fragments too.
         let report = soundly(&router, || {
             let to = router.echo(family);
-            let large = wansplit::lab::traffic::UdpFlows {
+            let large = UdpFlows {
                 bytes: 4000,
-                ..wansplit::lab::traffic::UdpFlows::new(to, wansplit::lab::traffic::Pace::burst(20, 5))
+                ..UdpFlows::new(to, Pace::burst(20, 5))
             };
             large.run(&client.host).unwrap()
         });
@@ -181,9 +184,7 @@ fn error_of(host: &Host, to: SocketAddr, hops: Option<u32>) -> ErrorKind {
         let any: IpAddr = if to.is_ipv4() { [0, 0, 0, 0].into() } else { [0u16; 8].into() };
         let socket = UdpSocket::bind((any, 0))?;
         if let Some(hops) = hops {
-            let socket = socket2::SockRef::from(&socket);
-            if to.is_ipv4() { socket.set_ttl_v4(hops)? } else { socket.set_unicast_hops_v6(hops)? }
-            if to.is_ipv4() { report_soft_errors_v4(&socket)? } else { report_soft_errors_v6(&socket)? }
+            travel_at_most(&socket, hops, to.is_ipv4())?;
         }
         socket.connect(to)?;
         socket.set_read_timeout(Some(Duration::from_secs(3)))?;
@@ -193,13 +194,15 @@ fn error_of(host: &Host, to: SocketAddr, hops: Option<u32>) -> ErrorKind {
     host.enter(ask).unwrap().expect_err("nobody answers").kind()
 }
 
-/// `IP_RECVERR` and `IPV6_RECVERR`: errors that may pass are told too (ip(7), ipv6(7)).
-fn report_soft_errors_v4(socket: &socket2::SockRef<'_>) -> std::io::Result<()> {
-    Ok(nix::sys::socket::setsockopt(socket, nix::sys::socket::sockopt::Ipv4RecvErr, &true)?)
-}
-
-fn report_soft_errors_v6(socket: &socket2::SockRef<'_>) -> std::io::Result<()> {
-    Ok(nix::sys::socket::setsockopt(socket, nix::sys::socket::sockopt::Ipv6RecvErr, &true)?)
+/// Errors that may pass are told too (`IP_RECVERR` and `IPV6_RECVERR`: ip(7), ipv6(7)).
+fn travel_at_most(socket: &UdpSocket, hops: u32, v4: bool) -> std::io::Result<()> {
+    if v4 {
+        setsockopt(socket, sockopt::Ipv4RecvErr, &true)?;
+        SockRef::from(socket).set_ttl_v4(hops)
+    } else {
+        setsockopt(socket, sockopt::Ipv6RecvErr, &true)?;
+        SockRef::from(socket).set_unicast_hops_v6(hops)
+    }
 }
 
 #[test]
@@ -258,7 +261,7 @@ fn fetch(server: SocketAddr, own: IpAddr) -> std::io::Result<String> {
     answers.read_line(&mut line)?;
     answers.get_mut().write_all(format!("PORT {a},{b},{c},{d},{high},{low}\r\n").as_bytes())?;
     answers.read_line(&mut line)?;
-    socket2::SockRef::from(&data).set_read_timeout(Some(Duration::from_secs(5)))?;
+    SockRef::from(&data).set_read_timeout(Some(Duration::from_secs(5)))?;
     let mut text = String::new();
     BufReader::new(data.accept()?.0).read_line(&mut text)?;
     Ok(text)
