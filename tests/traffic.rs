@@ -7,6 +7,8 @@ mod router;
 
 #[path = "traffic/inbound.rs"]
 mod inbound;
+#[path = "traffic/lines.rs"]
+mod lines;
 #[path = "traffic/own.rs"]
 mod own;
 #[path = "traffic/common.rs"]

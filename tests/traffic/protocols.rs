@@ -237,8 +237,12 @@ fn serve_ftp(listener: &TcpListener) -> std::io::Result<(SocketAddr, SocketAddr)
     let (mut control, source) = listener.accept()?;
     control.set_read_timeout(Some(Duration::from_secs(5)))?;
     control.write_all(b"220 ready\r\n")?;
+    let mut commands = BufReader::new(control.try_clone()?);
     let mut line = String::new();
-    BufReader::new(&control).read_line(&mut line)?;
+    commands.read_line(&mut line)?;
+    control.write_all(b"230 logged in\r\n")?;
+    line.clear();
+    commands.read_line(&mut line)?;
     let numbers: Vec<u8> = line.trim().trim_start_matches("PORT ").split(',').filter_map(|n| n.parse().ok()).collect();
     let [a, b, c, d, high, low] = numbers[..] else { return Err(std::io::Error::other(line)) };
     control.write_all(b"200 PORT command successful\r\n")?;
@@ -257,6 +261,9 @@ fn fetch(server: SocketAddr, own: IpAddr) -> std::io::Result<String> {
     control.set_read_timeout(Some(Duration::from_secs(5)))?;
     let mut answers = BufReader::new(control);
     let mut line = String::new();
+    answers.read_line(&mut line)?;
+    // The kernel's helper reads a line only after it has seen the end of another.
+    answers.get_mut().write_all(b"USER anonymous\r\n")?;
     answers.read_line(&mut line)?;
     answers.get_mut().write_all(format!("PORT {a},{b},{c},{d},{high},{low}\r\n").as_bytes())?;
     answers.read_line(&mut line)?;
