@@ -26,7 +26,7 @@ use crate::system::firewall::{self, Backend, Installed};
 use crate::system::netlink::Netlink;
 use crate::system::state::{RunDirectory, SavedSetting, State};
 use crate::system::sysctl::Sysctl;
-use crate::system::{clock, leases};
+use crate::system::{clock, leases, modules};
 
 /// One network namespace, as wansplit sees it.
 pub struct Machine {
@@ -186,6 +186,7 @@ impl Machine {
         if !was_ours {
             adopt_flows(config, plan).context("older flows could not be given their uplinks")?;
         }
+        modules::load(&plan.firewall.helpers);
         firewall::run_all(&before.up(&plan.firewall))?;
         self.route(&own_traffic).await?;
         write_settings(&forwarding)?;

@@ -173,7 +173,18 @@ fn own_traffic(config: &Config, ways: &[(&Line, &Way)], family: Family) -> Vec<R
     match ways {
         [] => {}
         [(_, way)] => routes.push(route(metric, vec![alone(&way.hop)])),
-        several => routes.push(route(metric, several.iter().map(|(_, way)| way.hop.clone()).collect())),
+        several => {
+            let hops = several.iter().map(|(_, way)| among_several(&way.hop, family));
+            routes.push(route(metric, hops.collect()));
+        }
     }
     routes
+}
+
+/// IPv6 takes no hop without a gateway among several ("Device only routes can not be
+/// added", net/ipv6/route.c); on a device without neighbours any link-local one will do.
+fn among_several(hop: &Hop, family: Family) -> Hop {
+    const NOMINAL: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1);
+    let nominal = (family == Family::V6).then_some(NOMINAL.into());
+    Hop { gateway: hop.gateway.or(nominal), ..hop.clone() }
 }

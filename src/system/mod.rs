@@ -9,6 +9,7 @@ pub mod gate;
 pub mod guard;
 pub mod leases;
 pub mod links;
+pub mod modules;
 pub mod netlink;
 pub mod queue;
 pub mod routes;

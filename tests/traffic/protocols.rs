@@ -7,7 +7,7 @@ use std::thread;
 use std::time::Duration;
 
 use nix::sys::socket::{setsockopt, sockopt};
-use socket2::SockRef;
+use socket2::{Domain, SockRef, Socket, Type};
 
 use crate::common::*;
 use crate::router::*;
@@ -247,7 +247,10 @@ fn serve_ftp(listener: &TcpListener) -> std::io::Result<(SocketAddr, SocketAddr)
     let [a, b, c, d, high, low] = numbers[..] else { return Err(std::io::Error::other(line)) };
     control.write_all(b"200 PORT command successful\r\n")?;
     let target = SocketAddr::from(([a, b, c, d], u16::from_be_bytes([high, low])));
-    TcpStream::connect_timeout(&target, Duration::from_secs(5))?.write_all(b"data\n")?;
+    let data = Socket::new(Domain::IPV4, Type::STREAM, None)?;
+    data.bind(&SocketAddr::new(control.local_addr()?.ip(), 0).into())?;
+    data.connect_timeout(&target.into(), Duration::from_secs(5))?;
+    TcpStream::from(data).write_all(b"data\n")?;
     Ok((source, target))
 }
 
