@@ -5,14 +5,14 @@
 #[allow(dead_code, reason = "each test program uses its own part of this")]
 mod router;
 
+#[path = "traffic/common.rs"]
+mod common;
 #[path = "traffic/inbound.rs"]
 mod inbound;
 #[path = "traffic/lines.rs"]
 mod lines;
 #[path = "traffic/own.rs"]
 mod own;
-#[path = "traffic/common.rs"]
-mod common;
 #[path = "traffic/protocols.rs"]
 mod protocols;
 #[path = "traffic/rules.rs"]

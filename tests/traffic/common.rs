@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::router::*;
 use wansplit::engine::packet::Family;
@@ -83,6 +83,19 @@ pub fn wait_for_line(router: &Router, line: usize, is_up: bool) {
         let uplink = &status["uplinks"][line];
         ["ipv4", "ipv6"].iter().all(|family| uplink[family]["state"] == state)
     });
+}
+
+/// Waits until the daemon has followed what changed on the machine: nothing is left to do.
+pub fn wait_for_the_plan(router: &Router) {
+    let deadline = Instant::now() + Duration::from_secs(30);
+    loop {
+        let to_do = router.wansplit(&["plan"]).expect("a plan");
+        if to_do.is_empty() {
+            return;
+        }
+        assert!(Instant::now() < deadline, "still to do:\n{to_do}{}", router.said());
+        std::thread::sleep(Duration::from_millis(50));
+    }
 }
 
 /// Gives an ISP's device back its link, and what IPv6 loses with a link.

@@ -41,7 +41,8 @@ fn answers_leave_where_questions_came_in(backend: &str, guard: &str) {
             assert_eq!(sources, BTreeMap::from([(from, 40)]), "port {port}");
             assert_eq!(seen.flows_by_source(Transport::Udp), sources, "port {port}");
         }
-        let [one, two] = [0, 1].map(|line| SocketAddr::new(router.network.lines[line].router.of(family), 7000));
+        let [one, two] =
+            [0, 1].map(|line| SocketAddr::new(router.network.lines[line].router.of(family), 7000));
         assert!(!connects(&router.network.internet, one), "the forward of line 2 listens on line 1");
         soundly(&router, || tcp(&router.network.internet, two, 1));
         let _ = inside.take_seen();
@@ -108,7 +109,10 @@ fn gets_in(backend: &str, guard: &str) -> (bool, String) {
 #[test]
 fn a_firewall_that_drops_forwarded_packets_needs_no_warning() {
     for_each_backend(|backend| {
-        for firewall in ["iptables-nft -P FORWARD DROP", "nft 'table inet f { chain f { type filter hook forward priority 0; ct state new iifname \"wan*\" drop; }; }'"] {
+        for firewall in [
+            "iptables-nft -P FORWARD DROP",
+            "nft 'table inet f { chain f { type filter hook forward priority 0; ct state new iifname \"wan*\" drop; }; }'",
+        ] {
             let mut router = Router::new(backend, &[1, 1]);
             router.network.router.run(Command::new("sh").args(["-c", firewall])).unwrap();
             router.start();

@@ -52,11 +52,15 @@ fn sources_are_translated_as_each_line_wants_it() {
 
 fn masquerade_and_fixed_addresses_work(backend: &str) {
     let mut router = Router::new(backend, &[1, 1]);
-    let text = router.configuration().replace("source = [\"203.0.113.2\", \"2001:db8:2::2\"]", "source = \"masquerade\"");
+    let text = router
+        .configuration()
+        .replace("source = [\"203.0.113.2\", \"2001:db8:2::2\"]", "source = \"masquerade\"");
     // Line 1 has a second address in each family, and flows leave from that.
     ip(&router.network.router, "address add 198.51.100.77/24 dev wan1");
     ip(&router.network.router, "address add 2001:db8:1::77/64 dev wan1 nodad");
-    router.configure(&text.replace("\"198.51.100.2\", \"2001:db8:1::2\"", "\"198.51.100.77\", \"2001:db8:1::77\""));
+    router.configure(
+        &text.replace("\"198.51.100.2\", \"2001:db8:1::2\"", "\"198.51.100.77\", \"2001:db8:1::77\""),
+    );
     router.start();
     for family in Family::BOTH {
         let to = router.echo(family);
@@ -101,13 +105,16 @@ fn segments_are_clamped(backend: &str) {
     let mut router = Router::new(backend, &[1]);
     let client = router.network.client().host.clone();
     let to = client_server(&router);
-    router.configure_more("", &format!(
-        "[[forward]]\nname = \"inside\"\nprotocol = \"tcp\"\nport = 5001\nto = [\"{}\", \"{}\"]\n",
-        to.v4, to.v6
-    ));
+    router.configure_more(
+        "",
+        &format!(
+            "[[forward]]\nname = \"inside\"\nprotocol = \"tcp\"\nport = 5001\nto = [\"{}\", \"{}\"]\n",
+            to.v4, to.v6
+        ),
+    );
     router.start();
     ip(&router.network.router, "link set wan1 mtu 1400");
-    std::thread::sleep(Duration::from_millis(700));
+    wait_for_the_plan(&router);
     for (family, headers) in Family::BOTH.into_iter().zip([40, 60]) {
         let largest = 1400 - headers;
         let server = SocketAddr::new(router.network.servers[0].of(family), 5001);
@@ -117,7 +124,10 @@ fn segments_are_clamped(backend: &str) {
         let from_outside = segments(&router.network.internet, &client, public, inside);
         for sizes in [from_lan, from_outside] {
             // Time stamps take 12 bytes of each segment.
-            assert!(sizes.iter().all(|&size| size <= largest && size >= largest - 12), "{sizes:?} of {largest}");
+            assert!(
+                sizes.iter().all(|&size| size <= largest && size >= largest - 12),
+                "{sizes:?} of {largest}"
+            );
         }
     }
 }
@@ -147,10 +157,13 @@ fn bypassed_nets_and_clients_go_as_the_main_table_says() {
 fn bypasses_work(backend: &str) {
     let mut router = Router::new(backend, &[1, 1]);
     let clients: Vec<_> = router.network.clients().cloned().collect();
-    router.configure_more("", &format!(
-        "[bypass]\ndestinations = [\"192.0.2.2\", \"2001:db8:ffff::2\"]\nclients = [\"{}\", \"{}\"]\n",
-        clients[1].addresses.v4, clients[1].addresses.v6
-    ));
+    router.configure_more(
+        "",
+        &format!(
+            "[bypass]\ndestinations = [\"192.0.2.2\", \"2001:db8:ffff::2\"]\nclients = [\"{}\", \"{}\"]\n",
+            clients[1].addresses.v4, clients[1].addresses.v6
+        ),
+    );
     ip(&router.network.router, "route add default via 203.0.113.1 dev wan2");
     ip(&router.network.router, "route add default via 2001:db8:2::1 dev wan2");
     router.start();
@@ -161,15 +174,21 @@ fn bypasses_work(backend: &str) {
         soundly(&router, || assert_eq!(by(tcp(&clients[1].host, router.echo(family), 6)), [0, 6]));
         soundly(&router, || assert_eq!(by(tcp(&clients[0].host, router.echo(family), 6)), [3, 3]));
     }
-    assert_eq!(router.status()["queues"].as_array().unwrap().iter().map(|q| q["flows"].as_u64().unwrap()).sum::<u64>(), 12);
+    assert_eq!(
+        router.status()["queues"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|q| q["flows"].as_u64().unwrap())
+            .sum::<u64>(),
+        12
+    );
 }
 
 #[test]
 fn point_to_point_lines_and_tagged_lans_work() {
-    let tunnels = Topology {
-        lines: vec![Line { medium: Medium::PointToPoint, rate: None }; 2],
-        ..Topology::default()
-    };
+    let tunnels =
+        Topology { lines: vec![Line { medium: Medium::PointToPoint, rate: None }; 2], ..Topology::default() };
     let tagged = Topology {
         lans: vec![Lan { clients: 2, vlan: Some(20) }, Lan { clients: 1, vlan: None }],
         ..Topology::default()
@@ -187,7 +206,9 @@ fn strange_devices_work(backend: &str, topology: &Topology) {
     let mut router = Router::of(backend, &[1, 1], topology);
     if topology.lines[0].medium == Medium::PointToPoint {
         let text = configuration(&router.network, &[1, 1]);
-        let auto = |line: &str| if line.starts_with("gateway") { "gateway = \"auto\"".into() } else { line.to_owned() };
+        let auto = |line: &str| {
+            if line.starts_with("gateway") { "gateway = \"auto\"".into() } else { line.to_owned() }
+        };
         let lines: Vec<String> = text.lines().map(auto).collect();
         router.configure(&format!("backend = \"{backend}\"\n{}", lines.join("\n")));
     }

@@ -50,7 +50,10 @@ fn every_protocol_keeps_its_line(backend: &str) {
     let reasons = router.status()["reasons"].clone();
     let count = |name: &str| {
         let reasons = reasons.as_array().unwrap().iter();
-        reasons.filter(|reason| reason["name"] == name).map(|reason| reason["count"].as_u64().unwrap()).sum::<u64>()
+        reasons
+            .filter(|reason| reason["name"] == name)
+            .map(|reason| reason["count"].as_u64().unwrap())
+            .sum::<u64>()
     };
     assert_eq!((count("unparsable"), count("fragment")), (0, 0), "{reasons}");
 }
@@ -77,7 +80,9 @@ fn sent(router: &Router, family: Family, header: Header) -> Flows {
             thread::sleep(Duration::from_millis(100));
         }
     });
-    flows.carried.retain(|flow, _| flow.protocol == header.protocol && flow.dst != client.addresses.of(family));
+    flows
+        .carried
+        .retain(|flow, _| flow.protocol == header.protocol && flow.dst != client.addresses.of(family));
     flows
 }
 
@@ -121,7 +126,9 @@ fn fragments_stay_together(backend: &str) {
         let mut packets = Vec::new();
         for number in 0..FLOWS {
             let payload = datagram(src, dst, 20_000 + number, SILENT, &[b'w'; 1200]);
-            packets.extend(Header { id: number + 1, ..Header::new(src, dst, protocol::UDP) }.fragments(&payload, 504));
+            packets.extend(
+                Header { id: number + 1, ..Header::new(src, dst, protocol::UDP) }.fragments(&payload, 504),
+            );
         }
         let (_, flows) = soundly(&router, || {
             send_packets(&client.host, &packets).unwrap();
@@ -132,10 +139,7 @@ fn fragments_stay_together(backend: &str) {
         // Real sockets, larger than a packet, and answered in fragments too.
         let report = soundly(&router, || {
             let to = router.echo(family);
-            let large = UdpFlows {
-                bytes: 4000,
-                ..UdpFlows::new(to, Pace::burst(20, 5))
-            };
+            let large = UdpFlows { bytes: 4000, ..UdpFlows::new(to, Pace::burst(20, 5)) };
             large.run(&client.host).unwrap()
         });
         assert!(report.0.flows.iter().all(|flow| flow.answers == 1), "{:?}", report.0.failures());
@@ -243,7 +247,8 @@ fn serve_ftp(listener: &TcpListener) -> std::io::Result<(SocketAddr, SocketAddr)
     control.write_all(b"230 logged in\r\n")?;
     line.clear();
     commands.read_line(&mut line)?;
-    let numbers: Vec<u8> = line.trim().trim_start_matches("PORT ").split(',').filter_map(|n| n.parse().ok()).collect();
+    let numbers: Vec<u8> =
+        line.trim().trim_start_matches("PORT ").split(',').filter_map(|n| n.parse().ok()).collect();
     let [a, b, c, d, high, low] = numbers[..] else { return Err(std::io::Error::other(line)) };
     control.write_all(b"200 PORT command successful\r\n")?;
     let target = SocketAddr::from(([a, b, c, d], u16::from_be_bytes([high, low])));

@@ -93,24 +93,25 @@ fn policies_follow_lines(backend: &str) {
     let policy = |port: u16, text: &str| {
         format!("[[rule]]\nname = \"{port}\"\nmatch = {{ dst_port = {port} }}\nuse = {text}\n")
     };
-    router.rule_file("10.toml", &[
-        policy(1001, "{ policy = \"ordered\", uplinks = [\"isp2\", \"isp1\"] }"),
-        policy(1002, "{ policy = \"hash\", by = \"client\" }"),
-        policy(1003, "{ policy = \"hash\", by = \"client+destination\" }"),
-        policy(1004, "\"isp2\"\nnone = \"drop\""),
-        policy(1005, "\"isp2\"\nnone = \"any\""),
-        policy(1006, "\"isp2\""),
-        "[[rule]]\nname = \"next\"\nmatch = { dst_port = 1006 }\nuse = \"isp3\"\n".into(),
-        policy(1007, "{ policy = \"round-robin\", uplinks = [\"isp1\", \"isp2\"], weights = [3, 1] }"),
-        policy(1008, "{ policy = \"hash\", by = \"destination\" }"),
-    ].concat());
+    router.rule_file(
+        "10.toml",
+        &[
+            policy(1001, "{ policy = \"ordered\", uplinks = [\"isp2\", \"isp1\"] }"),
+            policy(1002, "{ policy = \"hash\", by = \"client\" }"),
+            policy(1003, "{ policy = \"hash\", by = \"client+destination\" }"),
+            policy(1004, "\"isp2\"\nnone = \"drop\""),
+            policy(1005, "\"isp2\"\nnone = \"any\""),
+            policy(1006, "\"isp2\""),
+            "[[rule]]\nname = \"next\"\nmatch = { dst_port = 1006 }\nuse = \"isp3\"\n".into(),
+            policy(1007, "{ policy = \"round-robin\", uplinks = [\"isp1\", \"isp2\"], weights = [3, 1] }"),
+            policy(1008, "{ policy = \"hash\", by = \"destination\" }"),
+        ]
+        .concat(),
+    );
     router.start();
     let _server = more_ports(&router.network, 1001..=1009);
     let host = &router.network.client().host;
-    for (down, goes) in [
-        (Down::ByIsp, "carrier"),
-        (Down::ByRouter, "administration"),
-    ] {
+    for (down, goes) in [(Down::ByIsp, "carrier"), (Down::ByRouter, "administration")] {
         for family in Family::BOTH {
             let to = |port| SocketAddr::new(router.network.servers[0].of(family), port);
             let by = |report: Report| by_line(&router.network, &report);
@@ -254,7 +255,8 @@ fn to_line_2(name: &str, conditions: &str) -> String {
 /// The day after tomorrow: it is not today, wherever the machine thinks it is.
 fn day_but_one() -> &'static str {
     const DAYS: [&str; 7] = ["mon", "tue", "wed", "thu", "fri", "sat", "sun"];
-    let today = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs() / 86_400;
+    let today =
+        std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs() / 86_400;
     // The first of January 1970 was a Thursday.
     DAYS[((today + 3 + 2) % 7) as usize]
 }
