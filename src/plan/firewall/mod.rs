@@ -43,7 +43,7 @@ pub fn firewall(config: &Config, lines: &[Line], observed: &Observed, queues: u1
     chains.extend(decide(config, lines, queues));
     chains.extend(settle(config));
     chains.push(forwards(config, lines));
-    chains.extend(own(config, queues));
+    chains.push(own(config, queues));
     chains.extend(forward(config, lines));
     chains.push(pin(config));
     chains.push(source(config, lines, observed));
@@ -289,10 +289,12 @@ fn translations(forward: &Forward, to: IpAddr) -> Vec<(Match, Action)> {
 }
 
 /// Output: flows of a marked connection take its mark; new ones go to the queue if asked.
-fn own(config: &Config, queues: u16) -> Vec<Chain> {
+/// They go there without a mark: the kernel routes a packet anew only where the verdict
+/// has changed its mark. Past the queue the own-traffic table spreads them by their hash.
+fn own(config: &Config, queues: u16) -> Chain {
     let mut rules = vec![rule([Match::ConnectionHasUplink(true)], Action::Goto("remembered".into()))];
     if config.routing.router != RouterTraffic::Rules {
-        return vec![Chain { name: "own".into(), hook: Some(Hook::Own), rules }];
+        return Chain { name: "own".into(), hook: Some(Hook::Own), rules };
     }
     rules.extend([
         rule([Match::PacketHasUplink(true)], Action::Return),
@@ -301,16 +303,11 @@ fn own(config: &Config, queues: u16) -> Vec<Chain> {
         rule([Match::DestinationStays], Action::Return),
     ]);
     rules.extend(not_ours());
-    rules.push(rule([], Action::Jump("spread".into())));
-    rules.push(rule([Match::PacketHasUplink(true)], Action::FlagDecided));
-    let queue = rule(
-        [Match::Decided(true), Match::GateIsOpen, Match::Below(config.queue.limit)],
+    rules.push(rule(
+        [Match::GateIsOpen, Match::Below(config.queue.limit)],
         Action::Queue { first: config.queue.first, count: queues },
-    );
-    vec![
-        Chain { name: "own".into(), hook: Some(Hook::Own), rules },
-        Chain { name: "own-queue".into(), hook: Some(Hook::OwnQueue), rules: vec![queue] },
-    ]
+    ));
+    Chain { name: "own".into(), hook: Some(Hook::Own), rules }
 }
 
 /// Forward: segment sizes, packets that NAT cannot mend, the guard.

@@ -48,8 +48,6 @@ pub enum Hook {
     Forwards,
     /// Output, with re-routing: the router's own flows.
     Own,
-    /// Output, with re-routing, after [`Hook::Own`]: the router's own flows go to the queue.
-    OwnQueue,
     /// Forward: segment sizes, the guard.
     Forward,
     /// Postrouting, mangle: flows without an uplink are pinned to the one they leave by.
@@ -155,8 +153,6 @@ pub enum Action {
     MarkConnection(u32),
     /// Uplink bits and flags of the packet are cleared.
     Clear,
-    /// The decided flag of the packet is set.
-    FlagDecided,
     /// The decided flag of the packet is cleared.
     ClearDecided,
     /// The packet gets the connection's uplink bits; the last rule that a packet meets in its base chain.

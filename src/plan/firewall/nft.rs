@@ -19,13 +19,12 @@ pub const GATE: &str = "gate";
 /// A seed for `jhash`, so that every load of the rules hashes alike.
 const SEED: u32 = 0x9e37_79b1;
 
-const HOOKS: [Hook; 9] = [
+const HOOKS: [Hook; 8] = [
     Hook::Helpers,
     Hook::Decide,
     Hook::Settle,
     Hook::Forwards,
     Hook::Own,
-    Hook::OwnQueue,
     Hook::Forward,
     Hook::Pin,
     Hook::Source,
@@ -163,7 +162,6 @@ fn hook_name(hook: Hook) -> &'static str {
         Hook::Settle => "settle",
         Hook::Forwards => "forwards",
         Hook::Own => "own",
-        Hook::OwnQueue => "own-queue",
         Hook::Forward => "forward",
         Hook::Pin => "pin",
         Hook::Source => "source",
@@ -180,7 +178,6 @@ fn base_chain(hook: Hook) -> String {
         Hook::Settle => ("filter", "prerouting", -140),
         Hook::Forwards => ("nat", "prerouting", -99),
         Hook::Own => ("route", "output", -149),
-        Hook::OwnQueue => ("route", "output", -148),
         Hook::Forward => ("filter", "forward", -149),
         Hook::Pin => ("filter", "postrouting", -149),
         Hook::Source => ("nat", "postrouting", 101),
@@ -384,7 +381,6 @@ fn acting(firewall: &Firewall, action: &Action, family: Family) -> String {
         Action::MarkPacket(value) => set_bits("meta mark", marks.mask, *value),
         Action::MarkConnection(value) => set_bits("ct mark", marks.mask, *value),
         Action::Clear => set_bits("meta mark", marks.ours(), 0),
-        Action::FlagDecided => set_bits("meta mark", marks.decided, marks.decided),
         Action::ClearDecided => set_bits("meta mark", marks.decided, 0),
         Action::Restore => by_uplink(firewall, "ct mark", "goto", "restore"),
         Action::Save => by_uplink(firewall, "meta mark", "jump", "save"),
