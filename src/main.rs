@@ -1,58 +1,82 @@
 //! Arguments → command → exit code.
 
+use std::io::{ErrorKind, Write};
 use std::process::ExitCode;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use anyhow::Context;
 use clap::Parser;
+use nix::unistd::geteuid;
 use wansplit::config::{self, Problem, Problems};
 use wansplit::control::client;
 use wansplit::control::message::{Request, Response, Status};
+use wansplit::daemon::sources::Unreadable;
 use wansplit::daemon::{self, Options};
+use wansplit::lab::fit::Unfit;
+use wansplit::lab::interrupt::Interrupt;
+use wansplit::lab::session::{self, Lab, RouterFile, Update};
+use wansplit::lab::world::{Entered, World};
 use wansplit::system::state::RunDirectory;
-use wansplit::ui::cli::{Args, Command, Exit};
+use wansplit::ui::cli::{self, Args, Command, Exit};
+use wansplit::ui::lab as view;
 use wansplit::ui::problems::{ProblemJson, Report, Severity};
 use wansplit::ui::status;
-use wansplit::ui::style::{Style, redraw, stdout_is_terminal};
+use wansplit::ui::style::{CLEAR, Style, redraw, stdout_is_terminal};
 
 fn main() -> ExitCode {
     let args = Args::parse();
+    let world = match &args.command {
+        Command::Lab(lab) => match enter_world(&args, lab) {
+            Ok(Entered::Inside(world)) => Some(world),
+            Ok(Entered::Ended(code)) => return code.into(),
+            Err(error) => return report(&error).into(),
+        },
+        _ => None,
+    };
     start_logging(&args);
-    match execute(&args) {
+    match execute(&args, world) {
         Ok(exit) => exit.into(),
         Err(error) => report(&error).into(),
     }
 }
 
+/// Before there is any thread, and after all that can be wrong with what was typed.
+fn enter_world(args: &Args, lab: &cli::Lab) -> anyhow::Result<Entered> {
+    lab.check(args.config.is_some()).unwrap_or_else(|error| error.exit());
+    World::enter()
+}
+
 /// Lines for people on standard error; the journal has times of its own.
 fn start_logging(args: &Args) {
-    let quieter = "netlink_packet_route=error,netlink_proto=error";
-    let filter = tracing_subscriber::EnvFilter::builder()
-        .with_default_directive(args.log_level().into())
-        .parse_lossy(quieter);
+    let level = args.log_level();
+    let filter = format!("{level},netlink_packet_route=error,netlink_proto=error,netlink_sys=error");
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
+        .with_ansi(Style::of_stderr().colour)
         .with_target(false)
         .without_time()
         .init();
 }
 
-fn execute(args: &Args) -> anyhow::Result<Exit> {
+fn execute(args: &Args, world: Option<World>) -> anyhow::Result<Exit> {
     match &args.command {
         Command::Run { down_on_exit } => {
+            require_root_with(args, "run")?;
             daemon::run(&Options { down_on_exit: *down_on_exit, ..options(args) })?;
             Ok(Exit::Good)
         }
         Command::Check { json } => check(args, *json),
         Command::Plan { all, json } => plan(args, *all, *json),
         Command::Down => {
+            require_root("down")?;
             daemon::down(args.run_dir.clone())?;
             Ok(Exit::Good)
         }
         Command::Status { json, watch, flows } => show_status(args, *json, *watch, *flows),
         Command::Reload => reload(args),
-        Command::Lab(_) => anyhow::bail!("the lab is not wired yet"),
+        Command::Lab(lab) => try_lab(args, lab, world.context("the lab has a world of its own")?),
     }
 }
 
@@ -60,18 +84,37 @@ fn options(args: &Args) -> Options {
     Options { config: args.config_path(), run_directory: args.run_dir.clone(), down_on_exit: false }
 }
 
-/// A broken configuration is told as it is, with its own exit code.
+/// A broken or absent configuration is told as it is, with its own exit code.
 fn report(error: &anyhow::Error) -> Exit {
-    match error.downcast_ref::<Problems>() {
-        Some(problems) => {
-            eprintln!("{problems}");
+    if let Some(problems) = error.downcast_ref::<Problems>() {
+        eprintln!("{problems}");
+        return Exit::Refused;
+    }
+    eprintln!("wansplit: {error:#}");
+    match error.downcast_ref::<Unreadable>() {
+        Some(file) => {
+            if file.source.kind() == ErrorKind::NotFound {
+                eprintln!("  name the configuration with `--config PATH`; the README has one to begin with");
+            }
             Exit::Refused
         }
-        None => {
-            eprintln!("wansplit: {error:#}");
-            Exit::Failed
-        }
+        None if error.is::<Unfit>() => Exit::Refused,
+        None => Exit::Failed,
     }
+}
+
+/// What needs privilege says so before it tries, rather than by what fails first.
+fn require_root(command: &str) -> anyhow::Result<()> {
+    anyhow::ensure!(geteuid().is_root(), "`wansplit {command}` needs root");
+    Ok(())
+}
+
+/// The same, after the configuration's own errors.
+fn require_root_with(args: &Args, command: &str) -> anyhow::Result<()> {
+    if !geteuid().is_root() {
+        daemon::load(&args.config_path())?;
+    }
+    require_root(command)
 }
 
 fn check(args: &Args, json: bool) -> anyhow::Result<Exit> {
@@ -109,6 +152,7 @@ fn problem_json(problem: &Problem) -> ProblemJson {
 }
 
 fn plan(args: &Args, all: bool, json: bool) -> anyhow::Result<Exit> {
+    require_root_with(args, "plan")?;
     let (plan, pending) = daemon::pending(&options(args), all)?;
     let (fatal, warnings): (Vec<_>, Vec<_>) = plan.misfits.iter().partition(|misfit| misfit.is_fatal);
     if json {
@@ -171,4 +215,81 @@ fn reload(args: &Args) -> anyhow::Result<Exit> {
 fn ask(args: &Args, request: Request) -> anyhow::Result<Response> {
     let socket = RunDirectory::new(args.run_dir.clone()).socket();
     Ok(client::ask(&socket, request)?)
+}
+
+fn try_lab(args: &Args, lab: &cli::Lab, world: World) -> anyhow::Result<Exit> {
+    let interrupt = Interrupt::listen()?;
+    let options = lab_options(args, lab)?;
+    let mut screen = Screen { json: lab.json, quiet: args.quiet, last: None };
+    let mut running = Lab::build(&world, &options, &interrupt, &mut |update| screen.show(update))?;
+    let session::Outcome { status, facts } =
+        running.try_out(options.time, &mut |update| screen.show(update))?;
+    screen.clear();
+    if lab.json {
+        println!("{}", view::summary_json(&status, &facts)?);
+    } else {
+        print!("{}", view::summary(&status, &facts, Style::of_stdout()));
+    }
+    if lab.keep && !interrupt.is_wanted() {
+        let machines: Vec<&str> = running.machines().collect();
+        let program = std::env::current_exe().context("finding this program")?;
+        eprint!("{}", view::doors(&world.way_in(), &machines, &program.display().to_string()));
+        running.keep()?;
+    }
+    Ok(if view::verdict(&status, &facts) == view::Verdict::Good { Exit::Good } else { Exit::Failed })
+}
+
+fn lab_options(args: &Args, lab: &cli::Lab) -> anyhow::Result<session::Options> {
+    let router = match &args.config {
+        Some(path) => RouterFile::Given(path.clone()),
+        None => RouterFile::Own { weights: lab.line_weights()?, backend: lab.backend.name().into() },
+    };
+    Ok(session::Options { router, clients: lab.clients, time: Duration::from_secs(lab.seconds.into()) })
+}
+
+/// Where the lab shows what goes on: a live view on a terminal, else a line now and then.
+struct Screen {
+    json: bool,
+    quiet: bool,
+    last: Option<Instant>,
+}
+
+impl Screen {
+    /// Time between two lines of progress.
+    const STEP: Duration = Duration::from_secs(2);
+
+    fn show(&mut self, update: Update<'_>) {
+        match update {
+            _ if self.quiet => {}
+            Update::Step(step) => eprintln!("wansplit lab: {step}"),
+            Update::Traffic(status, facts) if self.is_live() => {
+                if self.last.replace(Instant::now()).is_none() {
+                    print!("{CLEAR}");
+                }
+                print!("{}", redraw(&view::frame(status, facts, Style::of_stdout())));
+                let _ = std::io::stdout().flush();
+            }
+            Update::Traffic(status, facts) => self.tell(&view::progress(status, facts)),
+        }
+    }
+
+    /// Lines between do not mix with JSON.
+    fn tell(&mut self, line: &str) {
+        if self.last.is_some_and(|last| last.elapsed() < Self::STEP) {
+            return;
+        }
+        self.last = Some(Instant::now());
+        if self.json { eprint!("{line}") } else { print!("{line}") }
+    }
+
+    /// Makes room for the summary.
+    fn clear(&self) {
+        if self.is_live() && self.last.is_some() {
+            print!("{CLEAR}");
+        }
+    }
+
+    fn is_live(&self) -> bool {
+        !self.json && stdout_is_terminal()
+    }
 }

@@ -16,6 +16,21 @@ fn shares_are_exact_and_every_flow_keeps_its_uplink() {
     }
 }
 
+#[test]
+fn the_log_tells_what_was_set_up_and_when_it_is_ready() {
+    for backend in backends() {
+        let mut router = Router::new(&backend, &[1, 1]);
+        router.start();
+        for words in
+            ["INFO uplink isp1: IPv4 by wan1 via ", &format!("INFO backend {backend}, "), "INFO ready\n"]
+        {
+            assert!(router.said().contains(words), "no {words:?} in:\n{}", router.said());
+        }
+        router.stop();
+        router.wansplit(&["down"]).unwrap();
+    }
+}
+
 fn shares_are_exact(backend: &str, weights: &[u8], workers: u16) {
     let flows = scaled(1000);
     let mut router = Router::new(backend, weights);

@@ -20,7 +20,7 @@ use super::reader::{Fault, Read, Value, quoted};
 use super::values::{minute_of_day, parse_mac, weekday};
 use super::words;
 use crate::engine::flow::{Facts, FlowKey, LanId, LocalTime};
-use crate::engine::packet::Family;
+use crate::engine::packet::{Family, PROTOCOLS_WITH_PORTS};
 
 /// A packet that a SYN or a ping of usual size would be.
 const LENGTH: u32 = 60;
@@ -54,7 +54,7 @@ fn flow(protocol: &str, src: &str, dst: &str) -> Read<Facts> {
     Ok(Facts {
         key: FlowKey { src, dst: to, protocol: number, src_port, dst_port },
         family,
-        has_ports: words::has_ports(number),
+        has_ports: PROTOCOLS_WITH_PORTS.contains(&number),
         icmp: echo.map(|echo| (echo.kind, 0)),
         src_mac: None,
         lan: Some(LanId(0)),
@@ -66,7 +66,7 @@ fn flow(protocol: &str, src: &str, dst: &str) -> Read<Facts> {
 
 /// One end of a flow, with a port if the protocol has ports.
 fn end(word: &str, protocol: u8) -> Read<(IpAddr, u16)> {
-    if words::has_ports(protocol) {
+    if PROTOCOLS_WITH_PORTS.contains(&protocol) {
         let end = word.parse().map(|end: SocketAddr| (end.ip(), end.port()));
         return end.map_err(|_| wrong(word, "an address with a port, like 192.0.2.7:80 or [2001:db8::7]:80"));
     }

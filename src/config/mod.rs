@@ -1,7 +1,7 @@
 //! What the owner wants: text → as written → checked [`Config`]. Pure: files come in as text.
 //!
 //! *Text* is a [`SourceFile`]. *As written* is TOML's own tree, in which every
-//! key and value knows its place; [`reader`] walks it and collects every fault
+//! key and value knows its place; `reader` walks it and collects every fault
 //! instead of stopping at the first. *Checked* is [`Config`], in which nothing
 //! can be wrong any more but what only the running machine can tell.
 //!

@@ -13,7 +13,7 @@ use super::reader::{Fault, Read, Report, Section, Value, quoted, read_file, valu
 use super::values::{self, TITLE, number, one_of, spelled, title, unknown_word};
 use super::words;
 use crate::engine::flow::Facts;
-use crate::engine::packet::Family;
+use crate::engine::packet::{Family, PROTOCOLS_WITH_PORTS};
 use crate::engine::rule::model::{Choice, HashKey, IcmpType, Matchers, Policy, Rule, WhenNone};
 use crate::engine::rule::naive;
 use crate::engine::uplink::UplinkId;
@@ -177,7 +177,9 @@ fn report_contradictions(section: &Section, matchers: &Matchers) {
 /// Ports are asked for, but also something that has none.
 fn report_without_ports(section: &Section, key: &'static str, matchers: &Matchers) {
     let hint = "only tcp, udp, sctp, dccp and udplite have ports; give others a rule of their own";
-    if let Some(&protocol) = matchers.protocol.iter().find(|&&protocol| !words::has_ports(protocol)) {
+    if let Some(&protocol) =
+        matchers.protocol.iter().find(|&&protocol| !PROTOCOLS_WITH_PORTS.contains(&protocol))
+    {
         never(section, key, &words::protocol_name(protocol), hint);
     } else if !matchers.icmp_type.is_empty() {
         never(section, key, "icmp", hint);

@@ -31,11 +31,6 @@ pub(super) const PROTOCOLS: &[(&str, u8)] = &[
 const ICMP: u8 = 1;
 const ICMPV6: u8 = 58;
 
-/// Whether a protocol's packets begin with a source and a destination port: TCP, UDP, DCCP, SCTP and UDP-Lite.
-pub(super) fn has_ports(protocol: u8) -> bool {
-    matches!(protocol, 6 | 17 | 33 | 132 | 136)
-}
-
 /// The family whose ICMP a protocol is, if it is one.
 pub(super) fn icmp_family(protocol: u8) -> Option<Family> {
     match protocol {

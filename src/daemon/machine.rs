@@ -25,8 +25,8 @@ use crate::system::conntrack::{Conntrack, Flow, Mark};
 use crate::system::firewall::{self, Backend, Installed};
 use crate::system::netlink::Netlink;
 use crate::system::state::{RunDirectory, SavedSetting, State};
-use crate::system::sysctl::Sysctl;
-use crate::system::{clock, leases};
+use crate::system::sysctl::{self, Sysctl};
+use crate::system::{clock, leases, leftovers};
 
 /// One network namespace, as wansplit sees it.
 pub struct Machine {
@@ -150,42 +150,38 @@ impl Machine {
     /// # Errors
     /// What failed, after the rollback; and what of the rollback failed.
     pub async fn apply(&self, config: &Config, plan: &Plan, observed: &Observed) -> Result<()> {
-        let before = firewall::observe(self.backend)?;
-        let was_ours = !before.is_empty() || !observed.our_rules.is_empty();
-        let state = if was_ours { self.run.load() } else { self.fresh_state() };
-        let state = self.remember_settings(state, observed);
+        let firewall = firewall::observe(self.backend)?;
+        let was_ours = !firewall.is_empty() || !observed.our_rules.is_empty();
+        let mut before = Before { observed, firewall, was_ours, adopted: Vec::new() };
+        let state = if was_ours { self.run.load() } else { self.fresh_state()? };
+        let state = remember(state, config, plan, observed);
         self.run.save(&state).context("cannot keep what undoing needs")?;
-        match self.carry_out(config, plan, observed, &before, was_ours, state).await {
-            Ok(()) => Ok(()),
-            Err(error) => {
-                let undone = self.roll_back(observed, &before, was_ours).await;
-                undone.with_context(|| format!("{error:#}; and the rollback failed too"))?;
-                Err(error.context("set-up failed and was rolled back"))
-            }
-        }
+        let Err(error) = self.carry_out(config, plan, &mut before, state).await else { return Ok(()) };
+        let undone = self.roll_back(config, plan, &before).await;
+        undone.with_context(|| format!("{error:#}; and the rollback failed too"))?;
+        Err(error.context("set-up failed and was rolled back"))
     }
 
     async fn carry_out(
         &self,
         config: &Config,
         plan: &Plan,
-        observed: &Observed,
-        before: &Installed,
-        was_ours: bool,
+        before: &mut Before<'_>,
         mut state: State,
     ) -> Result<()> {
-        let changes = diff(&ours(observed), &plan.routing);
+        let changes = diff(&ours(before.observed), &plan.routing);
         let (own_traffic, marked): (Vec<_>, Vec<_>) =
             changes.iter().partition(|change| takes_the_unmarked(change, config));
         let (forwarding, other): (Vec<_>, Vec<_>) =
             plan.settings.iter().partition(|setting| setting.name.ends_with("forwarding"));
 
-        self.route(&marked).await?;
         write_settings(&other)?;
-        if !was_ours {
-            adopt_flows(config, plan).context("older flows could not be given their uplinks")?;
+        self.route(&marked).await?;
+        if !before.was_ours {
+            let adopted = adopt_flows(config, plan, &mut before.adopted);
+            adopted.context("older flows could not be given their uplinks")?;
         }
-        firewall::run_all(&before.up(&plan.firewall))?;
+        firewall::run_all(&before.firewall.up(&plan.firewall))?;
         self.route(&own_traffic).await?;
         write_settings(&forwarding)?;
 
@@ -205,33 +201,56 @@ impl Machine {
         Ok(())
     }
 
-    /// Back to what was there before a failed [`Self::apply`].
-    async fn roll_back(&self, observed: &Observed, before: &Installed, was_ours: bool) -> Result<()> {
-        if !was_ours {
-            return take_down(&self.netlink, &self.run).await;
+    async fn roll_back(&self, config: &Config, plan: &Plan, before: &Before<'_>) -> Result<()> {
+        if !before.was_ours {
+            take_down(&self.netlink, &self.run, Saved::JustNow).await?;
+            return give_back(&before.adopted, config);
         }
         let now = firewall::observe(self.backend)?;
-        firewall::run_all(&now.back_to(before))?;
+        firewall::run_all(&now.back_to(&before.firewall))?;
         let routing = self.netlink.observe_routing().await?;
         let current = RoutingState { rules: routing.our_rules, routes: routing.our_routes };
-        self.route(&diff(&current, &ours(observed)).iter().collect::<Vec<_>>()).await
+        self.route(&diff(&current, &ours(before.observed)).iter().collect::<Vec<_>>()).await?;
+        let as_before = plan.settings.iter().filter_map(|setting| {
+            let value = before.observed.sysctls.get(&setting.name)?.clone();
+            Some(Setting { name: setting.name.clone(), value })
+        });
+        as_before.map(|setting| write_settings(&[&setting])).collect()
     }
 
-    fn fresh_state(&self) -> State {
-        State { tables_before: nf_tables(), backend: Some(self.backend), ..State::default() }
+    fn fresh_state(&self) -> Result<State> {
+        let chains_before = leftovers::tables_and_chains()?;
+        Ok(State { chains_before, backend: Some(self.backend), ..State::default() })
     }
+}
 
-    /// Settings that were never seen before are remembered with their values; the others keep theirs.
-    fn remember_settings(&self, mut state: State, observed: &Observed) -> State {
-        let known: BTreeSet<String> = state.settings.iter().map(|saved| saved.name.clone()).collect();
-        let new = observed.sysctls.iter().filter(|(name, _)| !known.contains(*name));
-        state.settings.extend(new.map(|(name, value)| SavedSetting {
-            name: name.clone(),
-            before: value.clone(),
-            after: value.clone(),
-        }));
-        state
+/// What a failed set-up goes back to.
+struct Before<'a> {
+    observed: &'a Observed,
+    firewall: Installed,
+    /// An earlier set-up of ours is in place.
+    was_ours: bool,
+    /// Flows whose marks set-up has changed, with the marks they had.
+    adopted: Vec<Flow>,
+}
+
+/// What undoing needs to know before anything is done, so that it can be done
+/// after a crash half-way. Settings that were never seen before are remembered
+/// with their values; the others keep theirs.
+fn remember(mut state: State, config: &Config, plan: &Plan, observed: &Observed) -> State {
+    let known: BTreeSet<String> = state.settings.iter().map(|saved| saved.name.clone()).collect();
+    let new = observed.sysctls.iter().filter(|(name, _)| !known.contains(*name));
+    state.settings.extend(new.map(|(name, value)| SavedSetting {
+        name: name.clone(),
+        before: value.clone(),
+        after: value.clone(),
+    }));
+    for saved in &mut state.settings {
+        let planned = plan.settings.iter().find(|setting| setting.name == saved.name);
+        saved.after = planned.map_or_else(|| saved.after.clone(), |setting| setting.value.clone());
     }
+    state.mark_mask |= config.marks.mask;
+    state
 }
 
 /// Takes everything of ours out of this network namespace, whatever backend or
@@ -240,32 +259,61 @@ impl Machine {
 /// # Errors
 /// When something could not be removed; the rest is removed all the same.
 pub async fn down(run: &RunDirectory) -> Result<()> {
-    take_down(&Netlink::open()?, run).await
+    take_down(&Netlink::open()?, run, Saved::Earlier).await
 }
 
-async fn take_down(netlink: &Netlink, run: &RunDirectory) -> Result<()> {
+/// When the state was saved that is to be undone.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Saved {
+    /// By the set-up that has just failed.
+    JustNow,
+    /// Once; it is only believed while something of ours is there, because it
+    /// may be that of an earlier namespace with the same directory.
+    Earlier,
+}
+
+async fn take_down(netlink: &Netlink, run: &RunDirectory, saved: Saved) -> Result<()> {
     let state = run.load();
     let mut failures = Failures::default();
-    let mut found = false;
-    for backend in firewall::all_backends() {
-        let Some(installed) = failures.note(firewall::observe(backend)) else { continue };
-        found |= !installed.is_empty();
-        failures.note(firewall::run_all(&installed.down()));
-    }
-    failures.note(firewall::remove_sets());
+    let mut found = remove_firewall(&state, &mut failures) || saved == Saved::JustNow;
     let routing = netlink.observe_routing().await?;
-    found |= !routing.our_rules.is_empty();
+    found |= !routing.our_rules.is_empty() || !routing.our_routes.is_empty();
     let ours = RoutingState { rules: routing.our_rules, routes: routing.our_routes };
     for change in diff(&ours, &RoutingState::default()) {
         failures.note(netlink.apply(&change).await);
     }
-    if found {
-        failures.note(put_back(&state.settings));
-        remove_empty_tables(&state, &mut failures);
+    if found && state.backend.is_some() {
+        put_back(&state.settings, &mut failures);
+        failures.note(leftovers::remove(&state.chains_before));
+    }
+    if found && saved == Saved::Earlier {
+        failures.note(forget_flows(state.mark_mask));
     }
     failures.into_result()?;
     run.remove();
     Ok(())
+}
+
+/// Removes what every backend holds of ours; whether there was any. A backend
+/// that was not used may be one that does not work on this kernel.
+fn remove_firewall(state: &State, failures: &mut Failures) -> bool {
+    let mut found = false;
+    for backend in firewall::all_backends() {
+        let installed = match firewall::observe(backend) {
+            Ok(installed) => installed,
+            Err(error) => {
+                failures.texts.extend((state.backend == Some(backend)).then(|| error.to_string()));
+                continue;
+            }
+        };
+        found |= !installed.is_empty();
+        failures.note(firewall::run_all(&installed.down()));
+    }
+    let sets = firewall::remove_sets();
+    if matches!(state.backend, Some(Backend::Iptables(_))) {
+        failures.note(sets);
+    }
+    found
 }
 
 /// Errors of steps that do not stop the others.
@@ -330,56 +378,78 @@ fn read_setting(name: &str) -> Option<String> {
 
 fn write_settings(settings: &[&Setting]) -> Result<()> {
     for Setting { name, value } in settings {
-        if read_setting(name).is_some_and(|now| now != *value)
-            && let Some(sysctl) = setting(name)
-        {
-            sysctl.write(value)?;
+        if read_setting(name).is_some_and(|now| now != *value) {
+            write_setting(name, value)?;
         }
     }
     Ok(())
 }
 
+/// A device may be gone since its setting was read, and its setting with it.
+fn write_setting(name: &str, value: &str) -> Result<(), sysctl::Error> {
+    let Some(sysctl) = setting(name) else { return Ok(()) };
+    match sysctl.write(value) {
+        Err(_) if sysctl.read().is_none() => Ok(()),
+        result => result,
+    }
+}
+
 /// What somebody else has changed since is theirs and stays. IPv6 forwarding
 /// goes first, because the kernel copies it to every device.
-fn put_back(saved: &[SavedSetting]) -> Result<()> {
+fn put_back(saved: &[SavedSetting], failures: &mut Failures) {
     let (all, each): (Vec<_>, Vec<_>) = saved.iter().partition(|saved| saved.name == FORWARD_ALL_V6);
-    let copied = all.iter().any(|saved| put_back_one(saved, false).is_ok_and(|written| written));
+    let written = all.into_iter().filter_map(|saved| failures.note(put_back_one(saved, false)));
+    let copied = written.fold(false, |any, written| any | written);
     for saved in each {
         let follows =
             copied && saved.name.starts_with("net/ipv6/conf/") && saved.name.ends_with("/forwarding");
-        put_back_one(saved, follows)?;
+        failures.note(put_back_one(saved, follows));
     }
-    Ok(())
 }
 
 /// Returns whether the setting was written.
-fn put_back_one(saved: &SavedSetting, follows: bool) -> Result<bool> {
+fn put_back_one(saved: &SavedSetting, follows: bool) -> Result<bool, sysctl::Error> {
     let Some(now) = read_setting(&saved.name) else { return Ok(false) };
     let is_ours = now == saved.after || follows;
     if now == saved.before || !is_ours {
         return Ok(false);
     }
-    if let Some(sysctl) = setting(&saved.name) {
-        sysctl.write(&saved.before)?;
-    }
+    write_setting(&saved.name, &saved.before)?;
     Ok(true)
 }
 
 /// Flows that are older than us, and marks in our bits that others left, get
 /// the uplink whose address they are known by outside.
-fn adopt_flows(config: &Config, plan: &Plan) -> Result<()> {
+fn adopt_flows(config: &Config, plan: &Plan, adopted: &mut Vec<Flow>) -> Result<()> {
     let mut conntrack = Conntrack::open()?;
-    let mut flows: Vec<(Flow, u32)> = Vec::new();
-    conntrack.dump(None, |flow| {
-        let wanted = uplink_mark(config, plan, &flow).unwrap_or(0);
-        if flow.mark & config.marks.mask != wanted {
-            flows.push((flow, wanted));
-        }
-    })?;
-    for (flow, wanted) in &flows {
-        conntrack.set_mark(flow, Mark::new(*wanted, config.marks.mask))?;
+    let wanted = |flow: &Flow| uplink_mark(config, plan, flow).unwrap_or(0);
+    let differs = |flow: &Flow| flow.mark & config.marks.mask != wanted(flow);
+    conntrack.dump(None, |flow| adopted.extend(differs(&flow).then_some(flow)))?;
+    for flow in adopted.iter() {
+        conntrack.set_mark(flow, Mark::new(wanted(flow), config.marks.mask))?;
     }
-    tracing::debug!("{} older flows were given their uplinks", flows.len());
+    tracing::debug!("{} older flows were given their uplinks", adopted.len());
+    Ok(())
+}
+
+/// Flows get the marks they had before they were adopted.
+fn give_back(adopted: &[Flow], config: &Config) -> Result<()> {
+    let mut conntrack = Conntrack::open()?;
+    for flow in adopted {
+        let mark = Mark::new(flow.mark, config.marks.mask);
+        conntrack.set_mark(flow, mark).context("cannot give a flow its mark back")?;
+    }
+    Ok(())
+}
+
+/// Takes our bits off all connections.
+fn forget_flows(mask: u32) -> Result<()> {
+    let mut conntrack = Conntrack::open()?;
+    let mut flows: Vec<Flow> = Vec::new();
+    conntrack.dump(None, |flow| flows.extend((flow.mark & mask != 0).then_some(flow)))?;
+    for flow in &flows {
+        conntrack.set_mark(flow, Mark::new(0, mask)).context("cannot take our mark off a connection")?;
+    }
     Ok(())
 }
 
@@ -391,39 +461,4 @@ fn uplink_mark(config: &Config, plan: &Plan, flow: &Flow) -> Option<u32> {
     };
     let line = known_by(flow.reply.dst).or_else(|| known_by(flow.orig.dst))?;
     Some(config.marks.value(line.id))
-}
-
-/// The tables that iptables-nft may make, as `nft list tables` prints them.
-const SHARED_TABLES: [&str; 6] = ["ip raw", "ip nat", "ip mangle", "ip6 raw", "ip6 nat", "ip6 mangle"];
-
-fn nf_tables() -> Vec<String> {
-    let tables = firewall::listing("nft", &["list", "tables"]).unwrap_or_default();
-    tables.lines().filter_map(|line| line.strip_prefix("table ")).map(String::from).collect()
-}
-
-/// iptables-nft leaves its tables and empty base chains behind; those that it
-/// made for us and nobody has used since go.
-fn remove_empty_tables(state: &State, failures: &mut Failures) {
-    let now = nf_tables();
-    for table in SHARED_TABLES {
-        let is_new = !state.tables_before.iter().any(|before| before == table);
-        if is_new && now.iter().any(|name| name == table) && is_unused(table) {
-            let (family, name) = table.split_once(' ').unwrap_or_default();
-            failures.note(firewall::listing("nft", &["delete", "table", family, name]));
-        }
-    }
-}
-
-/// Only base chains that accept, and no rule.
-fn is_unused(table: &str) -> bool {
-    let (family, name) = table.split_once(' ').unwrap_or_default();
-    let text = firewall::listing("nft", &["list", "table", family, name]).unwrap_or_default();
-    text.lines().map(str::trim).all(|line| {
-        line.is_empty()
-            || line == "}"
-            || line.starts_with("table ")
-            || line.starts_with("chain ")
-            || (line.starts_with("type ") && line.ends_with("policy accept;"))
-            || line.starts_with('#')
-    })
 }

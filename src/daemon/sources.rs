@@ -1,7 +1,8 @@
 //! Configuration and rule files, from the disk.
 
 use std::fs;
-use std::path::Path;
+use std::io;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 
@@ -19,11 +20,21 @@ pub struct Sources {
     pub rules: Vec<SourceFile>,
 }
 
+/// A configuration or rule file that cannot be read.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot read {path}: {source}")]
+pub struct Unreadable {
+    /// Where it should be.
+    pub path: PathBuf,
+    /// What the system said.
+    pub source: io::Error,
+}
+
 /// Reads the configuration file and the `*.toml` files of its rules directory.
 /// A directory that is only the default need not exist.
 ///
 /// # Errors
-/// When a file cannot be read; and [`config::Problems`] when the configuration
+/// [`Unreadable`]; and [`config::Problems`] when the configuration
 /// file is so broken that its rules directory is not known.
 pub fn read(path: &Path) -> Result<Sources> {
     let main = read_file(path)?;
@@ -55,10 +66,11 @@ fn read_rules(directory: &Path) -> Result<Vec<SourceFile>> {
 
 fn read_file(path: &Path) -> Result<SourceFile> {
     let name = path.display().to_string();
-    let size = fs::metadata(path).with_context(|| format!("cannot read {name}"))?.len();
+    let unreadable = |source| Unreadable { path: path.to_owned(), source };
+    let size = fs::metadata(path).map_err(unreadable)?.len();
     if size > LARGEST {
         bail!("{name} has {size} bytes; a configuration file has at most {LARGEST}");
     }
-    let text = fs::read_to_string(path).with_context(|| format!("cannot read {name}"))?;
+    let text = fs::read_to_string(path).map_err(unreadable)?;
     Ok(SourceFile { path: name, text })
 }

@@ -53,7 +53,9 @@ pub fn flows_by_uplink(records: &[Record], lines: &[IspLine]) -> Flows {
 }
 
 impl FlowId {
-    fn of(record: &Record) -> Self {
+    /// The flow that a packet belongs to.
+    #[must_use]
+    pub fn of(record: &Record) -> Self {
         let key = record.key;
         FlowId { protocol: key.protocol, dst: key.dst, dst_port: key.dst_port, src_port: key.src_port }
     }

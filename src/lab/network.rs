@@ -195,8 +195,8 @@ impl Network {
 
     /// The ISPs' filters and speeds.
     fn police(&self) -> Result<()> {
-        for (line, number) in self.lines.iter().zip(1..) {
-            line.isp.feed(Command::new("nft").args(["-f", "-"]), &wiring::source_filter(number))?;
+        for line in &self.lines {
+            line.isp.feed(Command::new("nft").args(["-f", "-"]), &wiring::source_filter(line.sources))?;
             if let Some(rate) = line.shape.rate {
                 batch("tc", &line.isp, &wiring::shaping(rate))?;
             }
@@ -298,7 +298,7 @@ fn works(probe: &str) -> Result<bool> {
 }
 
 /// Hands a program all its lines at once; it stops at the first that fails and names it.
-fn batch(program: &str, host: &Host, lines: &str) -> Result<()> {
+pub(super) fn batch(program: &str, host: &Host, lines: &str) -> Result<()> {
     host.feed(Command::new(program).args(["-batch", "-"]), lines)
         .map(drop)
         .with_context(|| format!("of these lines:\n{}", numbered(lines)))

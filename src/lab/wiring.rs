@@ -131,8 +131,8 @@ pub(super) fn internet(lines: usize, servers: &[Pair]) -> String {
 
 /// An ISP's filter: what its customer sends from others' addresses is dropped and counted.
 /// Link-local and unspecified sources are neighbour discovery's.
-pub(super) fn source_filter(number: usize) -> String {
-    let Nets { v4, v6 } = customer_net(number);
+pub(super) fn source_filter(sources: Nets) -> String {
+    let Nets { v4, v6 } = sources;
     format!(
         "table inet lab {{
             counter strays {{ }}
@@ -180,12 +180,17 @@ fn tunnel(device: &str, carrier: &str, number: usize, medium: Medium, [here, the
     )
 }
 
-fn address(batch: &mut String, device: &str, addresses: Pair, net: Nets) {
+/// An address of each family on a device.
+pub(super) fn address(batch: &mut String, device: &str, addresses: Pair, net: Nets) {
     for family in Family::BOTH {
         let (address, length) = (addresses.of(family), net.of(family).prefix_len());
-        let nodad = if family == Family::V6 { " nodad" } else { "" };
-        let _ = writeln!(batch, "address add {address}/{length} dev {device}{nodad}");
+        let _ = writeln!(batch, "address add {address}/{length} dev {device}{}", nodad(family));
     }
+}
+
+/// Ends the line that adds an address which must work at once.
+pub(super) fn nodad(family: Family) -> &'static str {
+    if family == Family::V6 { " nodad" } else { "" }
 }
 
 fn default_route(batch: &mut String, gateway: Pair, device: &str) {

@@ -40,7 +40,10 @@ const SI_KERNEL: i32 = 0x80;
 
 /// Proof that this process is inside.
 #[derive(Debug)]
-pub struct World(());
+pub struct World {
+    /// This process, as the machine numbers it.
+    process: String,
+}
 
 /// Where [`World::enter`] returned.
 #[derive(Debug)]
@@ -69,6 +72,17 @@ impl World {
                 Ok(Entered::Ended(attend(start_again()?)?))
             }
         }
+    }
+
+    /// The command that brings somebody on the machine, who began this world, into it:
+    /// a command to run inside is to follow.
+    #[must_use]
+    pub fn way_in(&self) -> String {
+        let users = match fs::read_to_string("/proc/self/uid_map") {
+            Ok(map) if !is_whole(&map) => " --user --preserve-credentials",
+            _ => "",
+        };
+        format!("nsenter --target {}{users} --mount --pid", self.process)
     }
 
     /// Gives the network's machines names under the private `/run/netns`, so that
@@ -179,9 +193,15 @@ fn settle(outer: &str) -> Result<World> {
     if real_parent()? != outer {
         bail!("the outer process is gone");
     }
+    let process = fs::read_link("/proc/self").context("reading /proc/self")?.display().to_string();
     mount_new("proc", "/proc")?;
     mount_new("sysfs", "/sys")?;
-    Ok(World(()))
+    Ok(World { process })
+}
+
+/// Whether a map of users (user_namespaces(7)) is that of a machine: all to themselves.
+fn is_whole(map: &str) -> bool {
+    map.split_whitespace().eq(["0", "0", "4294967295"])
 }
 
 fn real_parent() -> Result<String> {

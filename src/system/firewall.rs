@@ -192,12 +192,18 @@ pub fn all_backends() -> [Backend; 3] {
 /// When its programs are there and fail.
 pub fn observe(backend: Backend) -> Result<Installed, Error> {
     match backend {
-        Backend::Nft => {
-            let list = listing("nft", &["list", "table", "inet", "wansplit"])?;
-            Ok(Installed::Nft(nft::Installed::read_list(&list)))
-        }
+        Backend::Nft => Ok(Installed::Nft(observe_nft()?)),
         Backend::Iptables(flavour) => Ok(Installed::Iptables(flavour, observe_iptables(flavour)?)),
     }
+}
+
+fn observe_nft() -> Result<nft::Installed, Error> {
+    let tables = listing("nft", &["list", "tables"])?;
+    if !tables.lines().any(|line| line.strip_prefix("table ") == Some(nft::TABLE)) {
+        return Ok(nft::Installed::default());
+    }
+    let (family, name) = nft::TABLE.split_once(' ').unwrap_or_default();
+    Ok(nft::Installed::read_list(&listing("nft", &["list", "table", family, name])?))
 }
 
 fn observe_iptables(flavour: Flavour) -> Result<iptables::Installed, Error> {
@@ -221,7 +227,7 @@ fn our_sets() -> Result<BTreeSet<String>, Error> {
 /// rules of iptables-nft some time after it has taken them out.
 ///
 /// # Errors
-/// When a set is still in use after [`FREEING`].
+/// When a set is still in use for too long.
 pub fn remove_sets() -> Result<(), Error> {
     let deadline = Instant::now() + FREEING;
     loop {
@@ -249,16 +255,22 @@ fn loaded_tables(flavour: Flavour, family: Family) -> Vec<Table> {
     Table::ALL.into_iter().filter(is_loaded).collect()
 }
 
-/// What a program prints; nothing where it is missing or says that the thing does not exist.
+/// What a program prints; nothing where it is missing.
 ///
 /// # Errors
-/// When it is there and cannot be run.
+/// When it is there and cannot be run, or fails.
 pub fn listing(program: &str, arguments: &[&str]) -> Result<String, Error> {
     match Command::new(program).args(arguments).stdin(Stdio::null()).output() {
-        Ok(output) => Ok(String::from_utf8_lossy(&output.stdout).into_owned()),
+        Ok(output) if output.status.success() => Ok(String::from_utf8_lossy(&output.stdout).into_owned()),
+        Ok(output) => Err(failure(program, &output)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(String::new()),
         Err(error) => Err(Error::NotRun { program: program.into(), error }),
     }
+}
+
+fn failure(program: &str, output: &Output) -> Error {
+    let complaint = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+    Error::Failed { program: program.into(), complaint }
 }
 
 /// Runs the steps in order and stops at the first that fails.
@@ -271,11 +283,7 @@ pub fn run_all(steps: &[Step]) -> Result<(), Error> {
 
 fn run(step: &Step) -> Result<(), Error> {
     let output = feed(step).map_err(|error| Error::NotRun { program: step.program.clone(), error })?;
-    if output.status.success() {
-        return Ok(());
-    }
-    let complaint = String::from_utf8_lossy(&output.stderr).trim().to_owned();
-    Err(Error::Failed { program: step.program.clone(), complaint })
+    if output.status.success() { Ok(()) } else { Err(failure(&step.program, &output)) }
 }
 
 /// nft reads times of day in its own time zone; the plan's are in UTC.

@@ -8,6 +8,7 @@ pub mod firewall;
 pub mod gate;
 pub mod guard;
 pub mod leases;
+pub mod leftovers;
 pub mod links;
 pub mod netlink;
 pub mod queue;

@@ -2,12 +2,14 @@
 //! or `wansplit down` finds it: a file in a directory of `/run`, which a power
 //! cut empties together with the kernel's state that it describes.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io::{self, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use nix::fcntl::{Flock, FlockArg};
+use nix::unistd::geteuid;
 use serde::{Deserialize, Serialize};
 
 use super::firewall::Backend;
@@ -31,8 +33,10 @@ pub struct State {
     pub backend: Option<Backend>,
     /// Kernel settings as they were and as we left them, in the order of writing.
     pub settings: Vec<SavedSetting>,
-    /// nf_tables tables ("ip mangle") that were there before iptables-nft made its own.
-    pub tables_before: Vec<String>,
+    /// nf_tables tables ("ip mangle") and chains ("ip mangle FORWARD") that were there before us.
+    pub chains_before: BTreeSet<String>,
+    /// The mark bits on connections that are ours.
+    pub mark_mask: u32,
     /// Fingerprint of the firewall that was asked for.
     pub asked: u64,
     /// Fingerprint of the firewall as it was read back.
@@ -118,9 +122,11 @@ impl RunDirectory {
     }
 }
 
-/// The inode of the calling thread's network namespace, unless it is the first process's too.
+/// The inode of the calling thread's network namespace, unless it is the first process's too. Only
+/// root may look at that; others, who can set up nothing, are taken to be where it is.
 fn namespace_inode() -> Option<u64> {
     let inode = |path: &str| fs::metadata(Path::new(path)).map(|file| file.ino()).ok();
     let own = inode("/proc/thread-self/ns/net")?;
-    (inode("/proc/1/ns/net") != Some(own)).then_some(own)
+    let first = inode("/proc/1/ns/net");
+    (first != Some(own) && (first.is_some() || geteuid().is_root())).then_some(own)
 }

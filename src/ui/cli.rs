@@ -182,6 +182,22 @@ pub struct Lab {
 }
 
 impl Lab {
+    /// Whether what was typed goes together; `has_file`: a configuration file was named too.
+    ///
+    /// # Errors
+    /// A usage error to [`clap::Error::exit`] with.
+    pub fn check(&self, has_file: bool) -> Result<(), clap::Error> {
+        let of_its_own = self.uplinks.is_some() || !self.weights.is_empty() || self.backend != Backend::Auto;
+        if has_file && of_its_own {
+            return Err(Args::command().error(
+                ErrorKind::ArgumentConflict,
+                "--uplinks, --weights and --backend are for the lab's own configuration; \
+                 the file of --config says them itself",
+            ));
+        }
+        self.line_weights().map(drop)
+    }
+
     /// The lines' weights, one each.
     ///
     /// # Errors
@@ -212,6 +228,19 @@ pub enum Backend {
     IptablesNft,
     /// iptables-legacy and ip6tables-legacy
     IptablesLegacy,
+}
+
+impl Backend {
+    /// Its name in a configuration file.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Backend::Auto => "auto",
+            Backend::Nft => "nft",
+            Backend::IptablesNft => "iptables-nft",
+            Backend::IptablesLegacy => "iptables-legacy",
+        }
+    }
 }
 
 impl From<Backend> for BackendChoice {
@@ -355,6 +384,15 @@ mod tests {
         assert_eq!(weights("lab --weights 3,1,1").unwrap(), [3, 1, 1]);
         assert_eq!(weights("lab --uplinks 16").unwrap(), [1; 16]);
         assert_eq!(weights("lab --uplinks 2 --weights 3,1").unwrap(), [3, 1]);
+    }
+
+    #[test]
+    fn a_file_and_what_the_file_itself_says_are_a_usage_error() {
+        for line in ["lab --uplinks 3", "lab --weights 3,1", "lab --backend nft"] {
+            assert_eq!(lab(line).check(true).unwrap_err().kind(), ErrorKind::ArgumentConflict, "{line}");
+            assert!(lab(line).check(false).is_ok(), "{line}");
+        }
+        assert!(lab("lab --seconds 5 --clients 2").check(true).is_ok());
     }
 
     #[test]

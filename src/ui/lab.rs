@@ -3,8 +3,6 @@
 //! says what was decided and why, [`LabFacts`] what the lab's own providers,
 //! clients and servers saw of it.
 
-use std::collections::BTreeMap;
-
 use serde::Serialize;
 
 use super::human::{bar, bytes, count, counted, percent, printable};
@@ -12,90 +10,16 @@ use super::status::{complaint, decided_flows, reasons, recent, rules, sections};
 use super::style::{Paint, Style};
 use super::table::{Cell, Table, UNBROKEN, indented, name, number, word};
 use crate::control::message::Status;
+use crate::lab::facts::{LabFacts, Outcome};
 
 /// Width of a bar of shares.
 const BAR: usize = 10;
 
-/// Lines of a terminal that the live view tries to keep to.
-const SCREEN: usize = 24;
+/// Lines of the latest decisions below which the live view rather does without the list of what worked.
+const LEAST_RECENT: usize = 7;
 
 /// Decisions the summary shows as examples.
 const EXAMPLES: usize = 6;
-
-/// What the lab itself saw.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
-pub struct LabFacts {
-    /// Seconds of traffic still to come.
-    pub seconds_left: u64,
-    /// What each line's provider saw, in the configuration's order.
-    pub links: Vec<LinkFacts>,
-    /// How the connections of each kind fared.
-    pub tried: BTreeMap<Kind, Outcome>,
-}
-
-/// What the provider at the other end of a line saw.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
-pub struct LinkFacts {
-    /// Name of the uplink.
-    pub uplink: String,
-    /// Packets it forwarded, both ways.
-    pub packets: u64,
-    /// Bytes of those packets.
-    pub bytes: u64,
-    /// Packets it dropped because their source was not this line's.
-    pub strays: u64,
-}
-
-/// A kind of connection the lab tries.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Kind {
-    /// LAN to a server, TCP over IPv4.
-    Tcp4,
-    /// LAN to a server, TCP over IPv6.
-    Tcp6,
-    /// LAN to a server, UDP over IPv4.
-    Udp4,
-    /// LAN to a server, UDP over IPv6.
-    Udp6,
-    /// LAN to a server, ICMP echo.
-    Ping4,
-    /// LAN to a server, ICMPv6 echo.
-    Ping6,
-    /// From outside to a port forward.
-    Forward,
-    /// From the LAN to a port forward by the router's public address.
-    Hairpin,
-    /// The router's own.
-    Router,
-}
-
-impl Kind {
-    /// The kind as people say it.
-    #[must_use]
-    pub fn label(self) -> &'static str {
-        match self {
-            Kind::Tcp4 => "TCP IPv4",
-            Kind::Tcp6 => "TCP IPv6",
-            Kind::Udp4 => "UDP IPv4",
-            Kind::Udp6 => "UDP IPv6",
-            Kind::Ping4 => "ping IPv4",
-            Kind::Ping6 => "ping IPv6",
-            Kind::Forward => "from outside to a forward",
-            Kind::Hairpin => "from the LAN to a forward's public address",
-            Kind::Router => "the router's own",
-        }
-    }
-}
-
-/// How connections fared.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
-pub struct Outcome {
-    /// Those that worked from beginning to end.
-    pub ok: u64,
-    /// Those that did not.
-    pub failed: u64,
-}
 
 /// What the lab proved.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -103,35 +27,19 @@ pub struct Outcome {
 pub enum Verdict {
     /// Every flow left by its line and worked.
     Good,
-    /// Packets left by a line that was not theirs.
+    /// Packets or flows left by a line that was not theirs.
     Strays,
     /// Connections failed.
     Failures,
-    /// No flow was decided at all.
+    /// No flow was decided at all, or none was seen to leave.
     Nothing,
-}
-
-impl LabFacts {
-    /// Packets that left by a line that was not theirs, on all lines.
-    #[must_use]
-    pub fn strays(&self) -> u64 {
-        self.links.iter().fold(0, |sum, link| sum.saturating_add(link.strays))
-    }
-
-    /// Connections of all kinds.
-    #[must_use]
-    pub fn outcome(&self) -> Outcome {
-        self.tried.values().fold(Outcome::default(), |sum, one| Outcome {
-            ok: sum.ok.saturating_add(one.ok),
-            failed: sum.failed.saturating_add(one.failed),
-        })
-    }
 }
 
 /// What the lab proved; the worst finding counts.
 #[must_use]
 pub fn verdict(status: &Status, facts: &LabFacts) -> Verdict {
-    match (facts.strays(), facts.outcome().failed, decided_flows(status)) {
+    let astray = facts.strays().saturating_add(facts.astray());
+    match (astray, facts.outcome().failed, decided_flows(status).min(facts.flows.compared)) {
         (1.., _, _) => Verdict::Strays,
         (0, 1.., _) => Verdict::Failures,
         (0, 0, 0) => Verdict::Nothing,
@@ -139,20 +47,28 @@ pub fn verdict(status: &Status, facts: &LabFacts) -> Verdict {
     }
 }
 
-/// The live view; see [`super::style::redraw`] for how to put it on a terminal.
+/// The live view, never higher than the terminal; see [`super::style::redraw`] for how to put it there.
 #[must_use]
 pub fn frame(status: &Status, facts: &LabFacts, style: Style) -> String {
-    let title = style.paint(Paint::Title, "wansplit lab");
-    let head = format!(
-        "{title}: {} s left, {} decided, backend {}\n",
-        facts.seconds_left,
-        counted(decided_flows(status), "flow"),
-        printable(&status.backend)
-    );
-    let above = sections([head, links(status, facts, style), outcomes(facts, style)]);
-    let room = SCREEN.saturating_sub(above.lines().count() + 3) / 2;
+    // The cursor comes to stand on the row below.
+    let rows = style.height.saturating_sub(1);
+    let above = sections([head(status, facts, style), links(status, facts, style)]);
+    let details = sections([above.clone(), outcomes(facts, style)]);
+    let above = if details.lines().count() + LEAST_RECENT <= rows { details } else { above };
+    // Two lines a decision, below an empty line and a heading.
+    let room = rows.saturating_sub(above.lines().count() + 2) / 2;
     let latest = &status.recent[..status.recent.len().min(room.max(1))];
-    sections([above, recent(latest, style)])
+    let frame = sections([above, recent(latest, style)]);
+    frame.lines().take(rows).map(|line| format!("{line}\n")).collect()
+}
+
+fn head(status: &Status, facts: &LabFacts, style: Style) -> String {
+    let Outcome { ok, failed } = facts.outcome();
+    let title = style.paint(Paint::Title, "wansplit lab");
+    let flows = counted(decided_flows(status), "flow");
+    let paint = if failed > 0 { Paint::Bad } else { Paint::Plain };
+    let failed = style.paint(paint, &format!("{} failed", count(failed)));
+    format!("{title}: {} s left; {flows} decided; {} worked, {failed}\n", facts.seconds_left, count(ok))
 }
 
 /// One line of progress, for output that is no terminal.
@@ -184,6 +100,7 @@ pub fn summary(status: &Status, facts: &LabFacts, style: Style) -> String {
             "Which line took how many flows, and what its provider saw of them:",
             links(status, facts, style),
         ),
+        due(facts),
         tried(facts, style),
         titled("Which rule sent them there:", rules(status, style)),
         titled("Why:", reasons(status, style)),
@@ -192,9 +109,29 @@ pub fn summary(status: &Status, facts: &LabFacts, style: Style) -> String {
     ])
 }
 
+/// Why shares need not be what the weights say.
+fn due(facts: &LabFacts) -> String {
+    match facts.links[..] {
+        [] => String::new(),
+        _ => "Rules may send their flows elsewhere; what no rule matches is shared as due.\n".to_owned(),
+    }
+}
+
 /// A part with a sentence above it; nothing where the part is nothing.
 fn titled(title: &str, part: String) -> String {
     if part.is_empty() { part } else { format!("{title}\n\n{part}") }
+}
+
+/// How to look around in a lab that stays up. `way_in` is the command that leads into its world.
+#[must_use]
+pub fn doors(way_in: &str, machines: &[&str], program: &str) -> String {
+    let names = indented(&machines.join(" "), Paint::Plain, Style::PLAIN);
+    format!(
+        "\nThe lab stays up until Ctrl-C here. A shell on its router, from another terminal:\n\n  \
+         {way_in} ip netns exec router sh\n\nWhat wansplit does there:\n\n  \
+         {way_in} ip netns exec router {program} status --flows\n\nThe lab's machines, any of which can \
+         stand for \"router\":\n\n{names}"
+    )
 }
 
 /// The summary for programs: verdict, facts and the daemon's last status.
@@ -207,6 +144,7 @@ pub fn summary_json(status: &Status, facts: &LabFacts) -> serde_json::Result<Str
         "text": sentence(status, facts),
         "flows": decided_flows(status),
         "strays": facts.strays(),
+        "astray": facts.astray(),
         "connections": facts.outcome(),
         "lab": facts,
         "status": status,
@@ -269,7 +207,19 @@ fn tried(facts: &LabFacts, style: Style) -> String {
 
 fn conclusion(status: &Status, facts: &LabFacts, style: Style) -> String {
     let paint = if verdict(status, facts) == Verdict::Good { Paint::Good } else { Paint::Bad };
-    style.paint(paint, &sentence(status, facts)) + "\n"
+    let flows = &facts.flows;
+    let followed = format!(
+        "Followed on the wire: {}; {} by another line, {} by two lines.\n",
+        counted(flows.compared, "flow"),
+        count(flows.misrouted),
+        count(flows.split)
+    );
+    let missed = match flows.packets_missed {
+        0 => String::new(),
+        missed => format!("{} went by too fast to be looked at.\n", counted(missed, "packet")),
+    };
+    let followed = if flows.compared == 0 { String::new() } else { followed };
+    followed + &missed + &style.paint(paint, &sentence(status, facts)) + "\n"
 }
 
 fn sentence(status: &Status, facts: &LabFacts) -> String {
@@ -281,17 +231,20 @@ fn sentence(status: &Status, facts: &LabFacts) -> String {
             format!("All {flows} left by the line that was chosen for them, but {failed} failed.")
         }
         Verdict::Strays => {
-            let strays = counted(facts.strays(), "packet");
-            format!("{strays} left by a line that was not theirs; {failed} failed.")
+            let (packets, astray) = (counted(facts.strays(), "packet"), counted(facts.astray(), "flow"));
+            format!("{packets} and {astray} left by a line that was not theirs; {failed} failed.")
         }
-        Verdict::Nothing => "No flow reached the router's rules: nothing is proved.".to_owned(),
+        Verdict::Nothing => "No flow was decided and seen to leave: nothing is proved.".to_owned(),
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use super::super::example;
     use super::*;
+    use crate::lab::facts::{FlowFacts, Kind, LinkFacts};
 
     #[test]
     fn the_live_view_reads_like_this() {
@@ -328,7 +281,10 @@ mod tests {
         assert!(sentence(&status, &failing).contains("2 connections failed"));
         failing.links[1].strays = 3;
         assert_eq!(verdict(&status, &failing), Verdict::Strays);
-        assert!(sentence(&status, &failing).starts_with("3 packets left by a line that was not theirs"));
+        assert!(sentence(&status, &failing).starts_with("3 packets and 0 flows left by a line that was"));
+        failing.links[1].strays = 0;
+        failing.flows.split = 1;
+        assert_eq!(verdict(&status, &failing), Verdict::Strays);
     }
 
     #[test]
@@ -343,7 +299,17 @@ mod tests {
         let mut status = example::usual();
         status.recent = status.recent.iter().cycle().take(50).cloned().collect();
         let frame = frame(&status, &facts(), Style::PLAIN);
-        assert!((20..=SCREEN).contains(&frame.lines().count()), "{frame}");
+        assert!((20..24).contains(&frame.lines().count()), "{frame}");
+    }
+
+    #[test]
+    fn the_live_view_of_sixteen_lines_has_room_for_a_decision_and_its_reason() {
+        let status = Status { recent: example::usual().recent, ..example::sixteen() };
+        let small = frame(&status, &facts(), Style::PLAIN);
+        assert_eq!(small.lines().count(), 23, "{small}");
+        assert!(small.contains("ordered: its first usable uplink") && !small.contains("WORKED"), "{small}");
+        let large = frame(&status, &facts(), Style { height: 40, ..Style::PLAIN });
+        assert!(large.contains("WORKED") && large.lines().count() < 40, "{large}");
     }
 
     #[test]
@@ -384,6 +350,7 @@ mod tests {
                 (Kind::Hairpin, worked(50)),
                 (Kind::Router, worked(50)),
             ]),
+            flows: FlowFacts { seen: 12_200, compared: 12_112, ..FlowFacts::default() },
         }
     }
 }

@@ -3,6 +3,8 @@
 //! Every scenario takes the backend as an argument, so that one set of
 //! scenarios serves all of them; [`backends`] says which work on this kernel.
 
+#![allow(dead_code, reason = "each test program uses its own part of this")]
+
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
@@ -102,11 +104,31 @@ impl Router {
 
     /// Starts the daemon and waits for nothing.
     pub fn launch(&mut self) {
+        self.launch_as(self.command(&["-v", "run"]));
+    }
+
+    /// Starts a command of the program as the daemon, and waits for nothing.
+    pub fn launch_as(&mut self, mut command: Command) {
         let log =
             std::fs::File::options().create(true).append(true).open(self.log()).expect("the daemon's log");
-        let mut command = self.command(&["-v", "run"]);
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
         self.daemon = Some(self.network.router.spawn(&mut command).expect("the daemon starts"));
+    }
+
+    /// Waits until the daemon has opened the gate, or has ended: then with its exit status.
+    pub fn wait_for_start(&mut self) -> Option<std::process::ExitStatus> {
+        let deadline = Instant::now() + Duration::from_secs(60);
+        loop {
+            if let Some(status) = self.daemon().wait(Duration::ZERO).expect("a wait") {
+                self.daemon = None;
+                return Some(status);
+            }
+            if self.status()["gate"]["open"] == true {
+                return None;
+            }
+            assert!(Instant::now() < deadline, "neither a start nor an end:\n{}", self.said());
+            std::thread::sleep(Duration::from_millis(20));
+        }
     }
 
     fn log(&self) -> PathBuf {

@@ -2,7 +2,7 @@
 //!
 //! The bytes come from strangers: they may be cut by the queue's copy range, be
 //! up to 64 KiB of segments not yet cut apart (GSO), or lie about their
-//! lengths. Whatever they hold, [`parse`] answers and never panics, in time
+//! lengths. Whatever they hold, [`parse()`] answers and never panics, in time
 //! linear in their number.
 
 use std::net::IpAddr;
@@ -36,6 +36,15 @@ impl Family {
             IpAddr::V6(_) => Family::V6,
         }
     }
+
+    /// IP's version number: 4 or 6.
+    #[must_use]
+    pub fn version(self) -> u8 {
+        match self {
+            Family::V4 => 4,
+            Family::V6 => 6,
+        }
+    }
 }
 
 impl std::fmt::Display for Family {
@@ -46,6 +55,10 @@ impl std::fmt::Display for Family {
         })
     }
 }
+
+/// IP protocols whose packets begin with a source and a destination port: TCP, UDP, DCCP,
+/// SCTP and UDP-Lite (RFC 9293, 768, 4340, 9260, 3828).
+pub const PROTOCOLS_WITH_PORTS: [u8; 5] = [6, 17, 33, 132, 136];
 
 /// One IP packet, as far as its bytes were given.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -96,6 +96,12 @@ impl RunningTransfer {
         self.shared.bytes.load(Ordering::Relaxed)
     }
 
+    /// Whether it has come to its end.
+    #[must_use]
+    pub fn is_over(&self) -> bool {
+        self.thread.is_finished()
+    }
+
     /// Waits for the end of its time.
     ///
     /// # Errors

@@ -9,15 +9,13 @@ use std::ops::RangeInclusive;
 use super::model::{Action, Chain, Match, Rule, rule, rule_for};
 use super::{spread, usable};
 use crate::config::Config;
-use crate::engine::packet::Family;
+use crate::engine::packet::{Family, PROTOCOLS_WITH_PORTS};
 use crate::engine::rule::model::{self, IcmpType, Matchers, Policy, TimeSpan, WhenNone};
 use crate::plan::lines::Line;
 
 /// The chain that tries the rules in order.
 pub const ENTRY: &str = "rules";
 
-/// IP protocols with ports: TCP, UDP, DCCP, SCTP, UDP-Lite (IANA).
-const WITH_PORTS: [u8; 5] = [6, 17, 33, 132, 136];
 const MINUTES_PER_DAY: i32 = 24 * 60;
 const MINUTES_PER_WEEK: i32 = 7 * MINUTES_PER_DAY;
 
@@ -122,7 +120,10 @@ fn keys(config: &Config, matchers: &Matchers, utc_offset: i32) -> Vec<Vec<Altern
 
 /// Port matches need a protocol that has ports: those the rule names, or all.
 fn ported(protocols: &[u8]) -> Vec<u8> {
-    WITH_PORTS.into_iter().filter(|protocol| protocols.is_empty() || protocols.contains(protocol)).collect()
+    PROTOCOLS_WITH_PORTS
+        .into_iter()
+        .filter(|protocol| protocols.is_empty() || protocols.contains(protocol))
+        .collect()
 }
 
 fn ports(

@@ -6,7 +6,7 @@
 
 use std::fmt::Write;
 
-use crate::engine::packet::Family;
+use crate::engine::packet::{Family, PROTOCOLS_WITH_PORTS};
 
 /// One instruction: include/uapi/linux/filter.h, `struct sock_filter`.
 #[derive(Clone, Copy)]
@@ -42,8 +42,6 @@ mod op {
     pub const RETURN: u16 = 0x06;
 }
 
-/// Protocols whose first four bytes are two ports: TCP, UDP, DCCP, SCTP, UDP-Lite.
-const WITH_PORTS: [u32; 5] = [6, 17, 33, 132, 136];
 /// An odd constant with well spread bits (2³² divided by the golden ratio).
 const SPREAD: u32 = 0x9e37_79b1;
 /// The two multipliers of MurmurHash3's 32-bit finalizer.
@@ -115,7 +113,7 @@ fn ports(family: Family) -> Vec<Instruction> {
     let mut mixing = load;
     mixing.extend([plain(op::XOR_X, 0), plain(op::MULTIPLY, SPREAD), plain(op::X_FROM_A, 0)]);
     let mut program = vec![plain(op::LOAD_BYTE, protocol_at)];
-    program.extend(if_any(&WITH_PORTS, mixing.len() as u8));
+    program.extend(if_any(&PROTOCOLS_WITH_PORTS.map(u32::from), mixing.len() as u8));
     program.extend(mixing);
     program
 }

@@ -3,13 +3,14 @@
 //! Each table is a commit of its own, so the order is: sets, then what marks
 //! depend on, the mangle table with its queue last; down goes the other way.
 //! Chains are flushed and refilled in one commit; jumps to them are added only
-//! where they are missing, so a second run changes nothing.
+//! where they are missing, so a second run changes nothing. Others may add their
+//! rules on the wrong side of our jumps later: then ours are hung anew.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::RangeInclusive;
 
 use super::flow_hash::bytecode;
-use super::model::{Action, Chain, Firewall, Hook, Match, Rule, State};
+use super::model::{Action, Chain, Firewall, Hook, Match, Rule, State, burst, clock};
 use crate::engine::packet::Family;
 use crate::plan::script::Step;
 
@@ -71,13 +72,18 @@ impl Table {
     }
 }
 
+/// From a built-in chain to one of ours, with its prefix.
+pub type Jump = (String, String);
+
 /// What of ours one flavour of iptables holds now.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Installed {
     /// Our chains, with our prefix, by family and table.
     pub chains: BTreeMap<(Family, Table), BTreeSet<String>>,
-    /// Jumps from built-in chains to ours: (built-in, ours with prefix).
-    pub jumps: BTreeMap<(Family, Table), BTreeSet<(String, String)>>,
+    /// Jumps from built-in chains to ours.
+    pub jumps: BTreeMap<(Family, Table), BTreeSet<Jump>>,
+    /// Built-in chains in which others' rules stand where ours should (see [`Place`]).
+    pub out_of_place: BTreeSet<(Family, Table, String)>,
     /// The rules in our chains, in order, as `iptables-save` prints them.
     pub rules: BTreeMap<(Family, Table), Vec<String>>,
     /// Our sets.
@@ -93,6 +99,7 @@ impl Installed {
 
     /// Takes in what `iptables-save -t TABLE` printed.
     pub fn read_save(&mut self, family: Family, table: Table, text: &str) {
+        let mut built_in_chains: BTreeMap<&str, Vec<Owner>> = BTreeMap::new();
         for line in text.lines() {
             if let Some(chain) = line.strip_prefix(':').and_then(|rest| rest.split(' ').next()) {
                 if chain.starts_with(PREFIX) {
@@ -100,15 +107,42 @@ impl Installed {
                 }
             } else if line.strip_prefix("-A ").is_some_and(|rule| rule.starts_with(PREFIX)) {
                 self.rules.entry((family, table)).or_default().push(line.to_owned());
-            } else if let Some((built_in, ours)) = plain_jump(line) {
-                self.jumps.entry((family, table)).or_default().insert((built_in, ours));
+            } else if let Some(rule) = line.strip_prefix("-A ") {
+                let chain = rule.split(' ').next().unwrap_or_default();
+                let jump = plain_jump(line);
+                let owner = if jump.is_some() { Owner::Us } else { Owner::Others };
+                built_in_chains.entry(chain).or_default().push(owner);
+                self.jumps.entry((family, table)).or_default().extend(jump);
             }
         }
+        let mixed = built_in_chains.into_iter().filter(|(chain, owners)| is_mixed(table, chain, owners));
+        self.out_of_place.extend(mixed.map(|(chain, _)| (family, table, chain.to_owned())));
+    }
+
+    fn has_jump(&self, family: Family, table: Table, jump: &Jump) -> bool {
+        self.jumps.get(&(family, table)).is_some_and(|jumps| jumps.contains(jump))
+    }
+
+    fn is_in_place(&self, family: Family, table: Table, jump: &Jump) -> bool {
+        self.has_jump(family, table, jump) && !self.out_of_place.contains(&(family, table, jump.0.clone()))
     }
 }
 
+/// Whose a rule in a built-in chain is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Owner {
+    Us,
+    Others,
+}
+
+/// Whether others' rules stand before ours at the top of a chain, or after ours at its end.
+fn is_mixed(table: Table, chain: &str, owners: &[Owner]) -> bool {
+    let first = if is_on_top(table, chain) { Owner::Us } else { Owner::Others };
+    owners.iter().skip_while(|&&owner| owner == first).any(|&owner| owner == first)
+}
+
 /// `-A PREROUTING -j wansplit-decide`, the only form in which we hang a chain.
-fn plain_jump(line: &str) -> Option<(String, String)> {
+fn plain_jump(line: &str) -> Option<Jump> {
     let words: Vec<&str> = line.split_whitespace().collect();
     let ["-A", built_in, "-j", ours] = words[..] else { return None };
     let is_ours = ours.starts_with(PREFIX) && !built_in.starts_with(PREFIX);
@@ -142,6 +176,7 @@ pub fn back(before: &Installed, flavour: Flavour, installed: &Installed) -> Vec<
             let mut script = remove(family, table, installed, keep);
             script.chains.extend(keep.iter().cloned());
             script.commands.extend(before.rules.get(&(family, table)).into_iter().flatten().cloned());
+            script.commands.extend(hang_again(before, family, table, installed));
             tables.push(script);
         }
         tables.retain(|script| !script.is_empty());
@@ -220,16 +255,33 @@ fn fill(firewall: &Firewall, family: Family, table: Table, installed: &Installed
         let rules = chain.rules.iter().filter(|rule| rule.family.is_none_or(|of| of == family));
         script.commands.extend(rules.map(|rule| command(firewall, chain, rule, family)));
     }
-    let present = installed.jumps.get(&(family, table));
-    for chain in &wanted {
-        let Some(hook) = chain.hook else { continue };
-        let (_, built_in, place) = hung(hook);
-        let jump = (built_in.to_owned(), prefixed(&chain.name));
-        if !present.is_some_and(|jumps| jumps.contains(&jump)) {
-            script.commands.push(hang(&jump, place));
-        }
-    }
+    script.commands.extend(hang_up(&wanted, family, table, installed));
     script
+}
+
+/// The commands that hang the chains which do not hang where they should.
+fn hang_up(wanted: &[&Chain], family: Family, table: Table, installed: &Installed) -> Vec<String> {
+    let hooked = wanted.iter().filter_map(|chain| Some((chain, hung(chain.hook?))));
+    let jumps: Vec<(Jump, Place)> = hooked
+        .map(|(chain, (_, built_in, place))| ((built_in.to_owned(), prefixed(&chain.name)), place))
+        .filter(|(jump, _)| !installed.is_in_place(family, table, jump))
+        .collect();
+    let elsewhere = jumps.iter().filter(|(jump, _)| installed.has_jump(family, table, jump));
+    let deletions = elsewhere.map(|((built_in, ours), _)| format!("-D {built_in} -j {ours}"));
+    deletions.chain(jumps.iter().map(|(jump, place)| hang(jump, *place))).collect()
+}
+
+/// The commands that hang again what hung before.
+fn hang_again(before: &Installed, family: Family, table: Table, installed: &Installed) -> Vec<String> {
+    let present = installed.jumps.get(&(family, table)).map_or(0, BTreeSet::len);
+    let jumps = before.jumps.get(&(family, table)).into_iter().flatten();
+    let lost = jumps.filter(|jump| !installed.has_jump(family, table, jump));
+    lost.zip(present + 1..)
+        .map(|(jump, number)| {
+            let place = if is_on_top(table, &jump.0) { Place::Top(number) } else { Place::End };
+            hang(jump, place)
+        })
+        .collect()
 }
 
 /// Takes away our jumps and chains that are not in `keep`.
@@ -253,7 +305,7 @@ fn remove(family: Family, table: Table, installed: &Installed, keep: &BTreeSet<S
 #[derive(Clone, Copy)]
 enum Place {
     /// Before others' rules, at this place from the top: others' NAT rules end the chain.
-    Top(u8),
+    Top(usize),
     /// After others' rules: a queue's verdict ends the chain, and they should have had their say.
     End,
 }
@@ -271,7 +323,12 @@ fn hung(hook: Hook) -> (Table, &'static str, Place) {
     }
 }
 
-fn hang((built_in, ours): &(String, String), place: Place) -> String {
+/// The built-in chain where our jumps are [`Place::Top`].
+fn is_on_top(table: Table, built_in: &str) -> bool {
+    table == Table::Nat && built_in == "PREROUTING"
+}
+
+fn hang((built_in, ours): &Jump, place: Place) -> String {
     match place {
         Place::Top(number) => format!("-I {built_in} {number} -j {ours}"),
         Place::End => format!("-A {built_in} -j {ours}"),
@@ -305,25 +362,18 @@ fn prefixed(chain: &str) -> String {
     format!("{PREFIX}{chain}")
 }
 
-fn digit(family: Family) -> char {
-    match family {
-        Family::V4 => '4',
-        Family::V6 => '6',
-    }
-}
-
 /// Name of the set that says, by being filled, that the daemon is alive.
 #[must_use]
 pub fn gate_set(family: Family) -> String {
-    format!("{PREFIX}gate{}", digit(family))
+    format!("{PREFIX}gate{}", family.version())
 }
 
 fn stay_set(family: Family) -> String {
-    format!("{PREFIX}stay{}", digit(family))
+    format!("{PREFIX}stay{}", family.version())
 }
 
 fn early_set(family: Family) -> String {
-    format!("{PREFIX}early{}", digit(family))
+    format!("{PREFIX}early{}", family.version())
 }
 
 /// Seconds for which a flow that went past the queue is remembered as such.
@@ -417,7 +467,7 @@ fn matching(firewall: &Firewall, condition: &Match, family: Family) -> String {
         Match::Below(limit) => format!(
             "-m hashlimit --hashlimit-upto {limit}/sec --hashlimit-burst {} --hashlimit-name wansplit{}-{limit}",
             burst(*limit),
-            digit(family)
+            family.version()
         ),
         Match::TcpSyn => "-p tcp -m tcp --tcp-flags SYN,RST SYN".into(),
     }
@@ -433,12 +483,6 @@ fn icmp_module(family: Family) -> &'static str {
 /// "Has it" is "is not zero".
 fn not(has: bool) -> &'static str {
     if has { "! " } else { "" }
-}
-
-/// New packets that may come at once: a fifth of a second's worth, within what both backends take.
-#[must_use]
-pub fn burst(limit: u32) -> u32 {
-    (limit / 5).clamp(1, 10_000)
 }
 
 fn span(range: &RangeInclusive<u16>) -> String {
@@ -467,12 +511,6 @@ fn time(day: u8, seconds: &RangeInclusive<u32>) -> String {
         clock(*seconds.start()),
         clock(*seconds.end())
     )
-}
-
-/// `hh:mm:ss` of a second of the day.
-#[must_use]
-pub fn clock(second: u32) -> String {
-    format!("{:02}:{:02}:{:02}", second / 3600, second / 60 % 60, second % 60)
 }
 
 fn acting(firewall: &Firewall, action: &Action, family: Family) -> String {
@@ -505,5 +543,37 @@ fn acting(firewall: &Firewall, action: &Action, family: Family) -> String {
         }
         Action::MaxSegment(bytes) => format!("-j TCPMSS --set-mss {bytes}"),
         Action::Attach(helper) => format!("-j CT --helper {}", helper.name),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const AT_THE_END: &str = "-A PREROUTING -i lan0 -j MARK --set-xmark 0x40000/0x40000\n\
+                              -A PREROUTING -j wansplit-decide\n";
+    const ON_TOP: &str = "-A PREROUTING -j wansplit-settle\n-A PREROUTING -j wansplit-forwards\n\
+                          -A PREROUTING -p tcp -j REDIRECT\n";
+
+    #[test]
+    fn jumps_with_others_rules_on_the_right_side_are_in_place() {
+        assert!(out_of_place(Table::Mangle, AT_THE_END).is_empty());
+        assert!(out_of_place(Table::Nat, ON_TOP).is_empty());
+    }
+
+    #[test]
+    fn jumps_that_others_rules_have_come_behind_or_before_are_out_of_place() {
+        let behind = format!("{AT_THE_END}-A PREROUTING -p udp -j RETURN\n");
+        let before = format!("-A PREROUTING -p udp -j REDIRECT\n{ON_TOP}");
+        for (table, text) in [(Table::Mangle, behind), (Table::Nat, before)] {
+            let found = out_of_place(table, &text);
+            assert_eq!(found, [(Family::V4, table, "PREROUTING".to_owned())].into(), "{text}");
+        }
+    }
+
+    fn out_of_place(table: Table, text: &str) -> BTreeSet<(Family, Table, String)> {
+        let mut installed = Installed::default();
+        installed.read_save(Family::V4, table, text);
+        installed.out_of_place
     }
 }

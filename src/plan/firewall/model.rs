@@ -205,3 +205,15 @@ pub fn rule(matches: impl Into<Vec<Match>>, action: Action) -> Rule {
 pub fn rule_for(family: Family, matches: impl Into<Vec<Match>>, action: Action) -> Rule {
     Rule { family: Some(family), matches: matches.into(), action }
 }
+
+/// New packets that may come at once: a fifth of a second's worth, within what both backends take.
+#[must_use]
+pub fn burst(limit: u32) -> u32 {
+    (limit / 5).clamp(1, 10_000)
+}
+
+/// `hh:mm:ss` of a second of the day.
+#[must_use]
+pub fn clock(second: u32) -> String {
+    format!("{:02}:{:02}:{:02}", second / 3600, second / 60 % 60, second % 60)
+}

@@ -7,9 +7,8 @@
 use std::collections::BTreeSet;
 use std::ops::RangeInclusive;
 
-use super::iptables::{burst, clock};
-use super::model::{Action, Chain, Firewall, Hook, Match, Rule, State};
-use crate::engine::packet::Family;
+use super::model::{Action, Chain, Firewall, Hook, Match, Rule, State, burst, clock};
+use crate::engine::packet::{Family, PROTOCOLS_WITH_PORTS};
 use crate::plan::script::Step;
 
 /// Our table.
@@ -133,16 +132,17 @@ fn step(lines: Vec<String>) -> Step {
 fn sets(firewall: &Firewall) -> Vec<String> {
     let mut lines = vec![format!("add set {TABLE} {GATE} {{ type nf_proto; flags timeout; }}")];
     for family in Family::BOTH {
-        let (digit, kind) = match family {
-            Family::V4 => (4, "ipv4_addr"),
-            Family::V6 => (6, "ipv6_addr"),
+        let version = family.version();
+        let kind = match family {
+            Family::V4 => "ipv4_addr",
+            Family::V6 => "ipv6_addr",
         };
         lines.push(format!(
-            "add set {TABLE} early{digit} {{ type {kind} . inet_service . {kind} . inet_service; \
+            "add set {TABLE} early{version} {{ type {kind} . inet_service . {kind} . inet_service; \
              flags dynamic,timeout; timeout 30s; size 65536; }}"
         ));
-        lines.push(format!("add set {TABLE} stay{digit} {{ type {kind}; flags interval; auto-merge; }}"));
-        lines.push(format!("flush set {TABLE} stay{digit}"));
+        lines.push(format!("add set {TABLE} stay{version} {{ type {kind}; flags interval; auto-merge; }}"));
+        lines.push(format!("flush set {TABLE} stay{version}"));
         let nets: Vec<String> = firewall
             .stay
             .iter()
@@ -150,7 +150,7 @@ fn sets(firewall: &Firewall) -> Vec<String> {
             .map(ToString::to_string)
             .collect();
         if !nets.is_empty() {
-            lines.push(format!("add element {TABLE} stay{digit} {{ {} }}", nets.join(", ")));
+            lines.push(format!("add element {TABLE} stay{version} {{ {} }}", nets.join(", ")));
         }
     }
     lines
@@ -281,13 +281,6 @@ fn header(family: Family) -> &'static str {
     }
 }
 
-fn digit(family: Family) -> char {
-    match family {
-        Family::V4 => '4',
-        Family::V6 => '6',
-    }
-}
-
 /// What names a UDP flow in a set.
 fn udp_flow(family: Family) -> String {
     let ip = header(family);
@@ -295,15 +288,16 @@ fn udp_flow(family: Family) -> String {
 }
 
 fn flow_hashes(family: Family, (from, to, of): (u32, u32, u32)) -> [String; 2] {
-    const WITH_PORTS: &str = "{ 6, 17, 33, 132, 136 }";
+    let with_ports =
+        format!("{{ {} }}", PROTOCOLS_WITH_PORTS.map(|protocol| protocol.to_string()).join(", "));
     let ip = header(family);
     let addresses = format!("{ip} saddr . {ip} daddr");
     let result = if from + 1 == to { from.to_string() } else { format!("{from}-{}", to - 1) };
     [
         format!(
-            "meta l4proto {WITH_PORTS} jhash {addresses} . th sport . th dport mod {of} seed {SEED:#x} {result}"
+            "meta l4proto {with_ports} jhash {addresses} . th sport . th dport mod {of} seed {SEED:#x} {result}"
         ),
-        format!("meta l4proto != {WITH_PORTS} jhash {addresses} mod {of} seed {SEED:#x} {result}"),
+        format!("meta l4proto != {with_ports} jhash {addresses} mod {of} seed {SEED:#x} {result}"),
     ]
 }
 
@@ -315,7 +309,7 @@ fn matching(firewall: &Firewall, condition: &Match, family: Family) -> String {
         Match::Source(net) => format!("{} saddr {net}", header(Family::of(net.addr()))),
         Match::Destination(net) => format!("{} daddr {net}", header(Family::of(net.addr()))),
         Match::DestinationIsLocal => "fib daddr type local".into(),
-        Match::DestinationStays => format!("{} daddr @stay{}", header(family), digit(family)),
+        Match::DestinationStays => format!("{} daddr @stay{}", header(family), family.version()),
         Match::State(states) => format!("ct state {}", names(states)),
         Match::DestinationTranslated => "ct status dnat".into(),
         Match::OriginalDestination(address) => {
@@ -327,7 +321,7 @@ fn matching(firewall: &Firewall, condition: &Match, family: Family) -> String {
         Match::PacketHasUplink(yes) => format!("meta mark & {mask:#x} {} 0x0", is(*yes)),
         Match::ConnectionHasUplink(yes) => format!("ct mark & {mask:#x} {} 0x0", is(*yes)),
         Match::Decided(yes) => format!("meta mark & {:#x} {} 0x0", firewall.marks.decided, is(*yes)),
-        Match::Early => format!("{} @early{}", udp_flow(family), digit(family)),
+        Match::Early => format!("{} @early{}", udp_flow(family), family.version()),
         Match::Protocol(protocol) => format!("meta l4proto {protocol}"),
         Match::SourcePort(protocol, ports) => format!("meta l4proto {protocol} th sport {}", span(ports)),
         Match::DestinationPort(protocol, ports) => {
@@ -394,7 +388,7 @@ fn acting(firewall: &Firewall, action: &Action, family: Family) -> String {
         Action::ClearDecided => set_bits("meta mark", marks.decided, 0),
         Action::Restore => by_uplink(firewall, "ct mark", "goto", "restore"),
         Action::Save => by_uplink(firewall, "meta mark", "jump", "save"),
-        Action::NoteEarly => format!("add @early{} {{ {} }}", digit(family), udp_flow(family)),
+        Action::NoteEarly => format!("add @early{} {{ {} }}", family.version(), udp_flow(family)),
         Action::Jump(chain) => format!("jump {chain}"),
         Action::Goto(chain) => format!("goto {chain}"),
         Action::Return => "return".into(),
