@@ -218,6 +218,12 @@ pub fn backends() -> Vec<String> {
     named.split(',').map(String::from).collect()
 }
 
+/// A number of flows, fewer where WANSPLIT_SCALE asks for it (a slow machine).
+pub fn scaled(flows: usize) -> usize {
+    let scale = std::env::var("WANSPLIT_SCALE").ok().and_then(|scale| scale.parse().ok()).unwrap_or(1);
+    flows / scale
+}
+
 /// Asserts that counts are as the weights say, to within `slack` flows each.
 pub fn assert_shares(counts: &BTreeMap<std::sync::Arc<str>, usize>, weights: &[u8], slack: f64) {
     let total: usize = counts.values().sum();

@@ -8,6 +8,7 @@ use std::collections::BTreeSet;
 use std::ops::RangeInclusive;
 
 use super::model::{Action, Chain, Firewall, Hook, Match, Rule, State, burst, clock};
+use crate::config::Helper;
 use crate::engine::packet::{Family, PROTOCOLS_WITH_PORTS};
 use crate::plan::script::Step;
 
@@ -37,6 +38,8 @@ pub struct Installed {
     pub table: bool,
     /// Names of its chains.
     pub chains: BTreeSet<String>,
+    /// Names of its connection helpers.
+    pub helpers: BTreeSet<String>,
     /// The whole table as nft lists it, without the elements of sets, which come and go.
     pub text: String,
 }
@@ -45,10 +48,14 @@ impl Installed {
     /// Takes in what `nft list table inet wansplit` printed.
     #[must_use]
     pub fn read_list(text: &str) -> Self {
-        let chain = |line: &str| Some(line.trim().strip_prefix("chain ")?.strip_suffix(" {")?.to_owned());
+        let names = |kind: &str| {
+            let name = |line: &str| Some(line.trim().strip_prefix(kind)?.strip_suffix(" {")?.to_owned());
+            text.lines().filter_map(name).collect()
+        };
         Installed {
             table: text.contains("table "),
-            chains: text.lines().filter_map(chain).collect(),
+            chains: names("chain "),
+            helpers: names("ct helper "),
             text: without_elements(text),
         }
     }
@@ -74,11 +81,10 @@ fn without_elements(text: &str) -> String {
 pub fn up(firewall: &Firewall, installed: &Installed) -> Vec<Step> {
     let mut lines = vec![format!("add table {TABLE}")];
     lines.extend(sets(firewall));
-    lines.extend(firewall.helpers.iter().map(|helper| {
+    let helpers: Vec<String> = firewall.helpers.iter().map(helper_object).collect();
+    lines.extend(firewall.helpers.iter().zip(&helpers).map(|(helper, object)| {
         format!(
-            "add ct helper {TABLE} {}-{} {{ type \"{}\" protocol {}; }}",
-            helper.name,
-            helper.protocol,
+            "add ct helper {TABLE} {object} {{ type \"{}\" protocol {}; }}",
             helper.name,
             if helper.protocol == 6 { "tcp" } else { "udp" }
         )
@@ -109,6 +115,8 @@ pub fn up(firewall: &Firewall, installed: &Installed) -> Vec<Step> {
         .iter()
         .filter(|name| !regular.contains(&name.as_str()) && !base.contains(name.as_str()));
     lines.extend(stale.map(|name| format!("delete chain {TABLE} {name}")));
+    let stale = installed.helpers.iter().filter(|object| !helpers.contains(object));
+    lines.extend(stale.map(|object| format!("delete ct helper {TABLE} {object}")));
     vec![step(lines)]
 }
 
@@ -125,6 +133,11 @@ fn step(lines: Vec<String>) -> Step {
         input: lines.iter().map(|line| format!("{line}\n")).collect(),
         typed: lines.iter().map(|line| format!("nft '{line}'")).collect(),
     }
+}
+
+/// The name of the object by which rules attach a helper.
+fn helper_object(helper: &Helper) -> String {
+    format!("{}-{}", helper.name, helper.protocol)
 }
 
 /// Creates the sets and refills the one of destinations that stay.
@@ -399,6 +412,6 @@ fn acting(firewall: &Firewall, action: &Action, family: Family) -> String {
             format!("dnat {} to {}", header(Family::of(*address)), std::net::SocketAddr::new(*address, *port))
         }
         Action::MaxSegment(bytes) => format!("tcp option maxseg size set {bytes}"),
-        Action::Attach(helper) => format!("ct helper set \"{}-{}\"", helper.name, helper.protocol),
+        Action::Attach(helper) => format!("ct helper set \"{}\"", helper_object(helper)),
     }
 }
