@@ -26,10 +26,8 @@ fn main() -> ExitCode {
 
 /// Lines for people on standard error; the journal has times of its own.
 fn start_logging(args: &Args) {
-    let quieter = "netlink_packet_route=error,netlink_proto=error";
-    let filter = tracing_subscriber::EnvFilter::builder()
-        .with_default_directive(args.log_level().into())
-        .parse_lossy(quieter);
+    let directives = format!("{},netlink_packet_route=error,netlink_proto=error", args.log_level());
+    let filter = tracing_subscriber::EnvFilter::builder().parse_lossy(directives);
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
