@@ -122,11 +122,8 @@ fn transfers(router: &Router, time: Duration) -> Vec<RunningTransfer> {
     let mut transfers = Vec::new();
     for family in Family::BOTH {
         for _ in &router.network.lines {
-            let transfer = Transfer {
-                rate: Some(256 * 1024),
-                stall: HITCH,
-                ..Transfer::new(router.echo(family), time)
-            };
+            let transfer =
+                Transfer { rate: Some(256 * 1024), stall: HITCH, ..Transfer::new(router.echo(family), time) };
             let running = transfer.start(&router.network.client().host).unwrap();
             std::thread::sleep(Duration::from_millis(50));
             transfers.push(running);
