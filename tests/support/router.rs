@@ -3,6 +3,8 @@
 //! Every scenario takes the backend as an argument, so that one set of
 //! scenarios serves all of them; [`backends`] says which work on this kernel.
 
+#![allow(dead_code, reason = "each crate of tests uses its part")]
+
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
