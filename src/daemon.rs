@@ -35,6 +35,7 @@ use crate::plan::observed::Observed;
 use crate::plan::{self, Plan};
 use crate::system::gate::Gate;
 use crate::system::links::Changes;
+use crate::system::mark_writers::mark_writers;
 use crate::system::queue::PacketQueue;
 use crate::system::queue::nfq::NfqQueue;
 use crate::system::state::{Lock, RunDirectory};
@@ -242,6 +243,13 @@ impl Daemon {
     fn announce(&self) {
         for misfit in &self.plan.misfits {
             tracing::warn!("{misfit}");
+        }
+        for writer in mark_writers(self.config.marks.ours()) {
+            tracing::warn!(
+                "another rule writes mark bits that are ours: {writer}; give it a mask without {:#x}, or \
+                 choose other bits with `mask` and `decided` under [marks]",
+                self.config.marks.ours()
+            );
         }
         if self.config.guard == Guard::Warn && !guard::something_guards() {
             tracing::warn!(

@@ -155,7 +155,7 @@ impl Decision {
         let rule = self.rule.map(|rule| rule_name(rule, rules)).unwrap_or_default();
         match self.reason {
             Reason::RuleMatched => format!("{rule} matched"),
-            Reason::NoRule => "no rule matched".into(),
+            Reason::NoRule => "no rule matched, the next turn by weight".into(),
             Reason::AnyAfterRule => {
                 format!("{rule} matched, none of its uplinks is usable, any other will do")
             }

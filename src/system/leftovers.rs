@@ -53,8 +53,8 @@ fn idle_chains(table: &str) -> Vec<String> {
     let mut idle = Vec::new();
     let mut chain: Option<(&str, bool)> = None;
     for line in table.lines().map(str::trim) {
-        if let Some(name) = line.strip_prefix("chain ").and_then(|rest| rest.strip_suffix(" {")) {
-            chain = Some((name, false));
+        if let Some(name) = line.strip_prefix("chain ") {
+            chain = Some((name.trim_end_matches(" {"), false));
         } else if line == "}" {
             idle.extend(chain.take().filter(|(_, is_idle)| *is_idle).map(|(name, _)| name.to_owned()));
         } else if let Some((_, is_idle)) = &mut chain {

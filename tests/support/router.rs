@@ -140,6 +140,11 @@ impl Router {
         std::fs::read_to_string(self.log()).unwrap_or_default()
     }
 
+    /// Begins the daemon's log anew.
+    pub fn forget_what_was_said(&self) {
+        std::fs::write(self.log(), "").expect("the daemon's log");
+    }
+
     pub fn daemon(&mut self) -> &mut Process {
         self.daemon.as_mut().expect("the daemon was started")
     }
