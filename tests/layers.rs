@@ -14,7 +14,7 @@ const MAY_IMPORT: [(&str, &[&str]); 10] = [
     ("ui", &["engine", "config", "plan", "control", "lab"]),
     ("daemon", &["engine", "config", "plan", "system", "control"]),
     ("lab", &["engine", "config", "plan", "system", "control", "daemon"]),
-    ("main", &["ui", "daemon"]),
+    ("main", &["ui", "daemon", "lab", "config", "plan", "system", "control"]),
     ("lib", &[]),
 ];
 
