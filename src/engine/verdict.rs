@@ -205,6 +205,11 @@ impl Marks {
         self.values[usize::from(uplink.0)]
     }
 
+    /// All uplinks, in the order of their numbers.
+    pub fn uplinks(&self) -> impl Iterator<Item = UplinkId> {
+        (0..self.values.len()).map(|place| UplinkId(place as u8))
+    }
+
     /// The uplink a mark names, if it names one.
     #[must_use]
     pub fn uplink(&self, mark: u32) -> Option<UplinkId> {
