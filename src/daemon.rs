@@ -18,6 +18,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
+use tokio::time::{Interval, MissedTickBehavior};
 
 use self::accounts::{Accounts, Bookkeeping};
 use self::keeper::Keeper;
@@ -45,8 +46,9 @@ use crate::system::{clock, guard};
 const EVENTS: usize = 65_536;
 /// News about links comes in bursts; the machine is looked at when this long after the first.
 const SETTLING: Duration = Duration::from_millis(100);
-/// How often rules, routes and the firewall are looked at without news.
-const REVIEW: Duration = Duration::from_secs(30);
+/// How often rules, routes and the firewall are looked at without news. The kernel gives news of
+/// all but the firewall; while that is not whole, running connections may lose their line.
+const REVIEW: Duration = Duration::from_secs(5);
 /// How often the local time is set for rules that ask for it.
 const TIME_STEP: Duration = Duration::from_secs(5);
 /// How long a client waits for a reload.
@@ -113,6 +115,13 @@ pub fn down(run_directory: Option<PathBuf>) -> Result<()> {
         let _lock = lock(&run)?;
         machine::down(&run).await
     })
+}
+
+/// Ticks that were missed, while the process was stopped say, are not made up for.
+fn every(period: Duration) -> Interval {
+    let mut interval = tokio::time::interval(period);
+    interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    interval
 }
 
 fn runtime() -> Result<tokio::runtime::Runtime> {
@@ -215,8 +224,8 @@ impl Daemon {
         let mut interrupt = signal(SignalKind::interrupt())?;
         let mut hang_up = signal(SignalKind::hangup())?;
         let mut changes = Changes::watch()?;
-        let mut review = tokio::time::interval(REVIEW);
-        let mut time = tokio::time::interval(TIME_STEP);
+        let mut review = every(REVIEW);
+        let mut time = every(TIME_STEP);
         self.announce();
         loop {
             tokio::select! {

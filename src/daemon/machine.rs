@@ -27,7 +27,7 @@ use crate::system::firewall::{self, Backend, Installed};
 use crate::system::netlink::Netlink;
 use crate::system::state::{RunDirectory, SavedSetting, State};
 use crate::system::sysctl::{self, Sysctl};
-use crate::system::{clock, leases, leftovers};
+use crate::system::{clock, leases, leftovers, modules};
 
 /// One network namespace, as wansplit sees it.
 pub struct Machine {
@@ -117,6 +117,7 @@ impl Machine {
             sysctls: settings.collect(),
             links,
             main_routes: routing.main_routes,
+            main_refuses: routing.main_refuses,
             our_rules: routing.our_rules,
             our_routes: routing.our_routes,
             foreign_rules: routing.foreign_rules,
@@ -184,6 +185,7 @@ impl Machine {
             let adopted = adopt_flows(config, plan, &mut before.adopted);
             adopted.context("older flows could not be given their uplinks")?;
         }
+        modules::load(&plan.firewall.helpers);
         firewall::run_all(&before.firewall.up(&plan.firewall))?;
         self.route(&own_traffic).await?;
         write_settings(&forwarding)?;
