@@ -237,39 +237,27 @@ pub fn remove_sets() -> Result<(), Error> {
     }
 }
 
-fn loaded_tables(flavour: Flavour, family: Family) -> Vec<Table> {
-    let all = Table::ALL.into_iter();
-    match flavour {
-        Flavour::Nft => all.collect(),
-        Flavour::Legacy => {
-            let loaded = legacy_tables(family);
-            all.filter(|table| loaded.contains(table.name())).collect()
-        }
-    }
-}
-
 /// Looking into a legacy table loads it, for good; so only those that are loaded are looked into.
-fn legacy_tables(family: Family) -> BTreeSet<String> {
-    let file = match family {
-        Family::V4 => "/proc/thread-self/net/ip_tables_names",
-        Family::V6 => "/proc/thread-self/net/ip6_tables_names",
+fn loaded_tables(flavour: Flavour, family: Family) -> Vec<Table> {
+    let file = match (flavour, family) {
+        (Flavour::Nft, _) => return Table::ALL.into(),
+        (Flavour::Legacy, Family::V4) => "/proc/thread-self/net/ip_tables_names",
+        (Flavour::Legacy, Family::V6) => "/proc/thread-self/net/ip6_tables_names",
     };
-    fs::read_to_string(file).unwrap_or_default().lines().map(String::from).collect()
+    let loaded = fs::read_to_string(file).unwrap_or_default();
+    Table::ALL.into_iter().filter(|table| loaded.lines().any(|name| name == table.name())).collect()
 }
 
-/// One table of others' and ours as every `iptables-save` prints it, with the
-/// name of the program that changes it. Legacy tables that are not loaded are left out.
-pub fn iptables_listings(table: &str) -> Vec<(String, Result<String, Error>)> {
-    let mut listings = Vec::new();
-    for flavour in Flavour::BOTH {
-        for family in Family::BOTH {
-            if flavour == Flavour::Nft || legacy_tables(family).contains(table) {
-                let save = listing(&flavour.program(family, "-save"), &["-t", table]);
-                listings.push((flavour.program(family, ""), save));
-            }
-        }
-    }
-    listings
+/// What every `iptables-save` prints, with the name of the program that changes it.
+/// Legacy tables that are not loaded are left out, and stay so.
+#[must_use]
+pub fn iptables_listings() -> Vec<(String, Result<String, Error>)> {
+    let programs = Flavour::BOTH.into_iter().flat_map(|flavour| Family::BOTH.map(|family| (flavour, family)));
+    programs
+        .map(|(flavour, family)| {
+            (flavour.program(family, ""), listing(&flavour.program(family, "-save"), &[]))
+        })
+        .collect()
 }
 
 /// What a program prints; nothing where it is missing.
