@@ -1,4 +1,5 @@
-//! Proves that the emulated kernel has what our rules need.
+//! Debian's stock kernel, emulated: that it has what our rules need, and the
+//! network scenarios once more on it, with the backends that it has.
 
 use std::env;
 use std::fs;
@@ -10,6 +11,25 @@ use emulator::{Emulator, Skip, static_build};
 mod emulator;
 
 const TIME_LIMIT: Duration = Duration::from_secs(120);
+
+/// What the program and its scenarios run.
+const TOOLS: &[&str] = &[
+    "ip",
+    "nft",
+    "ipset",
+    "iptables-nft",
+    "iptables-nft-save",
+    "iptables-nft-restore",
+    "ip6tables-nft",
+    "ip6tables-nft-save",
+    "ip6tables-nft-restore",
+    "iptables-legacy",
+    "iptables-legacy-save",
+    "iptables-legacy-restore",
+    "ip6tables-legacy",
+    "ip6tables-legacy-save",
+    "ip6tables-legacy-restore",
+];
 
 /// Prints the rules that the kernel has after loading the file `/rules`.
 const LOAD_RULES: &str = "
@@ -43,6 +63,51 @@ const RULES: &str = "table inet wansplit {
 	}
 }
 ";
+
+/// How long one crate of network scenarios may take, the boot included.
+const SCENARIOS_LIMIT: Duration = Duration::from_secs(240);
+
+/// Flows are fewer by this factor: the machine is some ten times slower than the host.
+const SCALE: u32 = 10;
+
+/// Runs crates of network scenarios, each `tests/<name>.rs`, with each a test of its own here.
+macro_rules! in_the_machine {
+    ($($name:ident),* $(,)?) => {
+        $(
+            #[test]
+            fn $name() {
+                scenarios_pass(stringify!($name), &std::env::var("EMUL_BACKENDS").unwrap_or("nft".into()));
+            }
+        )*
+    };
+}
+
+in_the_machine!(scenarios);
+
+fn scenarios_pass(name: &str, backends: &str) {
+    let emulator = match machine_with_scenarios(name) {
+        Ok(emulator) => emulator,
+        Err(skip) => return skip.announce(),
+    };
+    let command = format!(
+        "export WANSPLIT_PROGRAM=/bin/wansplit WANSPLIT_BACKENDS={backends} WANSPLIT_SCALE={SCALE}\n\
+         scenario --test-threads 1 --nocapture"
+    );
+    let outcome = emulator.run(&command, SCENARIOS_LIMIT);
+    println!("{outcome}");
+    outcome.expect_success();
+}
+
+/// What set-up and scenarios run; the kernel's helpers for iptables come by its modules.
+fn machine_with_scenarios(name: &str) -> Result<Emulator, Skip> {
+    let mut emulator = Emulator::find()?;
+    for tool in TOOLS {
+        emulator = emulator.tool(tool)?;
+    }
+    Ok(emulator
+        .program(&static_build::wansplit(), "/bin/wansplit")
+        .program(&static_build::ordinary_test_program(name), "/bin/scenario"))
+}
 
 #[test]
 fn the_kernel_takes_rules_that_queue_and_gives_them_back() {

@@ -1,9 +1,9 @@
 //! The routing rules and tables that make a mark mean an uplink.
 //!
-//! In the order of their priorities: bypassed nets go as the main table says;
-//! everything known to the main table, but for its default route, goes there
-//! (LAN, VPN, static routes); the router's own sockets that are bound to an
-//! uplink's device go out by it, whatever their mark; a mark goes to its
+//! In the order of their priorities: everything known to the main table, but for
+//! its default route, goes there (LAN, VPN, static routes); bypassed nets go
+//! there too, default route included; the router's own sockets that are bound to
+//! an uplink's device go out by it, whatever their mark; a mark goes to its
 //! uplink's table; a mark whose uplink has no way goes nowhere, rather than
 //! split a flow; the router's own sockets that are bound to an uplink's address
 //! go out by it; the rest, the router's own new flows, goes by the own-traffic
@@ -58,9 +58,11 @@ fn rules(config: &Config, lines: &[Line], observed: &Observed, family: Family) -
     };
     let any_mark = Selector { invert: true, fwmark: Some((0, mask)), ..Selector::default() };
 
+    // The first priority is always taken: a rule that somebody adds without one gets the number
+    // before the first there is (net/core/fib_rules.c, fib_default_rule_pref), not one of ours.
     let mut rules: Vec<Rule> =
-        bypassed(config, family).map(|selector| rule(0, selector, lookup(MAIN))).collect();
-    rules.extend(known_to_main(observed, family).into_iter().map(|(to, action)| rule(1, to, action)));
+        known_to_main(observed, family).into_iter().map(|(to, action)| rule(0, to, action)).collect();
+    rules.extend(bypassed(config, family).map(|selector| rule(1, selector, lookup(MAIN))));
     for uplink in &config.uplinks {
         let bound = Selector { bound_to: Some(uplink.interface.clone()), ..Selector::default() };
         rules.push(rule(2, bound, lookup(uplink.table)));
@@ -187,4 +189,26 @@ fn among_several(hop: &Hop, family: Family) -> Hop {
     const NOMINAL: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1);
     let nominal = (family == Family::V6).then_some(NOMINAL.into());
     Hop { gateway: hop.gateway.or(nominal), ..hop.clone() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{SourceFile, load};
+
+    #[test]
+    fn the_first_priority_is_ours_in_both_families_with_and_without_bypassed_nets() {
+        for bypass in ["", "[bypass]\ndestinations = [\"192.0.2.0/24\", \"2001:db8::/32\"]"] {
+            let text =
+                format!("lan.interfaces = [\"lan\"]\n[[uplink]]\nname = \"a\"\ninterface = \"a\"\n{bypass}");
+            let config = load(&SourceFile { path: "test".into(), text }, &[]).unwrap();
+            for family in Family::BOTH {
+                let first = rules(&config, &[], &Observed::default(), family)
+                    .into_iter()
+                    .map(|rule| rule.priority)
+                    .min();
+                assert_eq!(first, Some(config.routing.first_priority));
+            }
+        }
+    }
 }

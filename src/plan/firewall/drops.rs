@@ -1,8 +1,12 @@
 //! Rules with `none = "drop"` hold in the kernel too: a dead, flooded or
 //! limited daemon never lets such a flow out by a line it must not use.
 //!
-//! First match wins, so every rule up to the last such one is written out as
-//! chains: one link per matcher key, one rule per entry of its list.
+//! First match wins, so every rule up to the last such one is written out, one
+//! chain each. The keys of a rule stand one after the other, none inside
+//! another: a rule that jumped from key to key would be too deep for nf_tables
+//! (`NFT_JUMP_STACK_SIZE`, 16) and have it check every path through all lists.
+//! What one key found is told to the next by the decided flag, which no packet
+//! has while its uplink is being chosen; it is clear again when a chain ends.
 
 use std::ops::RangeInclusive;
 
@@ -28,54 +32,41 @@ pub fn chains(config: &Config, lines: &[Line], utc_offset: i32) -> Vec<Chain> {
         return Vec::new();
     };
     let known = &config.rules[..=last];
-    let mut chains = Vec::new();
-    for (place, rule) in known.iter().enumerate() {
-        chains.extend(rule_chains(config, lines, utc_offset, place, rule));
-    }
+    let mut chains: Vec<Chain> = known
+        .iter()
+        .zip(1..)
+        .map(|(rule, number)| rule_chain(config, lines, utc_offset, number, rule))
+        .collect();
     let tries =
-        (0..known.len()).map(|place| rule([Match::PacketHasUplink(false)], Action::Jump(name(place, 0))));
-    chains.push(Chain { name: ENTRY.into(), hook: None, rules: tries.collect() });
+        chains.iter().map(|chain| rule([Match::PacketHasUplink(false)], Action::Jump(chain.name.clone())));
+    let tries = tries.collect();
+    chains.push(Chain { name: ENTRY.into(), hook: None, rules: tries });
     chains
 }
 
-fn name(rule: usize, link: usize) -> String {
-    format!("rule-{}-{link}", rule + 1)
+/// What `not` names leaves at once; what fails a key, at its end; the rest gets its uplink.
+fn rule_chain(config: &Config, lines: &[Line], utc_offset: i32, number: usize, rule: &model::Rule) -> Chain {
+    let mut rules: Vec<Rule> = keys(config, &rule.not, utc_offset)
+        .into_iter()
+        .flatten()
+        .map(|unwanted| alternative(unwanted, Action::Return))
+        .collect();
+    rules.extend(keys(config, &rule.matches, utc_offset).into_iter().flat_map(one_of));
+    rules.extend(use_uplinks(config, lines, rule));
+    Chain { name: format!("rule-{number}"), hook: None, rules }
 }
 
-/// The links of one rule, last first: a packet that fits a link's key goes on
-/// to the next; one that fits none falls back to the next rule.
-fn rule_chains(
-    config: &Config,
-    lines: &[Line],
-    utc_offset: i32,
-    place: usize,
-    rule: &model::Rule,
-) -> Vec<Chain> {
-    let wanted = keys(config, &rule.matches, utc_offset);
-    let mut chains =
-        vec![Chain { name: name(place, wanted.len()), hook: None, rules: use_uplinks(config, lines, rule) }];
-    for (link, alternatives) in wanted.iter().enumerate().rev() {
-        let next = name(place, link + 1);
-        let rules = alternatives.iter().map(|(family, matches)| Rule {
-            family: *family,
-            matches: matches.clone(),
-            action: Action::Goto(next.clone()),
-        });
-        chains.push(Chain { name: name(place, link), hook: None, rules: rules.collect() });
-    }
-    exclude(config, &rule.not, utc_offset, chains.last_mut());
-    chains
+/// Goes on only with packets that fit one of the alternatives.
+fn one_of(alternatives: Vec<Alternative>) -> Vec<Rule> {
+    let mut rules: Vec<Rule> =
+        alternatives.into_iter().map(|fits| alternative(fits, Action::FlagDecided)).collect();
+    rules.push(rule([Match::Decided(false)], Action::Return));
+    rules.push(rule([], Action::ClearDecided));
+    rules
 }
 
-/// What `not` names leaves the first link before anything else.
-fn exclude(config: &Config, not: &Matchers, utc_offset: i32, first: Option<&mut Chain>) {
-    let Some(first) = first else { return };
-    let unwanted = keys(config, not, utc_offset).into_iter().flatten().map(|(family, matches)| Rule {
-        family,
-        matches,
-        action: Action::Return,
-    });
-    first.rules.splice(0..0, unwanted);
+fn alternative((family, matches): Alternative, action: Action) -> Rule {
+    Rule { family, matches, action }
 }
 
 fn use_uplinks(config: &Config, lines: &[Line], wanted: &model::Rule) -> Vec<Rule> {

@@ -7,8 +7,11 @@
 use std::collections::BTreeSet;
 use std::ops::RangeInclusive;
 
+use super::iptables::{EARLY_MOST, EARLY_SECONDS, SENT_SECONDS};
 use super::model::{Action, Chain, Firewall, Hook, Match, Rule, State, burst, clock};
+use crate::config::Helper;
 use crate::engine::packet::{Family, PROTOCOLS_WITH_PORTS};
+use crate::engine::uplink::UplinkId;
 use crate::plan::script::Step;
 
 /// Our table.
@@ -37,6 +40,8 @@ pub struct Installed {
     pub table: bool,
     /// Names of its chains.
     pub chains: BTreeSet<String>,
+    /// Names of its connection helpers.
+    pub helpers: BTreeSet<String>,
     /// The whole table as nft lists it, without the elements of sets, which come and go.
     pub text: String,
 }
@@ -45,10 +50,14 @@ impl Installed {
     /// Takes in what `nft list table inet wansplit` printed.
     #[must_use]
     pub fn read_list(text: &str) -> Self {
-        let chain = |line: &str| Some(line.trim().strip_prefix("chain ")?.strip_suffix(" {")?.to_owned());
+        let names = |kind: &str| {
+            let name = |line: &str| Some(line.trim().strip_prefix(kind)?.strip_suffix(" {")?.to_owned());
+            text.lines().filter_map(name).collect()
+        };
         Installed {
             table: text.contains("table "),
-            chains: text.lines().filter_map(chain).collect(),
+            chains: names("chain "),
+            helpers: names("ct helper "),
             text: without_elements(text),
         }
     }
@@ -74,11 +83,10 @@ fn without_elements(text: &str) -> String {
 pub fn up(firewall: &Firewall, installed: &Installed) -> Vec<Step> {
     let mut lines = vec![format!("add table {TABLE}")];
     lines.extend(sets(firewall));
-    lines.extend(firewall.helpers.iter().map(|helper| {
+    let helpers: Vec<String> = firewall.helpers.iter().map(helper_object).collect();
+    lines.extend(firewall.helpers.iter().zip(&helpers).map(|(helper, object)| {
         format!(
-            "add ct helper {TABLE} {}-{} {{ type \"{}\" protocol {}; }}",
-            helper.name,
-            helper.protocol,
+            "add ct helper {TABLE} {object} {{ type \"{}\" protocol {}; }}",
             helper.name,
             if helper.protocol == 6 { "tcp" } else { "udp" }
         )
@@ -109,6 +117,8 @@ pub fn up(firewall: &Firewall, installed: &Installed) -> Vec<Step> {
         .iter()
         .filter(|name| !regular.contains(&name.as_str()) && !base.contains(name.as_str()));
     lines.extend(stale.map(|name| format!("delete chain {TABLE} {name}")));
+    let stale = installed.helpers.iter().filter(|object| !helpers.contains(object));
+    lines.extend(stale.map(|object| format!("delete ct helper {TABLE} {object}")));
     vec![step(lines)]
 }
 
@@ -127,6 +137,11 @@ fn step(lines: Vec<String>) -> Step {
     }
 }
 
+/// The name of the object by which rules attach a helper.
+fn helper_object(helper: &Helper) -> String {
+    format!("{}-{}", helper.name, helper.protocol)
+}
+
 /// Creates the sets and refills the one of destinations that stay.
 fn sets(firewall: &Firewall) -> Vec<String> {
     let mut lines = vec![format!("add set {TABLE} {GATE} {{ type nf_proto; flags timeout; }}")];
@@ -136,10 +151,14 @@ fn sets(firewall: &Firewall) -> Vec<String> {
             Family::V4 => "ipv4_addr",
             Family::V6 => "ipv6_addr",
         };
-        lines.push(format!(
-            "add set {TABLE} early{version} {{ type {kind} . inet_service . {kind} . inet_service; \
-             flags dynamic,timeout; timeout 30s; size 65536; }}"
-        ));
+        let noted = |name: String, seconds: u32| {
+            format!(
+                "add set {TABLE} {name} {{ type {kind} . inet_service . {kind} . inet_service; \
+                 flags dynamic,timeout; timeout {seconds}s; size {EARLY_MOST}; }}"
+            )
+        };
+        lines.push(noted(format!("early{version}"), EARLY_SECONDS));
+        lines.extend(firewall.marks.uplinks().map(|uplink| noted(sent_set(family, uplink), SENT_SECONDS)));
         lines.push(format!("add set {TABLE} stay{version} {{ type {kind}; flags interval; auto-merge; }}"));
         lines.push(format!("flush set {TABLE} stay{version}"));
         let nets: Vec<String> = firewall
@@ -233,9 +252,12 @@ fn render(firewall: &Firewall, rule: &Rule) -> Vec<String> {
 
 fn names_a_family(rule: &Rule) -> bool {
     let in_match = |condition: &Match| {
-        matches!(condition, Match::DestinationStays | Match::Early | Match::Dscp(_) | Match::Share { .. })
+        matches!(
+            condition,
+            Match::DestinationStays | Match::Early | Match::Sent(_) | Match::Dscp(_) | Match::Share { .. }
+        )
     };
-    rule.action == Action::NoteEarly || rule.matches.iter().any(in_match)
+    matches!(rule.action, Action::NoteEarly | Action::NoteSent(_)) || rule.matches.iter().any(in_match)
 }
 
 /// The hash expressions of a rule that asks for a share of all flows; else one empty one.
@@ -278,6 +300,10 @@ fn header(family: Family) -> &'static str {
     }
 }
 
+fn sent_set(family: Family, uplink: UplinkId) -> String {
+    format!("sent{}-{}", family.version(), uplink.0 + 1)
+}
+
 /// What names a UDP flow in a set.
 fn udp_flow(family: Family) -> String {
     let ip = header(family);
@@ -316,9 +342,11 @@ fn matching(firewall: &Firewall, condition: &Match, family: Family) -> String {
             format!("ct reply {} daddr {address}", header(Family::of(*address)))
         }
         Match::PacketHasUplink(yes) => format!("meta mark & {mask:#x} {} 0x0", is(*yes)),
+        Match::PacketUplink(value) => format!("meta mark & {mask:#x} == {value:#x}"),
         Match::ConnectionHasUplink(yes) => format!("ct mark & {mask:#x} {} 0x0", is(*yes)),
         Match::Decided(yes) => format!("meta mark & {:#x} {} 0x0", firewall.marks.decided, is(*yes)),
         Match::Early => format!("{} @early{}", udp_flow(family), family.version()),
+        Match::Sent(uplink) => format!("{} @{}", udp_flow(family), sent_set(family, *uplink)),
         Match::Protocol(protocol) => format!("meta l4proto {protocol}"),
         Match::SourcePort(protocol, ports) => format!("meta l4proto {protocol} th sport {}", span(ports)),
         Match::DestinationPort(protocol, ports) => {
@@ -381,10 +409,14 @@ fn acting(firewall: &Firewall, action: &Action, family: Family) -> String {
         Action::MarkPacket(value) => set_bits("meta mark", marks.mask, *value),
         Action::MarkConnection(value) => set_bits("ct mark", marks.mask, *value),
         Action::Clear => set_bits("meta mark", marks.ours(), 0),
+        Action::FlagDecided => set_bits("meta mark", marks.decided, marks.decided),
         Action::ClearDecided => set_bits("meta mark", marks.decided, 0),
         Action::Restore => by_uplink(firewall, "ct mark", "goto", "restore"),
         Action::Save => by_uplink(firewall, "meta mark", "jump", "save"),
         Action::NoteEarly => format!("add @early{} {{ {} }}", family.version(), udp_flow(family)),
+        Action::NoteSent(uplink) => {
+            format!("add @{} {{ {} }}", sent_set(family, *uplink), udp_flow(family))
+        }
         Action::Jump(chain) => format!("jump {chain}"),
         Action::Goto(chain) => format!("goto {chain}"),
         Action::Return => "return".into(),
@@ -399,6 +431,6 @@ fn acting(firewall: &Firewall, action: &Action, family: Family) -> String {
             format!("dnat {} to {}", header(Family::of(*address)), std::net::SocketAddr::new(*address, *port))
         }
         Action::MaxSegment(bytes) => format!("tcp option maxseg size set {bytes}"),
-        Action::Attach(helper) => format!("ct helper set \"{}-{}\"", helper.name, helper.protocol),
+        Action::Attach(helper) => format!("ct helper set \"{}\"", helper_object(helper)),
     }
 }

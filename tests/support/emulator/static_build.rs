@@ -1,7 +1,8 @@
-//! Statically linked builds of this package, for machines without libraries.
+//! Builds of this package to run in the machine.
 //!
-//! They live in a target directory of their own, `target/static`, so that the
-//! other flags do not rebuild the dependencies of an ordinary build.
+//! Statically linked ones need no libraries there. They live in a target
+//! directory of their own, `target/static`, so that the other flags do not
+//! rebuild the dependencies of an ordinary build.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -10,40 +11,58 @@ use serde_json::Value;
 
 use super::libraries;
 
-/// The `wansplit` program.
+/// The `wansplit` program, statically linked.
 pub fn wansplit() -> PathBuf {
-    build(&["build", "--bin", "wansplit"])
+    static_build(&["build", "--bin", "wansplit"])
 }
 
-/// The test program of `tests/<name>.rs`.
+/// The test program of `tests/<name>.rs`, statically linked.
 pub fn test_program(name: &str) -> PathBuf {
-    build(&["test", "--no-run", "--test", name])
+    static_build(&["test", "--no-run", "--test", name])
 }
 
-/// Runs cargo and returns the executable it names last, having checked that it
-/// is static. Only the GNU target is
+/// The test program of `tests/<name>.rs` as the ordinary test command builds
+/// it; where that command is what runs now, it is built already.
+pub fn ordinary_test_program(name: &str) -> PathBuf {
+    let release: &[&str] = if cfg!(debug_assertions) { &[] } else { &["--release"] };
+    executable(cargo(&[&["test", "--no-run", "--test", name], release].concat()))
+}
+
+/// Runs cargo and checks that what it built is static. Only the GNU target is
 /// needed: its C library can be linked statically too. Naming the target keeps
 /// the flags from build scripts and procedural macros.
-fn build(arguments: &[&str]) -> PathBuf {
-    let output = Command::new(env!("CARGO"))
-        .args(arguments)
-        .args(["--target", "x86_64-unknown-linux-gnu", "--message-format", "json", "--quiet"])
-        .args(["--target-dir", "target/static"])
-        .current_dir(Path::new(env!("CARGO_MANIFEST_DIR")))
+fn static_build(arguments: &[&str]) -> PathBuf {
+    let mut cargo = cargo(arguments);
+    cargo
+        .args(["--target", "x86_64-unknown-linux-gnu", "--target-dir", "target/static"])
         .env("CARGO_ENCODED_RUSTFLAGS", "-Ctarget-feature=+crt-static")
         .env("CARGO_PROFILE_DEV_DEBUG", "none")
-        .stderr(Stdio::inherit())
-        .output()
-        .unwrap_or_else(|error| panic!("running cargo: {error}"));
-    assert!(output.status.success(), "cargo {arguments:?} failed");
+        .env("CARGO_PROFILE_DEV_OPT_LEVEL", "1");
+    let executable = executable(cargo);
+    assert!(libraries::is_static(&executable), "{} is not static", executable.display());
+    executable
+}
+
+fn cargo(arguments: &[&str]) -> Command {
+    let mut cargo = Command::new(env!("CARGO"));
+    cargo
+        .args(arguments)
+        .args(["--message-format", "json", "--quiet"])
+        .current_dir(Path::new(env!("CARGO_MANIFEST_DIR")))
+        .stderr(Stdio::inherit());
+    cargo
+}
+
+/// Runs cargo and returns the executable it names last.
+fn executable(mut cargo: Command) -> PathBuf {
+    let output = cargo.output().unwrap_or_else(|error| panic!("running cargo: {error}"));
+    assert!(output.status.success(), "{cargo:?} failed");
     let messages = String::from_utf8_lossy(&output.stdout);
-    let executable = messages
+    messages
         .lines()
         .filter_map(executable_of_message)
         .next_back()
-        .unwrap_or_else(|| panic!("cargo {arguments:?} named no executable"));
-    assert!(libraries::is_static(&executable), "{} is not static", executable.display());
-    executable
+        .unwrap_or_else(|| panic!("{cargo:?} named no executable"))
 }
 
 fn executable_of_message(message: &str) -> Option<PathBuf> {
