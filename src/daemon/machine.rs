@@ -16,6 +16,7 @@ use anyhow::{Context, Result, bail};
 
 use crate::config::{BackendChoice, Config};
 use crate::engine::packet::Family;
+use crate::plan::firewall::iptables::Flavour;
 use crate::plan::observed::Observed;
 use crate::plan::routing::{RoutingChange, RoutingState};
 use crate::plan::routing_diff::diff;
@@ -80,13 +81,23 @@ impl fmt::Display for Pending {
     }
 }
 
+/// The backends that a choice allows, the preferred one first.
+fn candidates(choice: BackendChoice) -> Vec<Backend> {
+    match choice {
+        BackendChoice::Auto => firewall::all_backends().to_vec(),
+        BackendChoice::Nft => vec![Backend::Nft],
+        BackendChoice::IptablesNft => vec![Backend::Iptables(Flavour::Nft)],
+        BackendChoice::IptablesLegacy => vec![Backend::Iptables(Flavour::Legacy)],
+    }
+}
+
 impl Machine {
     /// Opens the machine with the backend asked for. Must be called inside a tokio runtime.
     ///
     /// # Errors
     /// When no backend works or netlink is not to be had.
     pub fn open(choice: BackendChoice, run: RunDirectory) -> Result<Self> {
-        let backend = firewall::probe(choice)?;
+        let backend = firewall::probe(&candidates(choice))?;
         Ok(Self { netlink: Netlink::open()?, backend, run })
     }
 

@@ -11,7 +11,6 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use nix::sched::{CloneFlags, unshare};
 
-use crate::config::BackendChoice;
 use crate::engine::packet::Family;
 use crate::plan::firewall::iptables::{self, Flavour, Table};
 use crate::plan::firewall::model::Firewall;
@@ -71,21 +70,12 @@ pub enum Error {
     NoBackend(String),
 }
 
-/// The backend asked for, or the first that works of nft, iptables-nft and
-/// iptables-legacy. Each is tried in an empty network namespace of its own, so
-/// that nothing here is touched.
+/// The first of these that works here. Each is tried in an empty network
+/// namespace of its own, so that nothing here is touched.
 ///
 /// # Errors
 /// When none works; the message says why for each.
-pub fn probe(choice: BackendChoice) -> Result<Backend, Error> {
-    let candidates: &[Backend] = match choice {
-        BackendChoice::Auto => {
-            &[Backend::Nft, Backend::Iptables(Flavour::Nft), Backend::Iptables(Flavour::Legacy)]
-        }
-        BackendChoice::Nft => &[Backend::Nft],
-        BackendChoice::IptablesNft => &[Backend::Iptables(Flavour::Nft)],
-        BackendChoice::IptablesLegacy => &[Backend::Iptables(Flavour::Legacy)],
-    };
+pub fn probe(candidates: &[Backend]) -> Result<Backend, Error> {
     let mut complaints = Vec::new();
     for &backend in candidates {
         match try_out(backend) {
