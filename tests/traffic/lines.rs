@@ -23,12 +23,14 @@ fn sixteen_lines_work(backend: &str) {
     router.configure_more("", "[queue]\nworkers = 1");
     router.start();
     for family in Family::BOTH {
-        for attempt in 1.. {
+        for attempt in 1u16.. {
             let closed = router.status()["gate"]["closed_times"].clone();
             let host = &router.network.client().host;
             let to = router.echo(family);
             let (report, flows) = soundly(&router, || {
-                worked(UdpFlows::new(to, Pace::burst(1600, 50)).run(host).unwrap(), to);
+                let first_port = Some(10_000 + 2_000 * attempt);
+                let udp = UdpFlows { first_port, ..UdpFlows::new(to, Pace::burst(1600, 50)) };
+                worked(udp.run(host).unwrap(), to);
                 worked(TcpFlows::new(to, Pace::burst(320, 50)).run(host).unwrap(), to)
             });
             if router.status()["gate"]["closed_times"] != closed && attempt < 3 {
