@@ -18,6 +18,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
+use tokio::time::{Interval, MissedTickBehavior};
 
 use self::accounts::{Accounts, Bookkeeping};
 use self::keeper::Keeper;
@@ -35,6 +36,7 @@ use crate::plan::observed::Observed;
 use crate::plan::{self, Plan};
 use crate::system::gate::Gate;
 use crate::system::links::Changes;
+use crate::system::mark_writers::mark_writers;
 use crate::system::queue::PacketQueue;
 use crate::system::queue::nfq::NfqQueue;
 use crate::system::state::{Lock, RunDirectory};
@@ -44,8 +46,9 @@ use crate::system::{clock, guard};
 const EVENTS: usize = 65_536;
 /// News about links comes in bursts; the machine is looked at when this long after the first.
 const SETTLING: Duration = Duration::from_millis(100);
-/// How often rules, routes and the firewall are looked at without news.
-const REVIEW: Duration = Duration::from_secs(30);
+/// How often rules, routes and the firewall are looked at without news. The kernel gives news of
+/// all but the firewall; while that is not whole, running connections may lose their line.
+const REVIEW: Duration = Duration::from_secs(5);
 /// How often the local time is set for rules that ask for it.
 const TIME_STEP: Duration = Duration::from_secs(5);
 /// How long a client waits for a reload.
@@ -112,6 +115,13 @@ pub fn down(run_directory: Option<PathBuf>) -> Result<()> {
         let _lock = lock(&run)?;
         machine::down(&run).await
     })
+}
+
+/// Ticks that were missed, while the process was stopped say, are not made up for.
+fn every(period: Duration) -> Interval {
+    let mut interval = tokio::time::interval(period);
+    interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    interval
 }
 
 fn runtime() -> Result<tokio::runtime::Runtime> {
@@ -214,8 +224,8 @@ impl Daemon {
         let mut interrupt = signal(SignalKind::interrupt())?;
         let mut hang_up = signal(SignalKind::hangup())?;
         let mut changes = Changes::watch()?;
-        let mut review = tokio::time::interval(REVIEW);
-        let mut time = tokio::time::interval(TIME_STEP);
+        let mut review = every(REVIEW);
+        let mut time = every(TIME_STEP);
         self.announce();
         loop {
             tokio::select! {
@@ -242,6 +252,13 @@ impl Daemon {
     fn announce(&self) {
         for misfit in &self.plan.misfits {
             tracing::warn!("{misfit}");
+        }
+        for writer in mark_writers(self.config.marks.ours()) {
+            tracing::warn!(
+                "another rule writes mark bits that are ours: {writer}; give it a mask without {:#x}, or \
+                 choose other bits with `mask` and `decided` under [marks]",
+                self.config.marks.ours()
+            );
         }
         if self.config.guard == Guard::Warn && !guard::something_guards() {
             tracing::warn!(

@@ -2,6 +2,10 @@
 
 #[path = "support/dump.rs"]
 mod dump;
+#[path = "machine/failures.rs"]
+mod failures;
+#[path = "machine/older.rs"]
+mod older;
 #[path = "support/router.rs"]
 mod router;
 
@@ -180,6 +184,43 @@ fn a_second_daemon_is_refused_and_disturbs_nothing() {
         router.stop();
     }
 }
+
+#[test]
+fn what_of_others_gets_in_the_way_is_said_at_start_and_nothing_else() {
+    for backend in backends() {
+        let mut router = Router::new(&backend, &[1, 1]);
+        router.network.router.shell(FOREIGN).unwrap();
+        router.start();
+        for harmless in ["mark bits", "half a default", "comes before our rules"] {
+            assert!(!router.said().contains(harmless), "{}", router.said());
+        }
+        router.stop();
+        router.network.router.shell(IN_THE_WAY).unwrap();
+        router.start();
+        for saying in [
+            "half a default route",
+            "0.0.0.0/1",
+            "`priority 50 fwmark 0x3/0x7 lookup 300` looks at mark bits 0x7",
+            "iptables-nft -t mangle -A PREROUTING -i lan0 -p sctp -j MARK --set-xmark 0x1/0xffffffff",
+            "nft table ip6 rude, chain early: ct mark set",
+            "`priority 60 lookup 300` comes before our rules",
+        ] {
+            assert!(router.said().contains(saying), "{saying} is not in:\n{}", router.said());
+        }
+        router.stop();
+    }
+}
+
+/// What wansplit cannot live with well.
+const IN_THE_WAY: &str = "
+ip route add 0.0.0.0/1 via 203.0.113.1 dev wan2
+ip rule add priority 50 fwmark 0x3/0x7 lookup 300
+ip -6 rule add priority 60 lookup 300
+iptables-nft -t mangle -A PREROUTING -i lan0 -p sctp -j MARK --set-mark 1
+nft 'add table ip6 rude'
+nft 'add chain ip6 rude early { type filter hook prerouting priority -150; }'
+nft 'add rule ip6 rude early meta l4proto sctp ct mark set meta mark'
+";
 
 fn dump(router: &Router) -> Dump {
     Dump::of(&router.network.router)

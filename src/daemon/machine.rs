@@ -26,7 +26,7 @@ use crate::system::firewall::{self, Backend, Installed};
 use crate::system::netlink::Netlink;
 use crate::system::state::{RunDirectory, SavedSetting, State};
 use crate::system::sysctl::{self, Sysctl};
-use crate::system::{clock, leases, leftovers};
+use crate::system::{clock, leases, leftovers, modules};
 
 /// One network namespace, as wansplit sees it.
 pub struct Machine {
@@ -114,6 +114,7 @@ impl Machine {
             sysctls: settings.collect(),
             links,
             main_routes: routing.main_routes,
+            main_refuses: routing.main_refuses,
             our_rules: routing.our_rules,
             our_routes: routing.our_routes,
             foreign_rules: routing.foreign_rules,
@@ -181,6 +182,7 @@ impl Machine {
             let adopted = adopt_flows(config, plan, &mut before.adopted);
             adopted.context("older flows could not be given their uplinks")?;
         }
+        modules::load(&plan.firewall.helpers);
         firewall::run_all(&before.firewall.up(&plan.firewall))?;
         self.route(&own_traffic).await?;
         write_settings(&forwarding)?;
@@ -206,16 +208,24 @@ impl Machine {
             take_down(&self.netlink, &self.run, Saved::JustNow).await?;
             return give_back(&before.adopted, config);
         }
-        let now = firewall::observe(self.backend)?;
-        firewall::run_all(&now.back_to(&before.firewall))?;
+        let mut failures = Failures::default();
+        failures.note(self.firewall_back_to(&before.firewall));
+        failures.note(self.routing_back_to(before.observed).await);
+        for setting in &plan.settings {
+            let value = before.observed.sysctls.get(&setting.name).unwrap_or(&setting.value);
+            failures.note(write_setting(&setting.name, value));
+        }
+        failures.into_result()
+    }
+
+    fn firewall_back_to(&self, before: &Installed) -> Result<(), firewall::Error> {
+        firewall::run_all(&firewall::observe(self.backend)?.back_to(before))
+    }
+
+    async fn routing_back_to(&self, before: &Observed) -> Result<()> {
         let routing = self.netlink.observe_routing().await?;
         let current = RoutingState { rules: routing.our_rules, routes: routing.our_routes };
-        self.route(&diff(&current, &ours(before.observed)).iter().collect::<Vec<_>>()).await?;
-        let as_before = plan.settings.iter().filter_map(|setting| {
-            let value = before.observed.sysctls.get(&setting.name)?.clone();
-            Some(Setting { name: setting.name.clone(), value })
-        });
-        as_before.map(|setting| write_settings(&[&setting])).collect()
+        self.route(&diff(&current, &ours(before)).iter().collect::<Vec<_>>()).await
     }
 
     fn fresh_state(&self) -> Result<State> {
@@ -297,23 +307,29 @@ async fn take_down(netlink: &Netlink, run: &RunDirectory, saved: Saved) -> Resul
 /// Removes what every backend holds of ours; whether there was any. A backend
 /// that was not used may be one that does not work on this kernel.
 fn remove_firewall(state: &State, failures: &mut Failures) -> bool {
-    let mut found = false;
-    for backend in firewall::all_backends() {
-        let installed = match firewall::observe(backend) {
-            Ok(installed) => installed,
-            Err(error) => {
-                failures.texts.extend((state.backend == Some(backend)).then(|| error.to_string()));
-                continue;
-            }
-        };
-        found |= !installed.is_empty();
+    let (seen, unseen) = look_into_all_backends();
+    let must_be_seen = |backend: Backend| seen.is_empty() || state.backend == Some(backend);
+    let missed = unseen.into_iter().filter(|(backend, _)| must_be_seen(*backend));
+    failures.texts.extend(missed.map(|(_, error)| error.to_string()));
+    for installed in &seen {
         failures.note(firewall::run_all(&installed.down()));
     }
     let sets = firewall::remove_sets();
     if matches!(state.backend, Some(Backend::Iptables(_))) {
         failures.note(sets);
     }
-    found
+    seen.iter().any(|installed| !installed.is_empty())
+}
+
+fn look_into_all_backends() -> (Vec<Installed>, Vec<(Backend, firewall::Error)>) {
+    let (mut seen, mut unseen) = (Vec::new(), Vec::new());
+    for backend in firewall::all_backends() {
+        match firewall::observe(backend) {
+            Ok(installed) => seen.push(installed),
+            Err(error) => unseen.push((backend, error)),
+        }
+    }
+    (seen, unseen)
 }
 
 /// Errors of steps that do not stop the others.
@@ -331,7 +347,7 @@ impl Failures {
         if self.texts.is_empty() {
             Ok(())
         } else {
-            bail!("not everything was removed: {}", self.texts.join("; "))
+            bail!("not everything could be undone: {}", self.texts.join("; "))
         }
     }
 }

@@ -59,8 +59,8 @@ impl Worker {
         let tally = &shared.workers[self.place];
         let mut deciding = Cache::new(&shared.deciding);
         while !shared.stop.load(Relaxed) {
-            let deciding = deciding.load();
-            let turn = queue.turn(&mut |packet| self.answer(packet, deciding, shared, tally));
+            // Looked at for each packet: a turn may have waited long for its first.
+            let turn = queue.turn(&mut |packet| self.answer(packet, deciding.load(), shared, tally));
             match turn {
                 Ok(Turn::Answered(_)) => tally.turn(false),
                 Ok(Turn::Idle) => tally.turn(true),

@@ -155,7 +155,7 @@ impl Decision {
         let rule = self.rule.map(|rule| rule_name(rule, rules)).unwrap_or_default();
         match self.reason {
             Reason::RuleMatched => format!("{rule} matched"),
-            Reason::NoRule => "no rule matched".into(),
+            Reason::NoRule => "no rule matched, the next turn by weight".into(),
             Reason::AnyAfterRule => {
                 format!("{rule} matched, none of its uplinks is usable, any other will do")
             }
@@ -203,6 +203,11 @@ impl Marks {
     #[must_use]
     pub fn value(&self, uplink: UplinkId) -> u32 {
         self.values[usize::from(uplink.0)]
+    }
+
+    /// All uplinks, in the order of their numbers.
+    pub fn uplinks(&self) -> impl Iterator<Item = UplinkId> {
+        (0..self.values.len()).map(|place| UplinkId(place as u8))
     }
 
     /// The uplink a mark names, if it names one.

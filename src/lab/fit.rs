@@ -203,18 +203,18 @@ fn line(
     taken: &[IpNet],
     reasons: &mut Vec<String>,
 ) -> LineFit {
-    let usual = free_number(number, taken);
-    let [v4, v6] = [Family::V4, Family::V6].map(|family| {
+    let [free_v4, free_v6] = Family::BOTH.map(|family| free_number(number, taken, family));
+    let [v4, v6] = [(Family::V4, free_v4), (Family::V6, free_v6)].map(|(family, usual)| {
         let side = sides.into_iter().flatten().find(|side| Family::of(side.router) == family);
         side.unwrap_or_else(|| usual_side(usual, family))
     });
     let net = nets(v4.net, v6.net);
-    let own_v6 = v6 == usual_side(usual, Family::V6);
+    let own_v6 = v6 == usual_side(free_v6, Family::V6);
     let delegated = match uplink.source_v6 {
         Source::Prefix(prefix) => prefix,
-        _ => delegated_net(usual),
+        _ => delegated_net(free_v6),
     };
-    let all_v6 = if own_v6 { customer_net(usual).v6 } else { net.v6 };
+    let all_v6 = if own_v6 { customer_net(free_v6).v6 } else { net.v6 };
     let sources = match uplink.source_v6 {
         Source::Prefix(prefix) => covering(all_v6, prefix).unwrap_or_else(|| {
             reasons
@@ -238,12 +238,10 @@ fn line(
     }
 }
 
-/// The number of a line whose usual nets nobody asked for.
-fn free_number(number: usize, taken: &[IpNet]) -> usize {
-    let is_free = |candidate: &usize| {
-        let nets = customer_net(*candidate);
-        !taken.iter().any(|&net| Family::BOTH.iter().any(|&family| overlap(net, nets.of(family))))
-    };
+/// The number of a line whose usual net nobody asked for.
+fn free_number(number: usize, taken: &[IpNet], family: Family) -> usize {
+    let is_free =
+        |candidate: &usize| !taken.iter().any(|&net| overlap(net, customer_net(*candidate).of(family)));
     (number..=super::topology::MAX_LINES).step_by(MOST_LINES).find(is_free).unwrap_or(number)
 }
 

@@ -34,8 +34,9 @@ const FILES: &str = "/run/wansplit-lab";
 /// How often everything is looked at. The daemon remembers its latest 50 decisions; so often, none is missed.
 const LOOK: Duration = Duration::from_millis(200);
 
-/// How long connections under way may take to end after the traffic's time.
-const LAST_CONNECTIONS: Duration = Duration::from_secs(15);
+/// How long connections under way may take to end after the traffic's time: longer than each may take,
+/// shorter than the outer process's patience after an interrupt.
+const LAST_CONNECTIONS: Duration = Duration::from_secs(7);
 
 /// How long the last packets may take to be captured, and the last decisions to be told.
 const SETTLE: Duration = Duration::from_millis(300);

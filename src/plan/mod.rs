@@ -44,7 +44,7 @@ pub struct Plan {
 pub fn plan(config: &Config, observed: &Observed, queues: u16) -> Plan {
     let lines = lines::lines(config, observed);
     Plan {
-        routing: tables::routing(config, &lines),
+        routing: tables::routing(config, &lines, observed),
         firewall: firewall::firewall(config, &lines, observed, queues),
         settings: sysctls::settings(config, observed),
         misfits: misfits::misfits(config, observed, &lines),

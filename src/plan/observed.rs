@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 
 use super::routing::{Route, Rule};
+use crate::engine::packet::Family;
 
 /// Everything that was read from the machine for one plan.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -14,6 +15,8 @@ pub struct Observed {
     pub links: Vec<Link>,
     /// Unicast routes of the main table, others' and the kernel's.
     pub main_routes: Vec<Route>,
+    /// Families in which the main table has a default route that refuses (unreachable, blackhole, prohibit).
+    pub main_refuses: BTreeSet<Family>,
     /// Routing rules that carry our protocol number.
     pub our_rules: Vec<Rule>,
     /// Routes, in any table, that carry our protocol number.

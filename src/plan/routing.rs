@@ -37,6 +37,8 @@ pub struct Selector {
     pub from: Option<IpNet>,
     /// Destination net.
     pub to: Option<IpNet>,
+    /// The device that the socket is bound to; packets that come in by a device have none.
+    pub bound_to: Option<String>,
     /// Mark, and the bits of it that count.
     pub fwmark: Option<(u32, u32)>,
 }
@@ -138,6 +140,9 @@ impl fmt::Display for Selector {
         }
         if let Some(to) = self.to {
             write!(f, " to {to}")?;
+        }
+        if let Some(device) = &self.bound_to {
+            write!(f, " oif {device}")?;
         }
         match self.fwmark {
             Some((mark, u32::MAX)) => write!(f, " fwmark {mark:#x}"),

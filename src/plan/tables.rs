@@ -1,16 +1,19 @@
 //! The routing rules and tables that make a mark mean an uplink.
 //!
-//! In the order of their priorities: bypassed nets go as the main table says;
-//! everything known to the main table, but for its default route, goes there
-//! (LAN, VPN, static routes); a mark goes to its uplink's table; a mark whose
-//! uplink has no way goes nowhere, rather than split a flow; the router's own
-//! sockets that are bound to an uplink's address go out by it; the rest, the
-//! router's own new flows, goes by the own-traffic table.
+//! In the order of their priorities: everything known to the main table, but for
+//! its default route, goes there (LAN, VPN, static routes); bypassed nets go
+//! there too, default route included; the router's own sockets that are bound to
+//! an uplink's device go out by it, whatever their mark; a mark goes to its
+//! uplink's table; a mark whose uplink has no way goes nowhere, rather than
+//! split a flow; the router's own sockets that are bound to an uplink's address
+//! go out by it; the rest, the router's own new flows, goes by the own-traffic
+//! table.
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use super::lines::{Line, Way};
+use super::observed::Observed;
 use super::routing::{Hop, Route, RoutingState, Rule, RuleAction, Selector};
 use crate::config::{Config, RouterTraffic, Source};
 use crate::engine::packet::Family;
@@ -24,13 +27,13 @@ const METRIC: u32 = 1;
 const FALLBACK_METRIC: u32 = 2;
 
 /// How many priorities our rules take, from `first_priority` on.
-pub const PRIORITIES: u32 = 6;
+pub const PRIORITIES: u32 = 7;
 
 /// The rules and routes for these uplinks.
 #[must_use]
-pub fn routing(config: &Config, lines: &[Line]) -> RoutingState {
+pub fn routing(config: &Config, lines: &[Line], observed: &Observed) -> RoutingState {
     let mut rules: Vec<Rule> =
-        Family::BOTH.into_iter().flat_map(|family| rules(config, lines, family)).collect();
+        Family::BOTH.into_iter().flat_map(|family| rules(config, lines, observed, family)).collect();
     let mut routes: Vec<Route> =
         Family::BOTH.into_iter().flat_map(|family| routes(config, lines, family)).collect();
     rules.sort();
@@ -40,7 +43,7 @@ pub fn routing(config: &Config, lines: &[Line]) -> RoutingState {
     RoutingState { rules, routes }
 }
 
-fn rules(config: &Config, lines: &[Line], family: Family) -> Vec<Rule> {
+fn rules(config: &Config, lines: &[Line], observed: &Observed, family: Family) -> Vec<Rule> {
     let first = config.routing.first_priority;
     let rule = |step: u32, selector: Selector, action: RuleAction| Rule {
         family,
@@ -55,20 +58,39 @@ fn rules(config: &Config, lines: &[Line], family: Family) -> Vec<Rule> {
     };
     let any_mark = Selector { invert: true, fwmark: Some((0, mask)), ..Selector::default() };
 
+    // The first priority is always taken: a rule that somebody adds without one gets the number
+    // before the first there is (net/core/fib_rules.c, fib_default_rule_pref), not one of ours.
     let mut rules: Vec<Rule> =
-        bypassed(config, family).map(|selector| rule(0, selector, lookup(MAIN))).collect();
-    let but_default = RuleAction::Lookup { table: MAIN, suppress_prefix_length: Some(0) };
-    rules.push(rule(1, Selector::default(), but_default));
-    rules.extend(config.uplinks.iter().map(|uplink| rule(2, marked(uplink.id), lookup(uplink.table))));
-    rules.push(rule(3, any_mark, RuleAction::Unreachable));
+        known_to_main(observed, family).into_iter().map(|(to, action)| rule(0, to, action)).collect();
+    rules.extend(bypassed(config, family).map(|selector| rule(1, selector, lookup(MAIN))));
+    for uplink in &config.uplinks {
+        let bound = Selector { bound_to: Some(uplink.interface.clone()), ..Selector::default() };
+        rules.push(rule(2, bound, lookup(uplink.table)));
+        rules.push(rule(3, marked(uplink.id), lookup(uplink.table)));
+    }
+    rules.push(rule(4, any_mark, RuleAction::Unreachable));
     for line in lines {
         let table = config.uplinks[usize::from(line.id.0)].table;
         rules.extend(line.addresses(family).map(|address| {
-            rule(4, Selector { from: Some(IpNet::from(address)), ..Selector::default() }, lookup(table))
+            rule(5, Selector { from: Some(IpNet::from(address)), ..Selector::default() }, lookup(table))
         }));
     }
-    rules.push(rule(5, Selector::default(), lookup(config.routing.first_table)));
+    rules.push(rule(6, Selector::default(), lookup(config.routing.first_table)));
     rules
+}
+
+/// The main table but for its default route. The kernel suppresses only a
+/// default route that leads somewhere, not one that refuses (`fib_rules_lookup`
+/// in net/core/fib_rules.c); beside such a one, each net has a rule of its own.
+fn known_to_main(observed: &Observed, family: Family) -> Vec<(Selector, RuleAction)> {
+    if !observed.main_refuses.contains(&family) {
+        let but_default = RuleAction::Lookup { table: MAIN, suppress_prefix_length: Some(0) };
+        return vec![(Selector::default(), but_default)];
+    }
+    let known = observed.main_routes.iter().filter(|route| route.family() == family && !route.is_default());
+    let nets: Vec<IpNet> = known.map(|route| route.destination).collect();
+    let to = |net| (Selector { to: Some(net), ..Selector::default() }, lookup(MAIN));
+    IpNet::aggregate(&nets).into_iter().map(to).collect()
 }
 
 fn lookup(table: u32) -> RuleAction {
@@ -153,7 +175,40 @@ fn own_traffic(config: &Config, ways: &[(&Line, &Way)], family: Family) -> Vec<R
     match ways {
         [] => {}
         [(_, way)] => routes.push(route(metric, vec![alone(&way.hop)])),
-        several => routes.push(route(metric, several.iter().map(|(_, way)| way.hop.clone()).collect())),
+        several => {
+            let hops = several.iter().map(|(_, way)| among_several(&way.hop, family));
+            routes.push(route(metric, hops.collect()));
+        }
     }
     routes
+}
+
+/// IPv6 takes no hop without a gateway among several ("Device only routes can not be
+/// added", net/ipv6/route.c); on a device without neighbours any link-local one will do.
+fn among_several(hop: &Hop, family: Family) -> Hop {
+    const NOMINAL: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1);
+    let nominal = (family == Family::V6).then_some(NOMINAL.into());
+    Hop { gateway: hop.gateway.or(nominal), ..hop.clone() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{SourceFile, load};
+
+    #[test]
+    fn the_first_priority_is_ours_in_both_families_with_and_without_bypassed_nets() {
+        for bypass in ["", "[bypass]\ndestinations = [\"192.0.2.0/24\", \"2001:db8::/32\"]"] {
+            let text =
+                format!("lan.interfaces = [\"lan\"]\n[[uplink]]\nname = \"a\"\ninterface = \"a\"\n{bypass}");
+            let config = load(&SourceFile { path: "test".into(), text }, &[]).unwrap();
+            for family in Family::BOTH {
+                let first = rules(&config, &[], &Observed::default(), family)
+                    .into_iter()
+                    .map(|rule| rule.priority)
+                    .min();
+                assert_eq!(first, Some(config.routing.first_priority));
+            }
+        }
+    }
 }

@@ -2,11 +2,13 @@
 //! ours is there, and the steps from one to the other.
 
 use std::collections::BTreeSet;
+use std::fs;
 use std::io::{self, Write};
 use std::process::{Command, Output, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use nix::errno::Errno;
 use nix::sched::{CloneFlags, unshare};
 
 use crate::config::BackendChoice;
@@ -61,6 +63,9 @@ pub enum Error {
         /// What it wrote to its standard error.
         complaint: String,
     },
+    /// The caller may not change the network.
+    #[error("this needs root: CAP_NET_ADMIN, and CAP_SYS_ADMIN for trying the firewall out apart")]
+    NotPermitted,
     /// No backend works.
     #[error("no firewall backend works here:\n{0}")]
     NoBackend(String),
@@ -85,6 +90,7 @@ pub fn probe(choice: BackendChoice) -> Result<Backend, Error> {
     for &backend in candidates {
         match try_out(backend) {
             Ok(()) => return Ok(backend),
+            Err(Error::NotPermitted) => return Err(Error::NotPermitted),
             Err(error) => complaints.push(format!("  {}: {error}", backend.name())),
         }
     }
@@ -96,8 +102,10 @@ pub fn probe(choice: BackendChoice) -> Result<Backend, Error> {
 /// Loads one rule with each thing we cannot do without.
 fn try_out(backend: Backend) -> Result<(), Error> {
     let trial = move || {
-        let secluded = unshare(CloneFlags::CLONE_NEWNET);
-        secluded.map_err(|errno| Error::NotRun { program: "a trial".into(), error: errno.into() })?;
+        unshare(CloneFlags::CLONE_NEWNET).map_err(|errno| match errno {
+            Errno::EPERM => Error::NotPermitted,
+            errno => Error::NotRun { program: "a trial".into(), error: errno.into() },
+        })?;
         trial_steps(backend).iter().try_for_each(run)
     };
     thread::spawn(trial)
@@ -239,20 +247,39 @@ pub fn remove_sets() -> Result<(), Error> {
     }
 }
 
-/// Looking into a legacy table loads it, for good; so only those that are loaded are looked into.
 fn loaded_tables(flavour: Flavour, family: Family) -> Vec<Table> {
-    let loaded: Option<BTreeSet<String>> = match flavour {
-        Flavour::Nft => None,
+    let all = Table::ALL.into_iter();
+    match flavour {
+        Flavour::Nft => all.collect(),
         Flavour::Legacy => {
-            let file = match family {
-                Family::V4 => "/proc/thread-self/net/ip_tables_names",
-                Family::V6 => "/proc/thread-self/net/ip6_tables_names",
-            };
-            Some(std::fs::read_to_string(file).unwrap_or_default().lines().map(String::from).collect())
+            let loaded = legacy_tables(family);
+            all.filter(|table| loaded.contains(table.name())).collect()
         }
+    }
+}
+
+/// Looking into a legacy table loads it, for good; so only those that are loaded are looked into.
+fn legacy_tables(family: Family) -> BTreeSet<String> {
+    let file = match family {
+        Family::V4 => "/proc/thread-self/net/ip_tables_names",
+        Family::V6 => "/proc/thread-self/net/ip6_tables_names",
     };
-    let is_loaded = |table: &Table| loaded.as_ref().is_none_or(|loaded| loaded.contains(table.name()));
-    Table::ALL.into_iter().filter(is_loaded).collect()
+    fs::read_to_string(file).unwrap_or_default().lines().map(String::from).collect()
+}
+
+/// One table of others' and ours as every `iptables-save` prints it, with the
+/// name of the program that changes it. Legacy tables that are not loaded are left out.
+pub fn iptables_listings(table: &str) -> Vec<(String, Result<String, Error>)> {
+    let mut listings = Vec::new();
+    for flavour in Flavour::BOTH {
+        for family in Family::BOTH {
+            if flavour == Flavour::Nft || legacy_tables(family).contains(table) {
+                let save = listing(&flavour.program(family, "-save"), &["-t", table]);
+                listings.push((flavour.program(family, ""), save));
+            }
+        }
+    }
+    listings
 }
 
 /// What a program prints; nothing where it is missing.

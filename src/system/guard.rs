@@ -3,15 +3,15 @@
 //! A look at others' rules can only be a guess; it errs on the quiet side: any
 //! policy or rule that drops forwarded packets counts.
 
-use super::firewall::listing;
-use crate::engine::packet::Family;
-use crate::plan::firewall::iptables::{Flavour, PREFIX};
+use super::firewall::{iptables_listings, listing};
+use crate::plan::firewall::iptables::PREFIX;
 
 /// Whether some forward chain has a policy or a rule that drops.
 #[must_use]
 pub fn something_guards() -> bool {
     let nft = listing("nft", &["list", "ruleset"]).unwrap_or_default();
-    nft_guards(&nft) || Flavour::BOTH.into_iter().any(iptables_guards)
+    let saves = iptables_listings("filter").into_iter().filter_map(|(_, save)| save.ok());
+    nft_guards(&nft) || saves.into_iter().any(|save| filter_guards(&save))
 }
 
 fn nft_guards(ruleset: &str) -> bool {
@@ -30,25 +30,6 @@ fn nft_guards(ruleset: &str) -> bool {
 
 fn drops(rule: &str) -> bool {
     rule.ends_with(" drop") || rule == "drop" || rule.contains("reject")
-}
-
-fn iptables_guards(flavour: Flavour) -> bool {
-    Family::BOTH.into_iter().any(|family| {
-        let loaded = flavour == Flavour::Nft || is_loaded(family);
-        loaded
-            && filter_guards(
-                &listing(&flavour.program(family, "-save"), &["-t", "filter"]).unwrap_or_default(),
-            )
-    })
-}
-
-/// Looking into a legacy table loads it, for good.
-fn is_loaded(family: Family) -> bool {
-    let file = match family {
-        Family::V4 => "/proc/thread-self/net/ip_tables_names",
-        Family::V6 => "/proc/thread-self/net/ip6_tables_names",
-    };
-    std::fs::read_to_string(file).is_ok_and(|names| names.lines().any(|name| name == "filter"))
 }
 
 fn filter_guards(save: &str) -> bool {

@@ -53,13 +53,12 @@ fn idle_chains(table: &str) -> Vec<String> {
     let mut idle = Vec::new();
     let mut chain: Option<(&str, bool)> = None;
     for line in table.lines().map(str::trim) {
-        match (line.strip_prefix("chain ").and_then(|rest| rest.strip_suffix(" {")), &mut chain) {
-            (Some(name), _) => chain = Some((name, false)),
-            (None, Some((name, true))) if line == "}" => idle.push((*name).to_owned()),
-            (None, Some((_, is_idle))) => {
-                *is_idle = line.starts_with("type ") && line.ends_with("policy accept;");
-            }
-            (None, None) => {}
+        if let Some(name) = line.strip_prefix("chain ") {
+            chain = Some((name.trim_end_matches(" {"), false));
+        } else if line == "}" {
+            idle.extend(chain.take().filter(|(_, is_idle)| *is_idle).map(|(name, _)| name.to_owned()));
+        } else if let Some((_, is_idle)) = &mut chain {
+            *is_idle = line.starts_with("type ") && line.ends_with("policy accept;");
         }
     }
     idle

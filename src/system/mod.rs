@@ -10,6 +10,8 @@ pub mod guard;
 pub mod leases;
 pub mod leftovers;
 pub mod links;
+pub mod mark_writers;
+pub mod modules;
 pub mod netlink;
 pub mod queue;
 pub mod routes;

@@ -28,6 +28,8 @@ use crate::plan::routing::{Hop, PROTOCOL, Route, RoutingChange, Rule};
 pub struct ObservedRouting {
     /// Unicast routes of the main table, others' and the kernel's.
     pub main_routes: Vec<Route>,
+    /// Families in which the main table has a default route that refuses.
+    pub main_refuses: BTreeSet<Family>,
     /// Rules that carry our protocol number.
     pub our_rules: Vec<Rule>,
     /// Unicast routes, in any table, that carry our protocol number.
@@ -121,9 +123,18 @@ impl ObservedRouting {
         if !ours && table != MAIN_TABLE {
             return;
         }
+        self.main_refuses.extend(refused(message).filter(|_| !ours));
         let Some(route) = read(message, names) else { return };
         if ours { self.our_routes.push(route) } else { self.main_routes.push(route) }
     }
+}
+
+/// The family whose default route this is, if it is one that refuses.
+fn refused(message: &RouteMessage) -> Option<Family> {
+    let refuses =
+        matches!(message.header.kind, RouteType::Unreachable | RouteType::BlackHole | RouteType::Prohibit);
+    let is_default = message.header.destination_prefix_length == 0;
+    (refuses && is_default).then(|| family(message.header.address_family)).flatten()
 }
 
 /// A unicast route as told; `None` for other kinds, and where a device is gone since.

@@ -83,6 +83,7 @@ fn read(message: RuleMessage) -> Option<FoundRule> {
             invert: message.header.flags.contains(RuleFlags::Invert),
             from: parts.from.and_then(|from| IpNet::new(from, message.header.src_len).ok()),
             to: parts.to.and_then(|to| IpNet::new(to, message.header.dst_len).ok()),
+            bound_to: parts.bound_to.take(),
             fwmark: parts.fwmark(),
         },
         action: parts.action(&message),
@@ -97,6 +98,7 @@ struct Parts {
     protocol: u8,
     from: Option<std::net::IpAddr>,
     to: Option<std::net::IpAddr>,
+    bound_to: Option<String>,
     mark: Option<u32>,
     mask: Option<u32>,
     table: Option<u32>,
@@ -112,6 +114,7 @@ impl Parts {
             RuleAttribute::Protocol(protocol) => self.protocol = (*protocol).into(),
             RuleAttribute::Source(from) => self.from = Some(*from),
             RuleAttribute::Destination(to) => self.to = Some(*to),
+            RuleAttribute::Oifname(device) => self.bound_to = Some(device.clone()),
             RuleAttribute::FwMark(mark) => self.mark = Some(*mark),
             RuleAttribute::FwMask(mask) => self.mask = Some(*mask),
             RuleAttribute::Table(table) => self.table = Some(*table),
@@ -163,6 +166,9 @@ fn write_selector(selector: &Selector, message: &mut RuleMessage) {
     if let Some(to) = selector.to {
         message.header.dst_len = to.prefix_len();
         message.attributes.push(RuleAttribute::Destination(to.addr()));
+    }
+    if let Some(device) = &selector.bound_to {
+        message.attributes.push(RuleAttribute::Oifname(device.clone()));
     }
     if let Some((mark, mask)) = selector.fwmark {
         message.attributes.push(RuleAttribute::FwMark(mark));

@@ -127,10 +127,9 @@ fn titled(title: &str, part: String) -> String {
 pub fn doors(way_in: &str, machines: &[&str], program: &str) -> String {
     let names = indented(&machines.join(" "), Paint::Plain, Style::PLAIN);
     format!(
-        "\nThe lab stays up until Ctrl-C here. A shell on its router, from another terminal:\n\n  \
-         {way_in} ip netns exec router sh\n\nWhat wansplit does there:\n\n  \
-         {way_in} ip netns exec router {program} status --flows\n\nThe lab's machines, any of which can \
-         stand for \"router\":\n\n{names}"
+        "\nThe lab stays up until Ctrl-C here. From another terminal, a shell on its router:\n\n  \
+         {way_in} ip netns exec router sh\n\nand in there, what wansplit does:\n\n  \
+         {program} status --flows\n\nThe lab's machines, any of which can stand for \"router\":\n\n{names}"
     )
 }
 

@@ -20,6 +20,7 @@ use wansplit::lab::host::Process;
 use wansplit::lab::network::Network;
 use wansplit::lab::server::{Server, ServerSpec};
 use wansplit::lab::topology::{Lan, Topology};
+use wansplit::system::queue::counters;
 
 /// The servers' port that answers, and the one that never does.
 pub const ECHO: u16 = 7;
@@ -140,6 +141,11 @@ impl Router {
         std::fs::read_to_string(self.log()).unwrap_or_default()
     }
 
+    /// Begins the daemon's log anew.
+    pub fn forget_what_was_said(&self) {
+        std::fs::write(self.log(), "").expect("the daemon's log");
+    }
+
     pub fn daemon(&mut self) -> &mut Process {
         self.daemon.as_mut().expect("the daemon was started")
     }
@@ -158,6 +164,11 @@ impl Router {
         }
     }
 
+    /// Waits until the daemon has said this.
+    pub fn wait_until_said(&self, words: &str) {
+        self.wait_until(words, |_| self.said().contains(words));
+    }
+
     /// Ends the daemon with SIGTERM and checks that it went well.
     pub fn stop(&mut self) {
         let mut daemon = self.daemon.take().expect("the daemon was started");
@@ -171,6 +182,17 @@ impl Router {
         let mut daemon = self.daemon.take().expect("the daemon was started");
         daemon.signal(nix::sys::signal::Signal::SIGKILL).expect("a signal");
         daemon.wait(Duration::from_secs(20)).expect("a wait");
+    }
+
+    /// Sends the daemon a signal.
+    pub fn signal(&mut self, signal: nix::sys::signal::Signal) {
+        self.daemon().signal(signal).expect("a signal");
+    }
+
+    /// Packets that the router's kernel has ever put into its present queues.
+    pub fn queued(&self) -> u64 {
+        let queues = self.network.router.enter(counters::read).expect("the kernel's counters");
+        queues.iter().map(|queue| queue.queued).sum()
     }
 
     /// The first server's address and the port that answers.

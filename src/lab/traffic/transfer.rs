@@ -96,6 +96,11 @@ impl RunningTransfer {
         self.shared.bytes.load(Ordering::Relaxed)
     }
 
+    /// Asks it to send no more; what is under way still comes back.
+    pub fn stop(&self) {
+        self.shared.stop.store(true, Ordering::Relaxed);
+    }
+
     /// Whether it has come to its end.
     #[must_use]
     pub fn is_over(&self) -> bool {
@@ -115,7 +120,7 @@ impl RunningTransfer {
     /// # Errors
     /// As [`RunningTransfer::wait`].
     pub fn finish(self) -> Result<TransferReport> {
-        self.shared.stop.store(true, Ordering::Relaxed);
+        self.stop();
         self.wait()
     }
 }

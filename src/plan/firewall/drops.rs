@@ -79,11 +79,18 @@ fn use_in(config: &Config, lines: &[Line], wanted: &model::Rule, family: Family)
         candidates.truncate(1);
     }
     match (candidates.as_slice(), wanted.none) {
-        ([], WhenNone::Drop) => vec![rule_for(family, [], Action::Drop)],
+        ([], WhenNone::Drop) => nowhere(config, wanted, family),
         ([], WhenNone::Any) => vec![rule_for(family, [], Action::Goto("spread".into()))],
         ([], WhenNone::NextRule) => Vec::new(),
         _ => spread(config, family, &candidates),
     }
+}
+
+/// The mark of an uplink that has no way: routing refuses what bears it, and the
+/// sender is told. (iptables' nat table, where flows are settled, takes no drop.)
+fn nowhere(config: &Config, wanted: &model::Rule, family: Family) -> Vec<Rule> {
+    let lost = wanted.choice.uplinks.iter().take(1);
+    lost.map(|&(uplink, _)| rule_for(family, [], Action::MarkPacket(config.marks.value(uplink)))).collect()
 }
 
 /// The keys that ask for something, each as the list of its alternatives.

@@ -12,6 +12,7 @@ use std::ops::RangeInclusive;
 use super::flow_hash::bytecode;
 use super::model::{Action, Chain, Firewall, Hook, Match, Rule, State, burst, clock};
 use crate::engine::packet::Family;
+use crate::engine::uplink::UplinkId;
 use crate::plan::script::Step;
 
 /// Before the name of every chain and set of ours.
@@ -316,7 +317,7 @@ fn hung(hook: Hook) -> (Table, &'static str, Place) {
         Hook::Decide => (Table::Mangle, "PREROUTING", Place::End),
         Hook::Settle => (Table::Nat, "PREROUTING", Place::Top(1)),
         Hook::Forwards => (Table::Nat, "PREROUTING", Place::Top(2)),
-        Hook::Own | Hook::OwnQueue => (Table::Mangle, "OUTPUT", Place::End),
+        Hook::Own => (Table::Mangle, "OUTPUT", Place::End),
         Hook::Forward => (Table::Mangle, "FORWARD", Place::End),
         Hook::Pin => (Table::Mangle, "POSTROUTING", Place::End),
         Hook::Source => (Table::Nat, "POSTROUTING", Place::End),
@@ -376,13 +377,23 @@ fn early_set(family: Family) -> String {
     format!("{PREFIX}early{}", family.version())
 }
 
+fn sent_set(family: Family, uplink: UplinkId) -> String {
+    format!("{PREFIX}sent{}-{}", family.version(), uplink.0 + 1)
+}
+
 /// Seconds for which a flow that went past the queue is remembered as such.
-const EARLY_SECONDS: u32 = 30;
-/// Flows remembered so; beyond that, a split of an unlucky pair is possible again.
-const EARLY_MOST: u32 = 65_536;
+pub(super) const EARLY_SECONDS: u32 = 30;
+/// Seconds for which an answered flow is noted: longer than its first datagram needs
+/// from there to the end of its way, where its connection becomes known to all.
+pub(super) const SENT_SECONDS: u32 = 2;
+/// Flows remembered so in each set; beyond that, a split of an unlucky pair is possible again.
+pub(super) const EARLY_MOST: u32 = 65_536;
 
 /// Room for a full routing table; the kernel takes memory only for what is there.
 const STAY_MOST: u32 = 4_194_304;
+/// Buckets of such a set: rules cannot make it grow (ipset(8), "hashsize"), and a full
+/// bucket, of twelve, takes no more. With this many, three in ten thousand of a full set overflow.
+const NOTES_HASH: u32 = 16_384;
 
 /// Creates the sets and refills the one of destinations that stay, in one swap.
 fn sets(firewall: &Firewall) -> Step {
@@ -395,8 +406,14 @@ fn sets(firewall: &Firewall) -> Step {
         let (gate, early, stay) = (gate_set(family), early_set(family), stay_set(family));
         lines.push(format!("create {gate} hash:net family {kind} timeout 1"));
         lines.push(format!(
-            "create {early} hash:ip,port,ip family {kind} timeout {EARLY_SECONDS} maxelem {EARLY_MOST}"
+            "create {early} hash:ip,port,ip family {kind} hashsize {NOTES_HASH} timeout {EARLY_SECONDS} maxelem {EARLY_MOST}"
         ));
+        lines.extend(firewall.marks.uplinks().map(|uplink| {
+            let sent = sent_set(family, uplink);
+            format!(
+                "create {sent} hash:ip,port,ip family {kind} hashsize {NOTES_HASH} timeout {SENT_SECONDS} maxelem {EARLY_MOST}"
+            )
+        }));
         lines.push(format!("create {stay} hash:net family {kind} maxelem {STAY_MOST}"));
         lines.push(format!("create {stay}-new hash:net family {kind} maxelem {STAY_MOST}"));
         lines.push(format!("flush {stay}-new"));
@@ -445,9 +462,11 @@ fn matching(firewall: &Firewall, condition: &Match, family: Family) -> String {
         Match::OriginalDestination(address) => format!("-m conntrack --ctorigdst {address}"),
         Match::ReplyDestination(address) => format!("-m conntrack --ctrepldst {address}"),
         Match::PacketHasUplink(yes) => format!("-m mark {}--mark 0x0/{mask:#x}", not(*yes)),
+        Match::PacketUplink(value) => format!("-m mark --mark {value:#x}/{mask:#x}"),
         Match::ConnectionHasUplink(yes) => format!("-m connmark {}--mark 0x0/{mask:#x}", not(*yes)),
         Match::Decided(yes) => format!("-m mark {}--mark 0x0/{decided:#x}", not(*yes)),
         Match::Early => format!("-m set --match-set {} src,src,dst", early_set(family)),
+        Match::Sent(uplink) => format!("-m set --match-set {} src,src,dst", sent_set(family, *uplink)),
         Match::Protocol(protocol) => format!("-p {protocol}"),
         Match::SourcePort(protocol, ports) => format!("-p {protocol} -m multiport --sports {}", span(ports)),
         Match::DestinationPort(protocol, ports) => {
@@ -532,6 +551,9 @@ fn acting(firewall: &Firewall, action: &Action, family: Family) -> String {
         Action::Restore => format!("-j CONNMARK --restore-mark --nfmask {ours:#x} --ctmask {mask:#x}"),
         Action::Save => format!("-j CONNMARK --save-mark --nfmask {mask:#x} --ctmask {mask:#x}"),
         Action::NoteEarly => format!("-j SET --add-set {} src,src,dst --exist", early_set(family)),
+        Action::NoteSent(uplink) => {
+            format!("-j SET --add-set {} src,src,dst --exist", sent_set(family, *uplink))
+        }
         Action::Jump(chain) => format!("-j {}", prefixed(chain)),
         Action::Goto(chain) => format!("-g {}", prefixed(chain)),
         Action::Return => "-j RETURN".into(),

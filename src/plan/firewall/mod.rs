@@ -43,7 +43,7 @@ pub fn firewall(config: &Config, lines: &[Line], observed: &Observed, queues: u1
     chains.extend(decide(config, lines, queues));
     chains.extend(settle(config));
     chains.push(forwards(config, lines));
-    chains.extend(own(config, queues));
+    chains.push(own(config, queues));
     chains.extend(forward(config, lines));
     chains.push(pin(config));
     chains.push(source(config, lines, observed));
@@ -199,32 +199,56 @@ fn not_ours() -> [Rule; 1] {
     [rule([Match::State(STATES)], Action::Return)]
 }
 
-/// What was decided is saved to the connection. A datagram that waited in the
-/// queue while a sibling went past it takes the sibling's way: the kernel's.
+/// What was decided is saved to the connection. While a first datagram waits in
+/// the queue, a sibling may go past it with a connection entry of its own; both
+/// must go one way. Each leaves a note before it reads the other's: what user
+/// space answered is noted as sent, what went past the queue as early. So an
+/// answered datagram that finds no early sibling keeps its way and later ones
+/// follow it; one that finds an early sibling takes that one's way, the kernel's.
+/// If both notes come at one moment, neither knows what the other has read: then
+/// the early one is torn, and dropped where iptables lets packets be dropped.
 fn settle(config: &Config) -> Vec<Chain> {
-    let udp = |more: &[Match]| [&[Match::Protocol(UDP)], more].concat();
-    let overtaken = Chain {
-        name: "overtaken".into(),
-        hook: None,
-        rules: vec![rule([], Action::Clear), rule([], Action::Jump("choose".into())), rule([], Action::Save)],
+    let is_udp = || Match::Protocol(UDP);
+    let chain = |name: &str, rules: Vec<Rule>| Chain { name: name.into(), hook: None, rules };
+    let each = |rule_of: &dyn Fn(UplinkId) -> Rule| -> Vec<Rule> {
+        config.uplinks.iter().map(|uplink| rule_of(uplink.id)).collect()
     };
-    let save = Chain {
-        name: "save".into(),
-        hook: None,
-        rules: vec![
-            rule(udp(&[Match::Decided(true), Match::Early]), Action::Goto("overtaken".into())),
-            rule(udp(&[Match::Decided(false)]), Action::NoteEarly),
-            rule([], Action::ClearDecided),
-            rule([], Action::Save),
+    let save = || vec![rule([], Action::ClearDecided), rule([], Action::Save)];
+    let overtaken =
+        vec![rule([], Action::Clear), rule([], Action::Jump("choose".into())), rule([], Action::Save)];
+    let answered = [
+        each(&|uplink| rule([Match::PacketUplink(config.marks.value(uplink))], Action::NoteSent(uplink))),
+        vec![rule([Match::Early], Action::Goto("overtaken".into()))],
+        save(),
+    ];
+    let passed = [
+        vec![rule([Match::Early], Action::Goto("keep".into()))],
+        each(&|uplink| rule([Match::Sent(uplink)], Action::Goto(adopt(uplink)))),
+        vec![rule([], Action::NoteEarly)],
+        each(&|uplink| rule([Match::Sent(uplink)], Action::Goto("torn".into()))),
+        save(),
+    ];
+    let saved = [
+        vec![
+            rule([is_udp(), Match::Decided(true)], Action::Goto("answered".into())),
+            rule([is_udp()], Action::Goto("passed".into())),
         ],
-    };
+        save(),
+    ];
     let from_lan = config.lan.iter().map(|lan| {
         let chosen =
             [Match::In(lan.clone()), Match::PacketHasUplink(true), Match::ConnectionHasUplink(false)];
         rule(chosen, Action::Jump("save".into()))
     });
-    let entry = Chain { name: "settle".into(), hook: Some(Hook::Settle), rules: from_lan.collect() };
-    vec![overtaken, save, entry]
+    vec![
+        chain("overtaken", overtaken),
+        chain("answered", answered.concat()),
+        chain("keep", save()),
+        chain("torn", vec![rule([], Action::FlagDecided)]),
+        chain("passed", passed.concat()),
+        chain("save", saved.concat()),
+        Chain { name: "settle".into(), hook: Some(Hook::Settle), rules: from_lan.collect() },
+    ]
 }
 
 fn forwards(config: &Config, lines: &[Line]) -> Chain {
@@ -289,10 +313,12 @@ fn translations(forward: &Forward, to: IpAddr) -> Vec<(Match, Action)> {
 }
 
 /// Output: flows of a marked connection take its mark; new ones go to the queue if asked.
-fn own(config: &Config, queues: u16) -> Vec<Chain> {
+/// They go there without a mark: the kernel routes a packet anew only where the verdict
+/// has changed its mark. Past the queue the own-traffic table spreads them by their hash.
+fn own(config: &Config, queues: u16) -> Chain {
     let mut rules = vec![rule([Match::ConnectionHasUplink(true)], Action::Goto("remembered".into()))];
     if config.routing.router != RouterTraffic::Rules {
-        return vec![Chain { name: "own".into(), hook: Some(Hook::Own), rules }];
+        return Chain { name: "own".into(), hook: Some(Hook::Own), rules };
     }
     rules.extend([
         rule([Match::PacketHasUplink(true)], Action::Return),
@@ -301,23 +327,19 @@ fn own(config: &Config, queues: u16) -> Vec<Chain> {
         rule([Match::DestinationStays], Action::Return),
     ]);
     rules.extend(not_ours());
-    rules.push(rule([], Action::Jump("spread".into())));
-    rules.push(rule([Match::PacketHasUplink(true)], Action::FlagDecided));
-    let queue = rule(
-        [Match::Decided(true), Match::GateIsOpen, Match::Below(config.queue.limit)],
+    rules.push(rule(
+        [Match::GateIsOpen, Match::Below(config.queue.limit)],
         Action::Queue { first: config.queue.first, count: queues },
-    );
-    vec![
-        Chain { name: "own".into(), hook: Some(Hook::Own), rules },
-        Chain { name: "own-queue".into(), hook: Some(Hook::OwnQueue), rules: vec![queue] },
-    ]
+    ));
+    Chain { name: "own".into(), hook: Some(Hook::Own), rules }
 }
 
-/// Forward: segment sizes, packets that NAT cannot mend, the guard.
+/// Forward: torn datagrams, segment sizes, packets that NAT cannot mend, the guard.
 fn forward(config: &Config, lines: &[Line]) -> Vec<Chain> {
     let mut chains = Vec::new();
-    let mut rules: Vec<Rule> =
-        config.uplinks.iter().zip(lines).flat_map(|(uplink, line)| clamps(uplink, line)).collect();
+    let torn = |lan: &String| rule([Match::In(lan.clone()), Match::Decided(true)], Action::Drop);
+    let mut rules: Vec<Rule> = config.lan.iter().map(torn).collect();
+    rules.extend(config.uplinks.iter().zip(lines).flat_map(|(uplink, line)| clamps(uplink, line)));
     for (uplink, family) in translated(config) {
         let stray = [Match::Out(uplink.interface.clone()), Match::State(&[State::Invalid])];
         rules.push(rule_for(family, stray, Action::Drop));

@@ -9,6 +9,7 @@ use crate::config::Helper;
 use crate::engine::flow::Mac;
 use crate::engine::packet::Family;
 use crate::engine::rule::model::IcmpType;
+use crate::engine::uplink::UplinkId;
 use crate::engine::verdict::Marks;
 
 /// All chains and sets of ours.
@@ -48,8 +49,6 @@ pub enum Hook {
     Forwards,
     /// Output, with re-routing: the router's own flows.
     Own,
-    /// Output, with re-routing, after [`Hook::Own`]: the router's own flows go to the queue.
-    OwnQueue,
     /// Forward: segment sizes, the guard.
     Forward,
     /// Postrouting, mangle: flows without an uplink are pinned to the one they leave by.
@@ -94,12 +93,16 @@ pub enum Match {
     ReplyDestination(IpAddr),
     /// The packet's uplink bits are empty, or not.
     PacketHasUplink(bool),
+    /// The packet's uplink bits are these.
+    PacketUplink(u32),
     /// The connection's uplink bits are empty, or not.
     ConnectionHasUplink(bool),
     /// The packet carries the flag that user space decided it, or not.
     Decided(bool),
     /// A datagram of the same flow already went past the queue (see [`Action::NoteEarly`]).
     Early,
+    /// A datagram of the same flow was answered and sent by this uplink (see [`Action::NoteSent`]).
+    Sent(UplinkId),
     /// IP protocol.
     Protocol(u8),
     /// Source port of the protocol matched before.
@@ -165,6 +168,8 @@ pub enum Action {
     Save,
     /// The flow is noted as one that went past the queue.
     NoteEarly,
+    /// The flow is noted as one that user space answered, and sent by this uplink.
+    NoteSent(UplinkId),
     /// On to a chain, and back.
     Jump(String),
     /// On to a chain, and not back to this one.

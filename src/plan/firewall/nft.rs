@@ -7,9 +7,11 @@
 use std::collections::BTreeSet;
 use std::ops::RangeInclusive;
 
+use super::iptables::{EARLY_MOST, EARLY_SECONDS, SENT_SECONDS};
 use super::model::{Action, Chain, Firewall, Hook, Match, Rule, State, burst, clock};
 use crate::config::Helper;
 use crate::engine::packet::{Family, PROTOCOLS_WITH_PORTS};
+use crate::engine::uplink::UplinkId;
 use crate::plan::script::Step;
 
 /// Our table.
@@ -20,13 +22,12 @@ pub const GATE: &str = "gate";
 /// A seed for `jhash`, so that every load of the rules hashes alike.
 const SEED: u32 = 0x9e37_79b1;
 
-const HOOKS: [Hook; 9] = [
+const HOOKS: [Hook; 8] = [
     Hook::Helpers,
     Hook::Decide,
     Hook::Settle,
     Hook::Forwards,
     Hook::Own,
-    Hook::OwnQueue,
     Hook::Forward,
     Hook::Pin,
     Hook::Source,
@@ -156,10 +157,14 @@ fn sets(firewall: &Firewall) -> Vec<String> {
             Family::V4 => "ipv4_addr",
             Family::V6 => "ipv6_addr",
         };
-        lines.push(format!(
-            "add set {TABLE} early{version} {{ type {kind} . inet_service . {kind} . inet_service; \
-             flags dynamic,timeout; timeout 30s; size 65536; }}"
-        ));
+        let noted = |name: String, seconds: u32| {
+            format!(
+                "add set {TABLE} {name} {{ type {kind} . inet_service . {kind} . inet_service; \
+                 flags dynamic,timeout; timeout {seconds}s; size {EARLY_MOST}; }}"
+            )
+        };
+        lines.push(noted(format!("early{version}"), EARLY_SECONDS));
+        lines.extend(firewall.marks.uplinks().map(|uplink| noted(sent_set(family, uplink), SENT_SECONDS)));
         lines.push(format!("add set {TABLE} stay{version} {{ type {kind}; flags interval; auto-merge; }}"));
         lines.push(format!("flush set {TABLE} stay{version}"));
         let nets: Vec<String> = firewall
@@ -182,7 +187,6 @@ fn hook_name(hook: Hook) -> &'static str {
         Hook::Settle => "settle",
         Hook::Forwards => "forwards",
         Hook::Own => "own",
-        Hook::OwnQueue => "own-queue",
         Hook::Forward => "forward",
         Hook::Pin => "pin",
         Hook::Source => "source",
@@ -199,7 +203,6 @@ fn base_chain(hook: Hook) -> String {
         Hook::Settle => ("filter", "prerouting", -140),
         Hook::Forwards => ("nat", "prerouting", -99),
         Hook::Own => ("route", "output", -149),
-        Hook::OwnQueue => ("route", "output", -148),
         Hook::Forward => ("filter", "forward", -149),
         Hook::Pin => ("filter", "postrouting", -149),
         Hook::Source => ("nat", "postrouting", 101),
@@ -255,9 +258,12 @@ fn render(firewall: &Firewall, rule: &Rule) -> Vec<String> {
 
 fn names_a_family(rule: &Rule) -> bool {
     let in_match = |condition: &Match| {
-        matches!(condition, Match::DestinationStays | Match::Early | Match::Dscp(_) | Match::Share { .. })
+        matches!(
+            condition,
+            Match::DestinationStays | Match::Early | Match::Sent(_) | Match::Dscp(_) | Match::Share { .. }
+        )
     };
-    rule.action == Action::NoteEarly || rule.matches.iter().any(in_match)
+    matches!(rule.action, Action::NoteEarly | Action::NoteSent(_)) || rule.matches.iter().any(in_match)
 }
 
 /// The hash expressions of a rule that asks for a share of all flows; else one empty one.
@@ -300,6 +306,10 @@ fn header(family: Family) -> &'static str {
     }
 }
 
+fn sent_set(family: Family, uplink: UplinkId) -> String {
+    format!("sent{}-{}", family.version(), uplink.0 + 1)
+}
+
 /// What names a UDP flow in a set.
 fn udp_flow(family: Family) -> String {
     let ip = header(family);
@@ -338,9 +348,11 @@ fn matching(firewall: &Firewall, condition: &Match, family: Family) -> String {
             format!("ct reply {} daddr {address}", header(Family::of(*address)))
         }
         Match::PacketHasUplink(yes) => format!("meta mark & {mask:#x} {} 0x0", is(*yes)),
+        Match::PacketUplink(value) => format!("meta mark & {mask:#x} == {value:#x}"),
         Match::ConnectionHasUplink(yes) => format!("ct mark & {mask:#x} {} 0x0", is(*yes)),
         Match::Decided(yes) => format!("meta mark & {:#x} {} 0x0", firewall.marks.decided, is(*yes)),
         Match::Early => format!("{} @early{}", udp_flow(family), family.version()),
+        Match::Sent(uplink) => format!("{} @{}", udp_flow(family), sent_set(family, *uplink)),
         Match::Protocol(protocol) => format!("meta l4proto {protocol}"),
         Match::SourcePort(protocol, ports) => format!("meta l4proto {protocol} th sport {}", span(ports)),
         Match::DestinationPort(protocol, ports) => {
@@ -408,6 +420,9 @@ fn acting(firewall: &Firewall, action: &Action, family: Family) -> String {
         Action::Restore => by_uplink(firewall, "ct mark", "goto", "restore"),
         Action::Save => by_uplink(firewall, "meta mark", "jump", "save"),
         Action::NoteEarly => format!("add @early{} {{ {} }}", family.version(), udp_flow(family)),
+        Action::NoteSent(uplink) => {
+            format!("add @{} {{ {} }}", sent_set(family, *uplink), udp_flow(family))
+        }
         Action::Jump(chain) => format!("jump {chain}"),
         Action::Goto(chain) => format!("goto {chain}"),
         Action::Return => "return".into(),

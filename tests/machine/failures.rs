@@ -1,0 +1,162 @@
+//! Set-up made to fail at each step: a clear error, and the machine as before.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+
+use wansplit::lab::command::Output;
+
+use super::{dump, finish};
+use crate::router::*;
+
+#[test]
+fn a_missing_device_is_named_and_may_be_missing_where_the_owner_says_so() {
+    for backend in backends() {
+        let mut router = Router::new(&backend, &[1, 1]);
+        let configuration = router.configuration().replace("\"wan2\"", "\"gone9\"");
+        router.configure(&configuration);
+        refused(&router, &["gone9 does not exist", "optional = true"]);
+        router.configure(&configuration.replace("\"gone9\"", "\"gone9\"\noptional = true"));
+        router.start();
+        router.stop();
+    }
+}
+
+#[test]
+fn taken_tables_and_priorities_are_named_with_who_has_them() {
+    for backend in backends() {
+        let router = Router::new(&backend, &[1, 1]);
+        let foreign = |line: &str| router.network.router.shell(line).unwrap();
+        foreign("ip route add 10.98.0.0/16 dev lan0 table 101");
+        refused(&router, &["table 101", "first_table"]);
+        foreign("ip route flush table 101");
+        foreign("ip -6 rule add priority 20003 to fd00:98::/32 lookup main");
+        refused(&router, &["20003", "fd00:98::/32", "first_priority"]);
+    }
+}
+
+#[test]
+fn without_permission_the_error_says_so() {
+    for backend in backends() {
+        let router = Router::new(&backend, &[1, 1]);
+        fs::set_permissions(router.files.path(), fs::Permissions::from_mode(0o777)).unwrap();
+        for arguments in [&["run"], &["down"]] {
+            let mut command = router.command(arguments);
+            let output = finish(&router, command.uid(65534).gid(65534));
+            assert_eq!(output.status.code(), Some(1), "{arguments:?}: {}", output.stderr);
+            assert!(output.stderr.contains("root"), "{arguments:?}: {}", output.stderr);
+        }
+    }
+}
+
+#[test]
+fn whichever_call_of_a_backend_fails_the_machine_is_as_before() {
+    for backend in backends() {
+        let mut router = Router::new(&backend, &[1, 1]);
+        router.network.router.shell(super::FOREIGN).unwrap();
+        let calls = fails_at_each_call(&mut router);
+        assert!(calls > 3, "{backend}: only {calls} calls");
+    }
+}
+
+#[test]
+fn whichever_call_fails_at_a_restart_the_old_state_stays() {
+    for backend in backends() {
+        let mut router = Router::new(&backend, &[3, 1]);
+        router.start();
+        router.stop();
+        router.configure(&router.configuration().replace("weight = 3", "weight = 2\nmss = 1300"));
+        router.configure_more("guard = \"on\"", "");
+        let calls = fails_at_each_call(&mut router);
+        assert!(calls > 3, "{backend}: only {calls} calls");
+    }
+}
+
+/// Lets the first call of an outside program fail, then the second, and so on
+/// until a start succeeds; returns how many failed.
+fn fails_at_each_call(router: &mut Router) -> usize {
+    let before = dump(router);
+    let saboteur = router.files.path().join("saboteur");
+    let counter = router.files.path().join("calls");
+    for call in 1.. {
+        write_wrappers(&saboteur, &counter, call);
+        let mut command = router.command(&["run"]);
+        command.env("PATH", format!("{}:{}", saboteur.display(), std::env::var("PATH").unwrap()));
+        router.launch_as(command);
+        let Some(status) = router.wait_for_start() else {
+            router.kill();
+            return call - 1;
+        };
+        assert_eq!(status.code(), Some(1), "call {call}: {}", router.said());
+        assert!(router.said().contains("made to fail"), "call {call}: {}", router.said());
+        let changes = before.changes_to(&dump(router));
+        assert_eq!(changes, [""; 0], "call {call}: {}", router.said());
+        router.forget_what_was_said();
+    }
+    unreachable!("the loop has no end of its own")
+}
+
+/// Programs that fail at one call of all and are themselves at the others.
+fn write_wrappers(directory: &Path, counter: &Path, failing: usize) {
+    fs::create_dir_all(directory).unwrap();
+    fs::write(counter, "0").unwrap();
+    for program in PROGRAMS {
+        let Some(real) = find(program) else { continue };
+        let counter = counter.display();
+        let script = format!(
+            "#!/bin/sh\nread calls <{counter}\necho $((calls + 1)) >{counter}\n\
+             if [ $calls -eq {} ]; then echo 'made to fail' >&2; exit 1; fi\nexec {real} \"$@\"\n",
+            failing - 1,
+        );
+        let path = directory.join(program);
+        fs::write(&path, script).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+    }
+}
+
+const PROGRAMS: [&str; 10] = [
+    "nft",
+    "ipset",
+    "iptables-nft-save",
+    "ip6tables-nft-save",
+    "iptables-nft-restore",
+    "ip6tables-nft-restore",
+    "iptables-legacy-save",
+    "ip6tables-legacy-save",
+    "iptables-legacy-restore",
+    "ip6tables-legacy-restore",
+];
+
+fn find(program: &str) -> Option<String> {
+    let path = std::env::var("PATH").ok()?;
+    let paths = path.split(':').map(|directory| Path::new(directory).join(program));
+    paths.into_iter().find(|path| path.exists()).map(|path| path.display().to_string())
+}
+
+#[test]
+fn a_broken_configuration_is_refused_before_anything_is_touched() {
+    let router = Router::new(&backends()[0], &[1, 1]);
+    let before = dump(&router);
+    for broken in ["many-at-once", "unknown-keys", "syntax-error", "mark-collisions", "no-uplink"] {
+        let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/broken").join(broken);
+        router.configure(&fs::read_to_string(directory.join("config.toml")).unwrap());
+        for arguments in [&["check"], &["run"], &["plan"]] {
+            let output = finish(&router, &mut router.command(arguments));
+            assert_eq!(output.status.code(), Some(2), "{broken} {arguments:?}: {}", output.stderr);
+            assert!(output.stderr.contains("wansplit.toml:"), "{broken} {arguments:?}: {}", output.stderr);
+        }
+    }
+    assert_eq!(before.changes_to(&dump(&router)), [""; 0]);
+}
+
+/// `run` ends with exit code 1, says all of this, and leaves everything as it was.
+fn refused(router: &Router, sayings: &[&str]) {
+    let before = dump(router);
+    let Output { status, stderr, .. } = finish(router, &mut router.command(&["run"]));
+    assert_eq!(status.code(), Some(1), "{stderr}");
+    for saying in sayings {
+        assert!(stderr.contains(saying), "{saying} is not in: {stderr}");
+    }
+    assert_eq!(before.changes_to(&dump(router)), [""; 0], "{stderr}");
+}

@@ -1,0 +1,19 @@
+//! What goes in, what goes out, and what is odd: forwards, the router's own traffic, the guard,
+//! every protocol, rules and policies, source addresses, helpers, many and strange uplinks.
+
+#[path = "support/router.rs"]
+#[allow(dead_code, reason = "each test program uses its own part of this")]
+mod router;
+
+#[path = "traffic/common.rs"]
+mod common;
+#[path = "traffic/inbound.rs"]
+mod inbound;
+#[path = "traffic/lines.rs"]
+mod lines;
+#[path = "traffic/own.rs"]
+mod own;
+#[path = "traffic/protocols.rs"]
+mod protocols;
+#[path = "traffic/rules.rs"]
+mod rules;
