@@ -87,8 +87,9 @@ fn others_bits_survive_on_packets_and_on_connections() {
         assert!(marks.iter().all(|mark| [1, 2].contains(&(mark & 0xff))), "{marks:x?}");
         router.stop();
         router.wansplit(&["down"]).unwrap();
+        // Some may have expired meanwhile.
         let marks = connection_marks(&router);
-        assert!(marks.len() >= 4 * 40 && marks.iter().all(|mark| mark & 0xff == 0), "{marks:x?}");
+        assert!(marks.len() >= 40 && marks.iter().all(|mark| mark & 0xff == 0), "{marks:x?}");
         assert!(marks.iter().all(|mark| mark & 0x20000 != 0), "{marks:x?}");
     }
 }

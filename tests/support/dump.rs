@@ -29,6 +29,8 @@ const LISTINGS: [&str; 10] = [
 
 /// The daemon renews the gate's elements all the time.
 const GATE: &str = "add wansplit-gate";
+/// What nft says of elements that come and go by themselves.
+const EXPIRING: &str = " expires ";
 
 impl Dump {
     /// The state of this machine now.
@@ -64,7 +66,9 @@ impl Dump {
 fn list(host: &Host, listing: &str) -> Vec<String> {
     let script = format!("{listing} 2>/dev/null || true");
     let text = host.run(Command::new("sh").args(["-c", &script])).unwrap();
-    let lasts = |line: &String| !line.is_empty() && !line.starts_with('#') && !line.starts_with(GATE);
+    let lasts = |line: &String| {
+        !line.is_empty() && !line.starts_with('#') && !line.starts_with(GATE) && !line.contains(EXPIRING)
+    };
     let lines = text.lines().map(still).filter(lasts);
     let mut lines = if listing.contains("legacy") { without_empty_tables(lines) } else { lines.collect() };
     if listing.contains("ipset") {

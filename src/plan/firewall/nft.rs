@@ -133,8 +133,14 @@ fn step(lines: Vec<String>) -> Step {
         program: "nft".into(),
         arguments: ["-f", "-"].map(String::from).to_vec(),
         input: lines.iter().map(|line| format!("{line}\n")).collect(),
-        typed: lines.iter().map(|line| format!("nft '{line}'")).collect(),
+        typed: lines.iter().map(|line| typed(line)).collect(),
     }
+}
+
+/// nft reads times of day in the time zone of its own process; ours are in UTC.
+fn typed(line: &str) -> String {
+    let zone = if line.contains(" meta hour ") { "TZ=UTC " } else { "" };
+    format!("{zone}nft '{line}'")
 }
 
 /// The name of the object by which rules attach a helper.
