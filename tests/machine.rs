@@ -204,9 +204,9 @@ fn what_others_remove_is_put_back_and_the_settings_of_before_are_not_forgotten()
 const REMOVE_ALL: &str = "
 for program in iptables-nft ip6tables-nft iptables-legacy ip6tables-legacy; do
     for table in raw nat mangle; do
-        $program-save -t $table 2>/dev/null | grep -q wansplit || continue
-        $program -t $table -F
-        $program -t $table -X
+        case $($program-save -t $table 2>/dev/null) in
+            *wansplit*) $program -t $table -F && $program -t $table -X ;;
+        esac
     done
 done
 nft delete table inet wansplit 2>/dev/null || true
@@ -222,13 +222,14 @@ fn what_of_others_gets_in_the_way_is_said_at_start_and_nothing_else() {
     for backend in backends() {
         let mut router = Router::new(&backend, &[1, 1]);
         router.network.router.shell(FOREIGN).unwrap();
-        router.start();
+        start_and_listen(&mut router);
         for harmless in ["mark bits", "half a default", "comes before our rules"] {
             assert!(!router.said().contains(harmless), "{}", router.said());
         }
         router.stop();
         router.network.router.shell(IN_THE_WAY).unwrap();
-        router.start();
+        router.forget_what_was_said();
+        start_and_listen(&mut router);
         for saying in [
             "half a default route",
             "0.0.0.0/1",
@@ -253,6 +254,13 @@ nft 'add table ip6 rude'
 nft 'add chain ip6 rude early { type filter hook prerouting priority -150; }'
 nft 'add rule ip6 rude early meta l4proto sctp ct mark set meta mark'
 ";
+
+/// Starts the daemon and waits until it has said all it has to say.
+fn start_and_listen(router: &mut Router) {
+    router.start();
+    let log = &*router;
+    log.wait_until("it says that it is ready", |_| log.said().contains("INFO ready"));
+}
 
 fn dump(router: &Router) -> Dump {
     Dump::of(&router.network.router)
