@@ -226,6 +226,7 @@ impl Daemon {
         let mut changes = Changes::watch()?;
         let mut review = every(REVIEW);
         let mut time = every(TIME_STEP);
+        let mut followed = true;
         self.announce();
         loop {
             tokio::select! {
@@ -236,12 +237,13 @@ impl Daemon {
                     let response = self.reload().await;
                     let _ = answer.try_send(response);
                 }
-                news = changes.next() => {
+                // A change that failed and was undone is news too: without this it would go round and round.
+                news = changes.next(), if followed => {
                     news?;
                     tokio::time::sleep(SETTLING).await;
-                    self.follow_machine().await;
+                    followed = self.follow_machine().await;
                 }
-                _ = review.tick() => self.follow_machine().await,
+                _ = review.tick() => followed = self.follow_machine().await,
                 _ = time.tick() => self.shared.set_local_time(clock::local_time()),
             }
         }
@@ -311,12 +313,13 @@ impl Daemon {
         Response::Reloaded { rules }
     }
 
-    /// Looks at the machine and mends or follows what has changed.
-    async fn follow_machine(&mut self) {
+    /// Looks at the machine and mends or follows what has changed; tells whether that could be done.
+    async fn follow_machine(&mut self) -> bool {
         let followed = self.try_to_follow().await;
-        if let Err(error) = followed {
+        if let Err(error) = &followed {
             tracing::error!("{error:#}");
         }
+        followed.is_ok()
     }
 
     async fn try_to_follow(&mut self) -> Result<()> {

@@ -162,7 +162,8 @@ fn alone(hop: &Hop) -> Hop {
     Hop { weight: 1, ..hop.clone() }
 }
 
-/// The own-traffic table: all usable uplinks by weight, or one before all.
+/// The own-traffic table: all usable uplinks by weight, or one before all. A socket that
+/// is bound to no port is routed before it has one, so by its destination alone.
 fn own_traffic(config: &Config, ways: &[(&Line, &Way)], family: Family) -> Vec<Route> {
     let table = config.routing.first_table;
     let route = |metric, hops| default_route(family, table, metric, None, hops);
