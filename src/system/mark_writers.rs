@@ -54,6 +54,8 @@ fn written_by_iptables(rule: &str) -> u32 {
 }
 
 fn in_nft(ruleset: &str, bits: u32, known_tables: &BTreeSet<&str>) -> Vec<String> {
+    // iptables-nft's chains of ours are listed here as well.
+    let is_foreign = |table: &str, chain: &str| !known_tables.contains(table) && !chain.starts_with(PREFIX);
     let (mut table, mut chain) = ("", "");
     let mut writers = Vec::new();
     for line in ruleset.lines().map(str::trim) {
@@ -61,7 +63,7 @@ fn in_nft(ruleset: &str, bits: u32, known_tables: &BTreeSet<&str>) -> Vec<String
             table = name.trim_end_matches(" {");
         } else if let Some(name) = line.strip_prefix("chain ") {
             chain = name.trim_end_matches(" {");
-        } else if !known_tables.contains(table) && written_by_nft(line) & bits != 0 {
+        } else if is_foreign(table, chain) && written_by_nft(line) & bits != 0 {
             writers.push(format!("nft table {table}, chain {chain}: {line}"));
         }
     }
@@ -150,7 +152,8 @@ mod tests {
         let save = "-A wansplit-lan -j MARK --set-xmark 0x1/0xff\n-A x -j MARK --set-xmark 0x1/0xff\n";
         assert_eq!(in_iptables(save, 0xff).collect::<Vec<_>>(), ["-A x -j MARK --set-xmark 0x1/0xff"]);
         let ruleset = "table inet wansplit {\n\tchain a {\n\t\tmeta mark set 0x1\n\t}\n}\n\
-                       table ip f {\n\tchain b {\n\t\tmeta mark set 0x1\n\t}\n}\n";
+                       table ip f {\n\tchain b {\n\t\tmeta mark set 0x1\n\t}\n\
+                       \tchain wansplit-save {\n\t\tmeta mark set 0x1\n\t}\n}\n";
         let found = in_nft(ruleset, 0xff, &BTreeSet::from(["inet wansplit"]));
         assert_eq!(found, ["nft table ip f, chain b: meta mark set 0x1"]);
     }
