@@ -159,6 +159,8 @@ struct Daemon {
     reloads: mpsc::Receiver<reply::SyncSender<Response>>,
     keeper: Keeper,
     workers: Vec<JoinHandle<()>>,
+    /// Why the machine could not be followed when it was looked at last.
+    complaint: Option<String>,
     _serving: Serving,
     _bookkeeping: Bookkeeping,
     _lock: Lock,
@@ -212,6 +214,7 @@ impl Daemon {
             reloads,
             keeper,
             workers,
+            complaint: None,
             _serving: serving,
             _bookkeeping: bookkeeping,
             _lock: lock,
@@ -228,10 +231,10 @@ impl Daemon {
         let mut time = every(TIME_STEP);
         let mut followed = true;
         self.announce();
-        loop {
+        let end = loop {
             tokio::select! {
-                _ = terminate.recv() => break,
-                _ = interrupt.recv() => break,
+                _ = terminate.recv() => break Ok(()),
+                _ = interrupt.recv() => break Ok(()),
                 _ = hang_up.recv() => drop(self.reload().await),
                 Some(answer) = self.reloads.recv() => {
                     let response = self.reload().await;
@@ -239,16 +242,18 @@ impl Daemon {
                 }
                 // A change that failed and was undone is news too: without this it would go round and round.
                 news = changes.next(), if followed => {
-                    news?;
+                    if let Err(error) = news {
+                        break Err(error.into());
+                    }
                     tokio::time::sleep(SETTLING).await;
                     followed = self.follow_machine().await;
                 }
                 _ = review.tick() => followed = self.follow_machine().await,
                 _ = time.tick() => self.shared.set_local_time(clock::local_time()),
             }
-        }
+        };
         self.stop();
-        Ok(())
+        end
     }
 
     fn announce(&self) {
@@ -315,11 +320,13 @@ impl Daemon {
 
     /// Looks at the machine and mends or follows what has changed; tells whether that could be done.
     async fn follow_machine(&mut self) -> bool {
-        let followed = self.try_to_follow().await;
-        if let Err(error) = &followed {
-            tracing::error!("{error:#}");
+        let complaint = self.try_to_follow().await.err().map(|error| format!("{error:#}"));
+        // What stays wrong is said once, not at every look.
+        if let Some(complaint) = complaint.iter().find(|_| complaint != self.complaint) {
+            tracing::error!("{complaint}");
         }
-        followed.is_ok()
+        self.complaint = complaint;
+        self.complaint.is_none()
     }
 
     async fn try_to_follow(&mut self) -> Result<()> {

@@ -67,6 +67,8 @@ fn written_by_iptables(rule: &str) -> u32 {
 }
 
 fn in_nft(ruleset: &str, bits: u32, told: &BTreeSet<String>) -> Vec<String> {
+    // iptables-nft's chains of ours are listed here as well.
+    let is_foreign = |table: &str, chain: &str| !told.contains(table) && !chain.starts_with(PREFIX);
     let (mut table, mut chain) = ("", "");
     let mut writers = Vec::new();
     for line in ruleset.lines().map(str::trim) {
@@ -74,7 +76,7 @@ fn in_nft(ruleset: &str, bits: u32, told: &BTreeSet<String>) -> Vec<String> {
             table = name.trim_end_matches(" {");
         } else if let Some(name) = line.strip_prefix("chain ") {
             chain = name.trim_end_matches(" {");
-        } else if !told.contains(table) && written_by_nft(line) & bits != 0 {
+        } else if is_foreign(table, chain) && written_by_nft(line) & bits != 0 {
             writers.push(format!("nft table {table}, chain {chain}: {line}"));
         }
     }
@@ -164,7 +166,8 @@ mod tests {
         assert_eq!(in_iptables(save, 0xff), ["-t nat -A x -j MARK --set-xmark 0x1/0xff"]);
         assert_eq!(nft_tables("ip6tables-nft", save), ["ip6 nat"]);
         let ruleset = "table inet wansplit {\n\tchain a {\n\t\tmeta mark set 0x1\n\t}\n}\n\
-                       table ip f {\n\tchain b {\n\t\tmeta mark set 0x1\n\t}\n}\n";
+                       table ip f {\n\tchain b {\n\t\tmeta mark set 0x1\n\t}\n\
+                       \tchain wansplit-save {\n\t\tmeta mark set 0x1\n\t}\n}\n";
         let found = in_nft(ruleset, 0xff, &BTreeSet::from(["inet wansplit".to_owned()]));
         assert_eq!(found, ["nft table ip f, chain b: meta mark set 0x1"]);
     }
