@@ -229,6 +229,7 @@ impl Daemon {
         let mut changes = Changes::watch()?;
         let mut review = every(REVIEW);
         let mut time = every(TIME_STEP);
+        let mut followed = true;
         self.announce();
         let end = loop {
             tokio::select! {
@@ -239,14 +240,15 @@ impl Daemon {
                     let response = self.reload().await;
                     let _ = answer.try_send(response);
                 }
-                news = changes.next() => {
+                // A change that failed and was undone is news too: without this it would go round and round.
+                news = changes.next(), if followed => {
                     if let Err(error) = news {
                         break Err(error.into());
                     }
                     tokio::time::sleep(SETTLING).await;
-                    self.follow_machine().await;
+                    followed = self.follow_machine().await;
                 }
-                _ = review.tick() => self.follow_machine().await,
+                _ = review.tick() => followed = self.follow_machine().await,
                 _ = time.tick() => self.shared.set_local_time(clock::local_time()),
             }
         };
@@ -316,14 +318,15 @@ impl Daemon {
         Response::Reloaded { rules }
     }
 
-    /// Looks at the machine and mends or follows what has changed.
-    async fn follow_machine(&mut self) {
+    /// Looks at the machine and mends or follows what has changed; tells whether that could be done.
+    async fn follow_machine(&mut self) -> bool {
         let complaint = self.try_to_follow().await.err().map(|error| format!("{error:#}"));
         // What stays wrong is said once, not at every look.
         if let Some(complaint) = complaint.iter().find(|_| complaint != self.complaint) {
             tracing::error!("{complaint}");
         }
         self.complaint = complaint;
+        self.complaint.is_none()
     }
 
     async fn try_to_follow(&mut self) -> Result<()> {

@@ -67,7 +67,6 @@ fn nft_takes_every_plan_twice_and_gives_it_up_without_a_trace() {
         );
         let before = sh("nft list ruleset");
         for case in cases() {
-            // Kernels without nft's queue take all the rest.
             load(&without_queue(case.steps(NFT)), &case);
             let first = observed(NFT);
             load(&without_queue(first.up(&case.plan.firewall)), &case);
@@ -88,7 +87,7 @@ fn nft_goes_from_any_plan_to_any_other() {
             let changed = observed(NFT);
             load(&changed.down(), to);
             load(&without_queue(to.steps(NFT)), to);
-            assert_eq!(lines(&changed), lines(&observed(NFT)), "{} to {}", from.name(), to.name());
+            assert_eq!(parts(&changed), parts(&observed(NFT)), "{} to {}", from.name(), to.name());
             load(&observed(NFT).down(), to);
         }
     });
@@ -302,23 +301,23 @@ fn observed(backend: Backend) -> Installed {
     firewall::observe(backend).expect("the rules can be read")
 }
 
-/// The table's lines in any order: nft lists chains in the order in which they were made.
-fn lines(installed: &Installed) -> Vec<String> {
+/// The table's parts in any order: nft lists chains in the order in which they were made.
+fn parts(installed: &Installed) -> Vec<String> {
     let Installed::Nft(table) = installed else { panic!("not nft") };
-    let parts = table.text.trim_end_matches(['}', '\n']).split("\n\n");
-    let mut chains: Vec<String> =
-        parts.map(|part| part.trim_end_matches(['}', '\n', '\t']).to_owned()).collect();
-    chains.sort();
-    chains
+    let parts = table.text.split("\n\n").map(|part| part.trim_end_matches(['}', '\n', '\t']));
+    let mut parts: Vec<String> = parts.map(String::from).collect();
+    parts.sort();
+    parts
 }
 
+/// Kernels without nft's queue take all the rest of a rule that has one.
 fn without_queue(mut steps: Vec<Step>) -> Vec<Step> {
     for step in &mut steps {
-        let line = |line: &str| line.split(" queue flags ").next().unwrap_or_default().to_owned() + "\n";
-        let keep = |text: &str| {
-            if text.contains(" queue flags ") { line(text).replace('\n', " accept\n") } else { line(text) }
+        let rule = |line: &str| match line.split_once(" queue flags ") {
+            Some((conditions, _)) => format!("{conditions} accept\n"),
+            None => format!("{line}\n"),
         };
-        step.input = step.input.lines().map(keep).collect();
+        step.input = step.input.lines().map(rule).collect();
     }
     steps
 }

@@ -32,17 +32,17 @@ fn the_log_tells_what_was_set_up_and_when_it_is_ready() {
 }
 
 fn shares_are_exact(backend: &str, weights: &[u8], workers: u16) {
-    let flows = scaled(1000);
+    let count = scaled(1000);
     let mut router = Router::new(backend, weights);
     router.configure_more("", &format!("[queue]\nworkers = {workers}"));
     router.start();
     for family in Family::BOTH {
         let capture = router.capture();
         let host = &router.network.client().host;
-        let tcp = TcpFlows::new(router.echo(family), Pace::burst(flows, 50)).run(host).unwrap();
-        assert_eq!(tcp.succeeded(), flows, "{:?}\n{}", tcp.failures(), router.said());
-        let udp = UdpFlows::new(router.echo(family), Pace::burst(flows, 50)).run(host).unwrap();
-        assert_eq!(udp.succeeded(), flows, "{:?}", udp.failures());
+        let tcp = TcpFlows::new(router.echo(family), Pace::burst(count, 50)).run(host).unwrap();
+        assert_eq!(tcp.succeeded(), count, "{:?}\n{}", tcp.failures(), router.said());
+        let udp = UdpFlows::new(router.echo(family), Pace::burst(count, 50)).run(host).unwrap();
+        assert_eq!(udp.succeeded(), count, "{:?}", udp.failures());
         let pings = Pings::new(router.network.servers[0].of(family), scaled(100) as u16).run(host).unwrap();
         assert!(pings.iter().all(|ping| ping.answered));
         let flows = router.judge(&capture.stop().unwrap());
@@ -52,8 +52,6 @@ fn shares_are_exact(backend: &str, weights: &[u8], workers: u16) {
             assert_shares(&counts, weights, f64::from(workers));
         }
     }
-    eprintln!("{}", router.status());
     router.stop();
-    eprintln!("{}", router.said());
     router.wansplit(&["down"]).unwrap();
 }

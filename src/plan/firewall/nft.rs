@@ -33,15 +33,16 @@ const HOOKS: [Hook; 8] = [
     Hook::Source,
 ];
 
-/// Our chains that are there now.
+/// What a table holds by name. In this order they can be deleted, once the rules are gone.
+const KINDS: [&str; 3] = ["chain", "ct helper", "set"];
+
+/// What of ours is there now.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Installed {
     /// Whether our table exists.
     pub table: bool,
-    /// Names of its chains.
-    pub chains: BTreeSet<String>,
-    /// Names of its connection helpers.
-    pub helpers: BTreeSet<String>,
+    /// Its chains, helpers and sets, like `chain lan`.
+    pub objects: BTreeSet<String>,
     /// The whole table as nft lists it, without the elements of sets, which come and go.
     pub text: String,
 }
@@ -50,17 +51,31 @@ impl Installed {
     /// Takes in what `nft list table inet wansplit` printed.
     #[must_use]
     pub fn read_list(text: &str) -> Self {
-        let names = |kind: &str| {
-            let name = |line: &str| Some(line.trim().strip_prefix(kind)?.strip_suffix(" {")?.to_owned());
-            text.lines().filter_map(name).collect()
-        };
         Installed {
             table: text.contains("table "),
-            chains: names("chain "),
-            helpers: names("ct helper "),
+            objects: text.lines().filter_map(listed).collect(),
             text: without_elements(text),
         }
     }
+}
+
+/// The object that begins with this line of a listing.
+fn listed(line: &str) -> Option<String> {
+    let object = line.trim().strip_suffix(" {")?;
+    KINDS.iter().any(|kind| object.starts_with(&format!("{kind} "))).then(|| object.to_owned())
+}
+
+/// The command that takes an object away.
+fn delete(object: &str) -> String {
+    let (kind, name) = object.rsplit_once(' ').unwrap_or_default();
+    format!("delete {kind} {TABLE} {name}")
+}
+
+/// The object that this command makes.
+fn made(command: &str) -> Option<String> {
+    let (kind, rest) = command.strip_prefix("add ")?.split_once(&format!(" {TABLE} "))?;
+    let name = rest.split(' ').next()?;
+    KINDS.contains(&kind).then(|| format!("{kind} {name}"))
 }
 
 /// `elements = { ... }` may go over several lines.
@@ -83,24 +98,19 @@ fn without_elements(text: &str) -> String {
 pub fn up(firewall: &Firewall, installed: &Installed) -> Vec<Step> {
     let mut lines = vec![format!("add table {TABLE}")];
     lines.extend(sets(firewall));
-    let helpers: Vec<String> = firewall.helpers.iter().map(helper_object).collect();
-    lines.extend(firewall.helpers.iter().zip(&helpers).map(|(helper, object)| {
+    lines.extend(firewall.helpers.iter().map(|helper| {
         format!(
-            "add ct helper {TABLE} {object} {{ type \"{}\" protocol {}; }}",
+            "add ct helper {TABLE} {} {{ type \"{}\" protocol {}; }}",
+            helper_object(helper),
             helper.name,
             if helper.protocol == 6 { "tcp" } else { "udp" }
         )
     }));
     lines.extend(HOOKS.map(base_chain));
     let marked = mark_chains(firewall);
-    let regular: Vec<&str> = firewall
-        .chains
-        .iter()
-        .filter(|chain| chain.hook.is_none())
-        .map(|chain| chain.name.as_str())
-        .chain(marked.iter().map(|(name, _)| name.as_str()))
-        .collect();
-    lines.extend(regular.iter().map(|name| format!("add chain {TABLE} {name}")));
+    let regular = firewall.chains.iter().filter(|chain| chain.hook.is_none()).map(|chain| &chain.name);
+    let regular = regular.chain(marked.iter().map(|(name, _)| name));
+    lines.extend(regular.map(|name| format!("add chain {TABLE} {name}")));
     lines.push(format!("flush table {TABLE}"));
     lines.extend(marked.iter().map(|(name, statement)| format!("add rule {TABLE} {name} {statement}")));
     for chain in &firewall.chains {
@@ -111,14 +121,8 @@ pub fn up(firewall: &Firewall, installed: &Installed) -> Vec<Step> {
             );
         }
     }
-    let base: BTreeSet<&str> = HOOKS.map(hook_name).into();
-    let stale = installed
-        .chains
-        .iter()
-        .filter(|name| !regular.contains(&name.as_str()) && !base.contains(name.as_str()));
-    lines.extend(stale.map(|name| format!("delete chain {TABLE} {name}")));
-    let stale = installed.helpers.iter().filter(|object| !helpers.contains(object));
-    lines.extend(stale.map(|object| format!("delete ct helper {TABLE} {object}")));
+    let made: BTreeSet<String> = lines.iter().filter_map(|line| made(line)).collect();
+    lines.extend(installed.objects.difference(&made).map(|object| delete(object)));
     vec![step(lines)]
 }
 
@@ -133,8 +137,14 @@ fn step(lines: Vec<String>) -> Step {
         program: "nft".into(),
         arguments: ["-f", "-"].map(String::from).to_vec(),
         input: lines.iter().map(|line| format!("{line}\n")).collect(),
-        typed: lines.iter().map(|line| format!("nft '{line}'")).collect(),
+        typed: lines.iter().map(|line| typed(line)).collect(),
     }
+}
+
+/// nft reads times of day in the time zone of its own process; ours are in UTC.
+fn typed(line: &str) -> String {
+    let zone = if line.contains(" meta hour ") { "TZ=UTC " } else { "" };
+    format!("{zone}nft '{line}'")
 }
 
 /// The name of the object by which rules attach a helper.
