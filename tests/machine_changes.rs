@@ -120,9 +120,7 @@ fn deleted_by_others(backend: &str) {
 
 #[test]
 fn what_cannot_be_mended_is_said_once_and_new_flows_go_on() {
-    for backend in backends() {
-        not_mendable(&backend);
-    }
+    side_by_side(not_mendable);
 }
 
 /// The run directory, which a change needs, is a file.

@@ -315,15 +315,6 @@ fn decided_flows(router: &Router) -> u64 {
     queues.iter().map(|queue| queue["flows"].as_u64().unwrap()).sum()
 }
 
-/// Scenarios that mostly wait can do so for all backends at the same time.
-fn side_by_side(scenario: fn(&str)) {
-    std::thread::scope(|scope| {
-        for backend in backends() {
-            scope.spawn(move || scenario(&backend));
-        }
-    });
-}
-
 /// A router of two lines with the daemon running.
 fn running(backend: &str, queue: &str) -> Router {
     let mut router = Router::new(backend, &[1, 1]);

@@ -249,6 +249,15 @@ pub fn backends() -> Vec<String> {
     named.split(',').map(String::from).collect()
 }
 
+/// Scenarios that mostly wait can do so for all backends at the same time.
+pub fn side_by_side(scenario: fn(&str)) {
+    std::thread::scope(|scope| {
+        for backend in backends() {
+            scope.spawn(move || scenario(&backend));
+        }
+    });
+}
+
 /// A number of flows, fewer where WANSPLIT_SCALE asks for it (a slow machine).
 pub fn scaled(flows: usize) -> usize {
     let scale = std::env::var("WANSPLIT_SCALE").ok().and_then(|scale| scale.parse().ok()).unwrap_or(1);
