@@ -86,6 +86,8 @@ impl Load {
             outcome.talk_lost += report.flows.iter().filter_map(lost_of_talk).sum::<usize>();
         }
         check_transfers(self.transfers, router);
+        // What closing connections say last is to be seen too.
+        std::thread::sleep(Duration::from_millis(300));
         let captured = self.capture.stop().unwrap();
         router.assert_sound(&router.judge(&captured));
         outcome
