@@ -320,28 +320,32 @@ impl Daemon {
 
     /// Reads the rule files again and takes them in as a whole, or not at all.
     async fn reload(&mut self) -> Response {
-        let fresh = match load(&self.options.config) {
-            Ok(fresh) => fresh,
-            Err(error) => return refused(&error),
-        };
-        if (Config { rules: Vec::new(), ..fresh.clone() })
-            != (Config { rules: Vec::new(), ..self.config.clone() })
-        {
+        match self.take_in_rules().await {
+            Ok(rules) => {
+                tracing::info!("{rules} rules read");
+                Response::Reloaded { rules }
+            }
+            Err(error) => refused(&error),
+        }
+    }
+
+    /// Returns how many rules are in force now.
+    async fn take_in_rules(&mut self) -> Result<usize> {
+        let fresh = load(&self.options.config)?;
+        if without_rules(&fresh) != without_rules(&self.config) {
             tracing::warn!("the configuration file has changed too; restart to take that in (flows live on)");
         }
-        let rules = fresh.rules.len();
         let config = Config { rules: fresh.rules, ..self.config.clone() };
-        let plan = plan::plan(&config, &self.observed, self.shared.workers.len() as u16);
-        if let Err(error) = self.machine.apply(&config, &plan, &self.observed).await {
-            return refused(&error);
-        }
+        let observed = self.machine.observe(&config).await?;
+        let plan = plan::plan(&config, &observed, self.shared.workers.len() as u16);
+        self.machine.apply(&config, &plan, &observed).await?;
         self.rules = Arc::new(RuleSet::compile(&config.rules));
         self.config = config;
+        self.observed = observed;
         self.plan = plan;
         self.reporter.accounts.rules_changed();
         self.publish();
-        tracing::info!("{rules} rules read");
-        Response::Reloaded { rules }
+        Ok(self.config.rules.len())
     }
 
     /// Looks at the machine and mends or follows what has changed; tells whether that could be done.
@@ -403,6 +407,10 @@ impl Daemon {
         }
         tracing::info!("stopped; the kernel goes on balancing (`wansplit down` takes it all away)");
     }
+}
+
+fn without_rules(config: &Config) -> Config {
+    Config { rules: Vec::new(), ..config.clone() }
 }
 
 fn heed_misfits(plan: &Plan) -> Result<()> {
