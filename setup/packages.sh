@@ -2,6 +2,7 @@
 # Installs those of the named groups' Debian packages that are missing.
 #
 #   setup/packages.sh build network tests
+#   setup/packages.sh lists                only fetches apt's lists anew
 #
 # Does nothing, and needs no privilege, where everything is there. On another
 # distribution it says what is needed and goes on.
@@ -15,6 +16,10 @@ network="iproute2 iptables ipset kmod nftables"
 tests="busybox-static iputils-ping procps qemu-system-x86 util-linux xz-utils"
 
 main() {
+    if [ "$*" = lists ]; then
+        as_root apt-get -q update
+        return
+    fi
     missing=$(missing_packages "$@")
     [ -n "$missing" ] || return 0
     if ! command -v apt-get > /dev/null; then

@@ -15,8 +15,8 @@ use std::sync::{Arc, Mutex, PoisonError, mpsc as reply};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
-use tokio::signal::unix::{SignalKind, signal};
+use anyhow::{Context, Result, anyhow, bail};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::time::{Interval, MissedTickBehavior};
 
@@ -51,6 +51,8 @@ const SETTLING: Duration = Duration::from_millis(100);
 const REVIEW: Duration = Duration::from_secs(5);
 /// How often the local time is set for rules that ask for it.
 const TIME_STEP: Duration = Duration::from_secs(5);
+/// A program that a killed daemon was just starting holds its lock for a moment.
+const UNLOCKING: Duration = Duration::from_secs(1);
 /// How long a client waits for a reload.
 const RELOAD: Duration = Duration::from_secs(20);
 
@@ -82,9 +84,10 @@ pub fn run(options: &Options) -> Result<()> {
     let config = load(&options.config)?;
     runtime()?.block_on(async {
         let run = RunDirectory::new(options.run_directory.clone());
-        let lock = lock(&run)?;
+        let lock = lock(&run).await?;
+        let signals = Signals::listen()?;
         let daemon = Daemon::start(options, config, run.clone(), lock).await?;
-        daemon.serve().await?;
+        daemon.serve(signals).await?;
         if options.down_on_exit { machine::down(&run).await } else { Ok(()) }
     })
 }
@@ -112,7 +115,7 @@ pub fn pending(options: &Options, all: bool) -> Result<(Plan, Pending)> {
 pub fn down(run_directory: Option<PathBuf>) -> Result<()> {
     let run = RunDirectory::new(run_directory);
     runtime()?.block_on(async {
-        let _lock = lock(&run)?;
+        let _lock = lock(&run).await?;
         machine::down(&run).await
     })
 }
@@ -128,15 +131,19 @@ fn runtime() -> Result<tokio::runtime::Runtime> {
     tokio::runtime::Builder::new_current_thread().enable_all().build().context("no runtime")
 }
 
-fn lock(run: &RunDirectory) -> Result<Lock> {
-    match run.lock() {
-        Ok(lock) => Ok(lock),
-        Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
-            bail!(
+async fn lock(run: &RunDirectory) -> Result<Lock> {
+    let deadline = Instant::now() + UNLOCKING;
+    loop {
+        match run.lock() {
+            Ok(lock) => return Ok(lock),
+            Err(error) if error.kind() != std::io::ErrorKind::WouldBlock => {
+                return Err(error).context("cannot use the run directory (set-up needs root)");
+            }
+            Err(_) if Instant::now() < deadline => tokio::time::sleep(Duration::from_millis(20)).await,
+            Err(_) => bail!(
                 "wansplit already runs in this network namespace; `wansplit status` shows it, SIGTERM ends it"
-            )
+            ),
         }
-        Err(error) => Err(error).context("cannot use the run directory (set-up needs root)"),
     }
 }
 
@@ -144,6 +151,23 @@ fn lock(run: &RunDirectory) -> Result<Lock> {
 fn workers(config: &Config) -> u16 {
     let cores = || std::thread::available_parallelism().map_or(1, |cores| cores.get().min(64) as u16);
     config.queue.workers.unwrap_or_else(cores)
+}
+
+/// The signals we heed; listened to from before set-up, which they must not cut in half.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hang_up: Signal,
+}
+
+impl Signals {
+    fn listen() -> Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            hang_up: signal(SignalKind::hangup())?,
+        })
+    }
 }
 
 /// The running daemon.
@@ -159,6 +183,8 @@ struct Daemon {
     reloads: mpsc::Receiver<reply::SyncSender<Response>>,
     keeper: Keeper,
     workers: Vec<JoinHandle<()>>,
+    /// Why the machine could not be followed when it was looked at last.
+    complaint: Option<String>,
     _serving: Serving,
     _bookkeeping: Bookkeeping,
     _lock: Lock,
@@ -212,6 +238,7 @@ impl Daemon {
             reloads,
             keeper,
             workers,
+            complaint: None,
             _serving: serving,
             _bookkeeping: bookkeeping,
             _lock: lock,
@@ -219,34 +246,40 @@ impl Daemon {
     }
 
     /// Handles signals, requests and news of the machine until a signal ends it.
-    async fn serve(mut self) -> Result<()> {
-        let mut terminate = signal(SignalKind::terminate())?;
-        let mut interrupt = signal(SignalKind::interrupt())?;
-        let mut hang_up = signal(SignalKind::hangup())?;
+    async fn serve(mut self, mut signals: Signals) -> Result<()> {
         let mut changes = Changes::watch()?;
         let mut review = every(REVIEW);
         let mut time = every(TIME_STEP);
+        let mut followed = true;
         self.announce();
-        loop {
+        let end = loop {
             tokio::select! {
-                _ = terminate.recv() => break,
-                _ = interrupt.recv() => break,
-                _ = hang_up.recv() => drop(self.reload().await),
+                _ = signals.terminate.recv() => break Ok(()),
+                _ = signals.interrupt.recv() => break Ok(()),
+                _ = signals.hang_up.recv() => drop(self.reload().await),
                 Some(answer) = self.reloads.recv() => {
                     let response = self.reload().await;
                     let _ = answer.try_send(response);
                 }
-                news = changes.next() => {
-                    news?;
+                // A change that failed and was undone is news too: without this it would go round and round.
+                news = changes.next(), if followed => {
+                    if let Err(error) = news {
+                        break Err(error.into());
+                    }
                     tokio::time::sleep(SETTLING).await;
-                    self.follow_machine().await;
+                    followed = self.follow_machine().await;
                 }
-                _ = review.tick() => self.follow_machine().await,
-                _ = time.tick() => self.shared.set_local_time(clock::local_time()),
+                _ = review.tick() => followed = self.follow_machine().await,
+                _ = time.tick() => {
+                    self.shared.set_local_time(clock::local_time());
+                    if self.workers.iter().any(JoinHandle::is_finished) {
+                        break Err(anyhow!("a worker lost its queue; the kernel goes on balancing alone"));
+                    }
+                }
             }
-        }
+        };
         self.stop();
-        Ok(())
+        end
     }
 
     fn announce(&self) {
@@ -311,12 +344,15 @@ impl Daemon {
         Response::Reloaded { rules }
     }
 
-    /// Looks at the machine and mends or follows what has changed.
-    async fn follow_machine(&mut self) {
-        let followed = self.try_to_follow().await;
-        if let Err(error) = followed {
-            tracing::error!("{error:#}");
+    /// Looks at the machine and mends or follows what has changed; tells whether that could be done.
+    async fn follow_machine(&mut self) -> bool {
+        let complaint = self.try_to_follow().await.err().map(|error| format!("{error:#}"));
+        // What stays wrong is said once, not at every look.
+        if let Some(complaint) = complaint.iter().find(|_| complaint != self.complaint) {
+            tracing::error!("{complaint}");
         }
+        self.complaint = complaint;
+        self.complaint.is_none()
     }
 
     async fn try_to_follow(&mut self) -> Result<()> {

@@ -76,10 +76,12 @@ fn as_nobody(configuration: &str, command: &str) -> Output {
     run.output().unwrap()
 }
 
-/// The build directory may be closed to others.
+/// The build directory may be closed to others. Copied by another process: a file that this one
+/// writes may still be open in a child that another test's thread is just starting (ETXTBSY).
 fn copy_for_everybody(directory: &Path) -> PathBuf {
     let copy = directory.join("wansplit");
-    fs::copy(env!("CARGO_BIN_EXE_wansplit"), &copy).unwrap();
+    let copied = Command::new("cp").arg(env!("CARGO_BIN_EXE_wansplit")).arg(&copy).status().unwrap();
+    assert!(copied.success());
     copy
 }
 

@@ -86,7 +86,7 @@ mod every_scenario_holds_on_debians_kernel {
     in_the_machine! {
         scenarios: "nft",
         machine: "nft",
-        kernel_alone: "nft",
+        kernel_alone: "nft,iptables-nft,iptables-legacy",
     }
 }
 

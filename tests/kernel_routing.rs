@@ -121,6 +121,18 @@ fn what_others_have_is_told_apart_and_left_alone() {
 }
 
 #[test]
+fn a_default_route_that_refuses_is_seen_in_its_family_and_table() {
+    in_network(async |netlink| {
+        sh("ip route add unreachable default table 77 && ip route add unreachable 172.16.0.0/12");
+        assert_eq!(observe(&netlink).await.main_refuses, [].into());
+        sh("ip -6 route add blackhole default metric 5000");
+        assert_eq!(observe(&netlink).await.main_refuses, [Family::V6].into());
+        sh("ip route add prohibit default");
+        assert_eq!(observe(&netlink).await.main_refuses, Family::BOTH.into());
+    });
+}
+
+#[test]
 fn a_rule_of_ours_that_is_there_twice_is_deleted_once() {
     in_network(async |netlink| {
         let lost = rule(Family::V4, 700, lookup(301));
@@ -287,6 +299,9 @@ fn rules() -> Vec<Rule> {
         source.priority += 1;
         source.selector.to = Some(to.parse::<IpNet>().unwrap());
         rules.push(source);
+        let mut bound = rule(family, 20250, lookup(101));
+        bound.selector.bound_to = Some("eth1".into());
+        rules.push(bound);
         rules.push(rule(family, 20300, lookup(301)));
     }
     rules

@@ -165,6 +165,7 @@ fn a_router_that_decides_nothing_is_no_success() {
     assert_eq!(output.status.code(), Some(1), "{output:?}");
     let summary: Value = serde_json::from_str(&output.stdout).unwrap();
     assert_eq!(summary["verdict"], "nothing", "{summary:#}");
+    assert!(count(&summary["lab"]["flows"]["compared"]) > 0, "answers to outside still go by their lines");
 }
 
 #[test]

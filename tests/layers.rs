@@ -14,7 +14,8 @@ const MAY_IMPORT: [(&str, &[&str]); 10] = [
     ("ui", &["engine", "config", "plan", "control", "lab"]),
     ("daemon", &["engine", "config", "plan", "system", "control"]),
     ("lab", &["engine", "config", "plan", "system", "control", "daemon"]),
-    ("main", &["ui", "daemon"]),
+    // The only place where what people type meets what is done.
+    ("main", &["engine", "config", "plan", "system", "control", "ui", "daemon", "lab"]),
     ("lib", &[]),
 ];
 

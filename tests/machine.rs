@@ -186,23 +186,56 @@ fn a_second_daemon_is_refused_and_disturbs_nothing() {
 }
 
 #[test]
+fn what_others_remove_is_put_back_and_the_settings_of_before_are_not_forgotten() {
+    for backend in backends() {
+        let mut router = Router::new(&backend, &[1, 1]);
+        let before = dump(&router);
+        router.start();
+        let during = dump(&router);
+        router.network.router.shell(REMOVE_ALL).unwrap();
+        router.wait_until("all of ours is back", |_| during.changes_to(&dump(&router)).is_empty());
+        router.stop();
+        router.wansplit(&["down"]).unwrap();
+        assert_eq!(before.changes_to(&dump(&router)), [""; 0], "{}", router.said());
+    }
+}
+
+/// First the firewall, of which nobody tells, then the routing rules, of which the kernel does.
+const REMOVE_ALL: &str = "
+for program in iptables-nft ip6tables-nft iptables-legacy ip6tables-legacy; do
+    for table in raw nat mangle; do
+        case $($program-save -t $table 2>/dev/null) in
+            *wansplit*) $program -t $table -F && $program -t $table -X ;;
+        esac
+    done
+done
+nft delete table inet wansplit 2>/dev/null || true
+for family in -4 -6; do
+    for priority in 20000 20001 20002 20003 20004 20005; do
+        while ip $family rule del priority $priority 2>/dev/null; do :; done
+    done
+done
+";
+
+#[test]
 fn what_of_others_gets_in_the_way_is_said_at_start_and_nothing_else() {
     for backend in backends() {
         let mut router = Router::new(&backend, &[1, 1]);
         router.network.router.shell(FOREIGN).unwrap();
-        router.start();
+        start_and_listen(&mut router);
         for harmless in ["mark bits", "half a default", "comes before our rules"] {
             assert!(!router.said().contains(harmless), "{}", router.said());
         }
         router.stop();
         router.network.router.shell(IN_THE_WAY).unwrap();
-        router.start();
+        router.forget_what_was_said();
+        start_and_listen(&mut router);
         for saying in [
             "half a default route",
             "0.0.0.0/1",
             "`priority 50 fwmark 0x3/0x7 lookup 300` looks at mark bits 0x7",
             "iptables-nft -t mangle -A PREROUTING -i lan0 -p sctp -j MARK --set-xmark 0x1/0xffffffff",
-            "nft table ip6 rude, chain early: ct mark set",
+            "nft table ip6 rude, chain early: meta l4proto",
             "`priority 60 lookup 300` comes before our rules",
         ] {
             assert!(router.said().contains(saying), "{saying} is not in:\n{}", router.said());
@@ -221,6 +254,13 @@ nft 'add table ip6 rude'
 nft 'add chain ip6 rude early { type filter hook prerouting priority -150; }'
 nft 'add rule ip6 rude early meta l4proto sctp ct mark set meta mark'
 ";
+
+/// Starts the daemon and waits until it has said all it has to say.
+fn start_and_listen(router: &mut Router) {
+    router.start();
+    let log = &*router;
+    log.wait_until("it says that it is ready", |_| log.said().contains("INFO ready"));
+}
 
 fn dump(router: &Router) -> Dump {
     Dump::of(&router.network.router)

@@ -119,6 +119,25 @@ fn deleted_by_others(backend: &str) {
 }
 
 #[test]
+fn what_cannot_be_mended_is_said_once_and_new_flows_go_on() {
+    side_by_side(not_mendable);
+}
+
+/// The run directory, which a change needs, is a file.
+fn not_mendable(backend: &str) {
+    let mut router = running(backend);
+    let run = router.files.path().join("run");
+    std::fs::remove_dir_all(&run).unwrap();
+    std::fs::write(&run, "").unwrap();
+    router.network.router.shell("ip rule del from 198.51.100.2").unwrap();
+    sleep(Duration::from_secs(11));
+    let said = router.said();
+    assert_eq!(said.matches("ERROR").count(), 1, "{said}");
+    expect_sources(&router, &[1, 2]);
+    router.stop();
+}
+
+#[test]
 fn clients_of_the_control_socket_that_misbehave_hinder_nobody() {
     for backend in backends() {
         rude_clients(&backend);

@@ -2,7 +2,6 @@
 //! every protocol, rules and policies, source addresses, helpers, many and strange uplinks.
 
 #[path = "support/router.rs"]
-#[allow(dead_code, reason = "each test program uses its own part of this")]
 mod router;
 
 #[path = "traffic/common.rs"]

@@ -6,6 +6,7 @@
 //! own-traffic table takes what is not marked, and forwarding is turned on last.
 //! Whatever fails half-way is rolled back to what was there before.
 
+use std::cell::Cell;
 use std::collections::BTreeSet;
 use std::fmt;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -16,6 +17,7 @@ use anyhow::{Context, Result, bail};
 
 use crate::config::{BackendChoice, Config};
 use crate::engine::packet::Family;
+use crate::plan::firewall::iptables::Flavour;
 use crate::plan::observed::Observed;
 use crate::plan::routing::{RoutingChange, RoutingState};
 use crate::plan::routing_diff::diff;
@@ -33,6 +35,8 @@ pub struct Machine {
     netlink: Netlink,
     backend: Backend,
     run: RunDirectory,
+    /// Set-up has succeeded since [`Self::open`], whatever others have removed since.
+    is_set_up: Cell<bool>,
 }
 
 /// What bringing the machine to a plan would change.
@@ -80,14 +84,24 @@ impl fmt::Display for Pending {
     }
 }
 
+/// The backends that a choice allows, the preferred one first.
+fn candidates(choice: BackendChoice) -> Vec<Backend> {
+    match choice {
+        BackendChoice::Auto => firewall::all_backends().to_vec(),
+        BackendChoice::Nft => vec![Backend::Nft],
+        BackendChoice::IptablesNft => vec![Backend::Iptables(Flavour::Nft)],
+        BackendChoice::IptablesLegacy => vec![Backend::Iptables(Flavour::Legacy)],
+    }
+}
+
 impl Machine {
     /// Opens the machine with the backend asked for. Must be called inside a tokio runtime.
     ///
     /// # Errors
     /// When no backend works or netlink is not to be had.
     pub fn open(choice: BackendChoice, run: RunDirectory) -> Result<Self> {
-        let backend = firewall::probe(choice)?;
-        Ok(Self { netlink: Netlink::open()?, backend, run })
+        let backend = firewall::probe(&candidates(choice))?;
+        Ok(Self { netlink: Netlink::open()?, backend, run, is_set_up: Cell::new(false) })
     }
 
     /// The backend in use.
@@ -152,7 +166,7 @@ impl Machine {
     /// What failed, after the rollback; and what of the rollback failed.
     pub async fn apply(&self, config: &Config, plan: &Plan, observed: &Observed) -> Result<()> {
         let firewall = firewall::observe(self.backend)?;
-        let was_ours = !firewall.is_empty() || !observed.our_rules.is_empty();
+        let was_ours = self.is_set_up.get() || !firewall.is_empty() || !observed.our_rules.is_empty();
         let mut before = Before { observed, firewall, was_ours, adopted: Vec::new() };
         let state = if was_ours { self.run.load() } else { self.fresh_state()? };
         let state = remember(state, config, plan, observed);
@@ -193,7 +207,9 @@ impl Machine {
         for saved in &mut state.settings {
             saved.after = read_setting(&saved.name).unwrap_or_default();
         }
-        self.run.save(&state).context("cannot keep what undoing needs")
+        self.run.save(&state).context("cannot keep what undoing needs")?;
+        self.is_set_up.set(true);
+        Ok(())
     }
 
     async fn route(&self, changes: &[&RoutingChange]) -> Result<()> {

@@ -64,7 +64,7 @@ impl Worker {
             match turn {
                 Ok(Turn::Answered(_)) => tally.turn(false),
                 Ok(Turn::Idle) => tally.turn(true),
-                Ok(Turn::Refused) => add(&tally.errors, 1),
+                Ok(Turn::Refused | Turn::Overrun) => add(&tally.errors, 1),
                 Err(error) => {
                     tracing::error!("worker {} ends, its queue is broken: {error}", self.place);
                     return;

@@ -209,19 +209,10 @@ fn line(
         side.unwrap_or_else(|| usual_side(usual, family))
     });
     let net = nets(v4.net, v6.net);
-    let own_v6 = v6 == usual_side(free_v6, Family::V6);
-    let delegated = match uplink.source_v6 {
-        Source::Prefix(prefix) => prefix,
-        _ => delegated_net(free_v6),
-    };
-    let all_v6 = if own_v6 { customer_net(free_v6).v6 } else { net.v6 };
-    let sources = match uplink.source_v6 {
-        Source::Prefix(prefix) => covering(all_v6, prefix).unwrap_or_else(|| {
-            reasons
-                .push(format!("uplink {}: its prefix {prefix} is too far from its addresses", uplink.name));
-            all_v6
-        }),
-        _ => all_v6,
+    let own = if v6 == usual_side(free_v6, Family::V6) { customer_net(free_v6).v6 } else { net.v6 };
+    let (sources, delegated) = match uplink.source_v6 {
+        Source::Prefix(prefix) => (with_prefix(uplink, own, prefix, reasons), prefix),
+        _ => (own, delegated_net(free_v6)),
     };
     LineFit {
         name: uplink.name.clone(),
@@ -236,6 +227,14 @@ fn line(
             _ => None,
         },
     }
+}
+
+/// All an ISP takes packets from that also routes a prefix to its customer.
+fn with_prefix(uplink: &Uplink, own: Ipv6Net, prefix: Ipv6Net, reasons: &mut Vec<String>) -> Ipv6Net {
+    covering(own, prefix).unwrap_or_else(|| {
+        reasons.push(format!("uplink {}: its prefix {prefix} is too far from its addresses", uplink.name));
+        own
+    })
 }
 
 /// The number of a line whose usual net nobody asked for.

@@ -8,7 +8,7 @@ use std::path::Path;
 use std::process::Command;
 use std::thread;
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result, anyhow, bail};
 use ipnet::Ipv6Net;
 
 use super::host::Host;
@@ -256,8 +256,15 @@ impl IspLine {
     /// # Errors
     /// When the counter cannot be read.
     pub fn strays(&self) -> Result<u64> {
-        let listing = self.isp.run(Command::new("nft").args(["list", "counter", "inet", "lab", "strays"]))?;
-        wiring::parse_strays(&listing).with_context(|| format!("no counter in nft's answer: {listing}"))
+        // Under load nft was seen to list nothing and call it a success; so it is asked again.
+        for _ in 0..5 {
+            let list = ["list", "counter", "inet", "lab", "strays"];
+            let listing = self.isp.run(Command::new("nft").args(list))?;
+            if let Some(strays) = wiring::parse_strays(&listing) {
+                return Ok(strays);
+            }
+        }
+        bail!("nft lists no counter on the lab's {}", self.isp.name())
     }
 
     fn empty(number: usize, shape: Line) -> Result<Self> {

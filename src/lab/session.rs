@@ -6,12 +6,14 @@
 use std::fs;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 
 use super::article;
 use super::capture::{Capture, Filter};
+use super::command;
 use super::facts::{LabFacts, LinkFacts};
 use super::fit::{Fit, fit};
 use super::host::Host;
@@ -110,6 +112,7 @@ impl Lab {
         show: &mut dyn FnMut(Update<'_>),
     ) -> Result<Lab> {
         let begin = Instant::now();
+        require_programs()?;
         fs::create_dir_all(FILES).with_context(|| format!("making {FILES}"))?;
         show(Update::Step("building the network: clients, router, providers, servers"));
         let (network, path) = prepare(options)?;
@@ -208,6 +211,15 @@ impl Lab {
         }
         doors
     }
+}
+
+/// The programs that build the network, and what installs them.
+fn require_programs() -> Result<()> {
+    for (program, package) in [("ip", "iproute2"), ("nft", "nftables")] {
+        let found = command::run(Command::new(program).arg("-V"), "", command::DEFAULT_LIMIT);
+        found.with_context(|| format!("the lab needs the program {program} (Debian's package {package})"))?;
+    }
+    Ok(())
 }
 
 /// A file's directory and its name there: rules are told by their place beside it.

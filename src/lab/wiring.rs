@@ -52,7 +52,7 @@ pub(super) fn switch<'a>(ports: impl Iterator<Item = &'a str>) -> String {
 pub(super) fn line_cables(number: usize, medium: Medium, router: &Path, internet: &Path) -> String {
     let to_customer = match medium {
         Medium::Ethernet => cable("customer", &format!("wan{number}"), router),
-        Medium::PointToPoint => cable("carrier", &format!("line{number}"), router),
+        Medium::PointToPoint => cable("trunk", &format!("line{number}"), router),
     };
     to_customer + &cable("core", &format!("isp{number}"), internet)
 }
@@ -102,7 +102,7 @@ pub(super) fn router_default() -> String {
 /// The ISP of line `number`: the customer on one side, the internet on the other.
 pub(super) fn isp(number: usize, medium: Medium) -> String {
     let mut batch = String::from("link set lo up\nlink set core up\n");
-    batch += &tunnel("customer", "carrier", number, medium, [1, 2]);
+    batch += &tunnel("customer", "trunk", number, medium, [1, 2]);
     batch += "link set customer up\naddress add fe80::1/64 dev customer nodad\n";
     address(&mut batch, "customer", line_net(number).host(1), line_net(number));
     let customer = line_net(number).host(2).v6;

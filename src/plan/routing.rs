@@ -260,6 +260,9 @@ mod tests {
         rule.selector.fwmark = Some((1, 0xff));
         let add = RoutingChange::AddRule(rule.clone()).to_string();
         assert_eq!(add, "ip rule add priority 20001 fwmark 0x1/0xff lookup 101 protocol 87");
+        let of_a_device = Selector { bound_to: Some("wan1".into()), ..Selector::default() };
+        let bound = Rule { selector: of_a_device, ..rule.clone() };
+        assert_eq!(bound.to_string(), "priority 20001 oif wan1 lookup 101");
         let unreachable = Rule {
             family: Family::V6,
             selector: Selector { invert: true, fwmark: Some((0, 0xff)), ..Selector::default() },

@@ -2,8 +2,9 @@
 //!
 //! In the order of their priorities: everything known to the main table, but for
 //! its default route, goes there (LAN, VPN, static routes); bypassed nets go
-//! there too, default route included; the router's own sockets that are bound to
-//! an uplink's device go out by it, whatever their mark; a mark goes to its
+//! there too, default route included, but for flows that have an uplink already,
+//! as answers to outside do; the router's own sockets that are bound to an
+//! uplink's device go out by it, whatever their mark; a mark goes to its
 //! uplink's table; a mark whose uplink has no way goes nowhere, rather than
 //! split a flow; the router's own sockets that are bound to an uplink's address
 //! go out by it; the rest, the router's own new flows, goes by the own-traffic
@@ -101,8 +102,10 @@ fn bypassed(config: &Config, family: Family) -> impl Iterator<Item = Selector> +
     let of_family = move |net: &&IpNet| Family::of(net.addr()) == family;
     let to = config.bypass.destinations.iter().filter(of_family);
     let from = config.bypass.clients.iter().filter(of_family);
-    to.map(|&net| Selector { to: Some(net), ..Selector::default() })
-        .chain(from.map(|&net| Selector { from: Some(net), ..Selector::default() }))
+    let unmarked = Selector { fwmark: Some((0, config.marks.mask)), ..Selector::default() };
+    let by_source = unmarked.clone();
+    to.map(move |&net| Selector { to: Some(net), ..unmarked.clone() })
+        .chain(from.map(move |&net| Selector { from: Some(net), ..by_source.clone() }))
 }
 
 fn routes(config: &Config, lines: &[Line], family: Family) -> Vec<Route> {
@@ -159,7 +162,8 @@ fn alone(hop: &Hop) -> Hop {
     Hop { weight: 1, ..hop.clone() }
 }
 
-/// The own-traffic table: all usable uplinks by weight, or one before all.
+/// The own-traffic table: all usable uplinks by weight, or one before all. A socket that
+/// is bound to no port is routed before it has one, so by its destination alone.
 fn own_traffic(config: &Config, ways: &[(&Line, &Way)], family: Family) -> Vec<Route> {
     let table = config.routing.first_table;
     let route = |metric, hops| default_route(family, table, metric, None, hops);

@@ -11,7 +11,6 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use nix::sched::{CloneFlags, unshare};
 
-use crate::config::BackendChoice;
 use crate::engine::packet::Family;
 use crate::plan::firewall::iptables::{self, Flavour, Table};
 use crate::plan::firewall::model::Firewall;
@@ -71,21 +70,12 @@ pub enum Error {
     NoBackend(String),
 }
 
-/// The backend asked for, or the first that works of nft, iptables-nft and
-/// iptables-legacy. Each is tried in an empty network namespace of its own, so
-/// that nothing here is touched.
+/// The first of these that works here. Each is tried in an empty network
+/// namespace of its own, so that nothing here is touched.
 ///
 /// # Errors
 /// When none works; the message says why for each.
-pub fn probe(choice: BackendChoice) -> Result<Backend, Error> {
-    let candidates: &[Backend] = match choice {
-        BackendChoice::Auto => {
-            &[Backend::Nft, Backend::Iptables(Flavour::Nft), Backend::Iptables(Flavour::Legacy)]
-        }
-        BackendChoice::Nft => &[Backend::Nft],
-        BackendChoice::IptablesNft => &[Backend::Iptables(Flavour::Nft)],
-        BackendChoice::IptablesLegacy => &[Backend::Iptables(Flavour::Legacy)],
-    };
+pub fn probe(candidates: &[Backend]) -> Result<Backend, Error> {
     let mut complaints = Vec::new();
     for &backend in candidates {
         match try_out(backend) {
@@ -247,39 +237,27 @@ pub fn remove_sets() -> Result<(), Error> {
     }
 }
 
-fn loaded_tables(flavour: Flavour, family: Family) -> Vec<Table> {
-    let all = Table::ALL.into_iter();
-    match flavour {
-        Flavour::Nft => all.collect(),
-        Flavour::Legacy => {
-            let loaded = legacy_tables(family);
-            all.filter(|table| loaded.contains(table.name())).collect()
-        }
-    }
-}
-
 /// Looking into a legacy table loads it, for good; so only those that are loaded are looked into.
-fn legacy_tables(family: Family) -> BTreeSet<String> {
-    let file = match family {
-        Family::V4 => "/proc/thread-self/net/ip_tables_names",
-        Family::V6 => "/proc/thread-self/net/ip6_tables_names",
+fn loaded_tables(flavour: Flavour, family: Family) -> Vec<Table> {
+    let file = match (flavour, family) {
+        (Flavour::Nft, _) => return Table::ALL.into(),
+        (Flavour::Legacy, Family::V4) => "/proc/thread-self/net/ip_tables_names",
+        (Flavour::Legacy, Family::V6) => "/proc/thread-self/net/ip6_tables_names",
     };
-    fs::read_to_string(file).unwrap_or_default().lines().map(String::from).collect()
+    let loaded = fs::read_to_string(file).unwrap_or_default();
+    Table::ALL.into_iter().filter(|table| loaded.lines().any(|name| name == table.name())).collect()
 }
 
-/// One table of others' and ours as every `iptables-save` prints it, with the
-/// name of the program that changes it. Legacy tables that are not loaded are left out.
-pub fn iptables_listings(table: &str) -> Vec<(String, Result<String, Error>)> {
-    let mut listings = Vec::new();
-    for flavour in Flavour::BOTH {
-        for family in Family::BOTH {
-            if flavour == Flavour::Nft || legacy_tables(family).contains(table) {
-                let save = listing(&flavour.program(family, "-save"), &["-t", table]);
-                listings.push((flavour.program(family, ""), save));
-            }
-        }
-    }
-    listings
+/// What every `iptables-save` prints, with the name of the program that changes it.
+/// Legacy tables that are not loaded are left out, and stay so.
+#[must_use]
+pub fn iptables_listings() -> Vec<(String, Result<String, Error>)> {
+    let programs = Flavour::BOTH.into_iter().flat_map(|flavour| Family::BOTH.map(|family| (flavour, family)));
+    programs
+        .map(|(flavour, family)| {
+            (flavour.program(family, ""), listing(&flavour.program(family, "-save"), &[]))
+        })
+        .collect()
 }
 
 /// What a program prints; nothing where it is missing.

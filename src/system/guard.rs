@@ -10,7 +10,7 @@ use crate::plan::firewall::iptables::PREFIX;
 #[must_use]
 pub fn something_guards() -> bool {
     let nft = listing("nft", &["list", "ruleset"]).unwrap_or_default();
-    let saves = iptables_listings("filter").into_iter().filter_map(|(_, save)| save.ok());
+    let saves = iptables_listings().into_iter().filter_map(|(_, save)| save.ok());
     nft_guards(&nft) || saves.into_iter().any(|save| filter_guards(&save))
 }
 

@@ -6,7 +6,7 @@
 
 use std::collections::BTreeSet;
 
-use super::firewall::{Error, iptables_listings, listing};
+use super::firewall::{iptables_listings, listing};
 use crate::plan::firewall::iptables::PREFIX;
 use crate::plan::firewall::nft::TABLE;
 
@@ -15,25 +15,38 @@ use crate::plan::firewall::nft::TABLE;
 #[must_use]
 pub fn mark_writers(bits: u32) -> Vec<String> {
     let mut writers = Vec::new();
-    let mut known_tables = BTreeSet::new();
-    for (program, listed) in iptables_listings("mangle") {
-        let Ok(save) = listed else { continue };
-        if program.contains("nft") && save.contains("*mangle") {
-            known_tables.insert(if program.starts_with("ip6") { "ip6 mangle" } else { "ip mangle" });
+    let mut told = BTreeSet::from([TABLE.to_owned()]);
+    for (program, listed) in iptables_listings() {
+        let save = listed.unwrap_or_default();
+        writers.extend(in_iptables(&save, bits).into_iter().map(|rule| format!("{program} {rule}")));
+        if program.contains("nft") {
+            told.extend(nft_tables(&program, &save));
         }
-        let found = in_iptables(&save, bits).map(|rule| format!("{program} -t mangle {rule}"));
-        writers.extend(found);
     }
-    let ruleset: Result<String, Error> = listing("nft", &["list", "ruleset"]);
-    known_tables.insert(TABLE);
-    writers.extend(in_nft(&ruleset.unwrap_or_default(), bits, &known_tables));
+    let ruleset = listing("nft", &["list", "ruleset"]).unwrap_or_default();
+    writers.extend(in_nft(&ruleset, bits, &told));
     writers
 }
 
-fn in_iptables(save: &str, bits: u32) -> impl Iterator<Item = &str> {
-    let others =
-        save.lines().filter(|line| line.strip_prefix("-A ").is_some_and(|rule| !rule.starts_with(PREFIX)));
-    others.filter(move |rule| written_by_iptables(rule) & bits != 0)
+/// nft's names for the tables that iptables-nft has listed.
+fn nft_tables(program: &str, save: &str) -> Vec<String> {
+    let family = if program.starts_with("ip6") { "ip6" } else { "ip" };
+    save.lines().filter_map(|line| Some(format!("{family} {}", line.strip_prefix('*')?))).collect()
+}
+
+fn in_iptables(save: &str, bits: u32) -> Vec<String> {
+    let mut table = "";
+    let mut writers = Vec::new();
+    for line in save.lines() {
+        if let Some(name) = line.strip_prefix('*') {
+            table = name;
+        } else if line.strip_prefix("-A ").is_some_and(|rule| !rule.starts_with(PREFIX))
+            && written_by_iptables(line) & bits != 0
+        {
+            writers.push(format!("-t {table} {line}"));
+        }
+    }
+    writers
 }
 
 /// The bits of a packet's or connection's mark that a rule writes.
@@ -53,7 +66,9 @@ fn written_by_iptables(rule: &str) -> u32 {
     }
 }
 
-fn in_nft(ruleset: &str, bits: u32, known_tables: &BTreeSet<&str>) -> Vec<String> {
+fn in_nft(ruleset: &str, bits: u32, told: &BTreeSet<String>) -> Vec<String> {
+    // iptables-nft's chains of ours are listed here as well.
+    let is_foreign = |table: &str, chain: &str| !told.contains(table) && !chain.starts_with(PREFIX);
     let (mut table, mut chain) = ("", "");
     let mut writers = Vec::new();
     for line in ruleset.lines().map(str::trim) {
@@ -61,7 +76,7 @@ fn in_nft(ruleset: &str, bits: u32, known_tables: &BTreeSet<&str>) -> Vec<String
             table = name.trim_end_matches(" {");
         } else if let Some(name) = line.strip_prefix("chain ") {
             chain = name.trim_end_matches(" {");
-        } else if !known_tables.contains(table) && written_by_nft(line) & bits != 0 {
+        } else if is_foreign(table, chain) && written_by_nft(line) & bits != 0 {
             writers.push(format!("nft table {table}, chain {chain}: {line}"));
         }
     }
@@ -147,11 +162,13 @@ mod tests {
 
     #[test]
     fn our_own_rules_and_tables_that_iptables_lists_are_left_out() {
-        let save = "-A wansplit-lan -j MARK --set-xmark 0x1/0xff\n-A x -j MARK --set-xmark 0x1/0xff\n";
-        assert_eq!(in_iptables(save, 0xff).collect::<Vec<_>>(), ["-A x -j MARK --set-xmark 0x1/0xff"]);
+        let save = "*nat\n-A wansplit-lan -j MARK --set-xmark 0x1/0xff\n-A x -j MARK --set-xmark 0x1/0xff\n";
+        assert_eq!(in_iptables(save, 0xff), ["-t nat -A x -j MARK --set-xmark 0x1/0xff"]);
+        assert_eq!(nft_tables("ip6tables-nft", save), ["ip6 nat"]);
         let ruleset = "table inet wansplit {\n\tchain a {\n\t\tmeta mark set 0x1\n\t}\n}\n\
-                       table ip f {\n\tchain b {\n\t\tmeta mark set 0x1\n\t}\n}\n";
-        let found = in_nft(ruleset, 0xff, &BTreeSet::from(["inet wansplit"]));
+                       table ip f {\n\tchain b {\n\t\tmeta mark set 0x1\n\t}\n\
+                       \tchain wansplit-save {\n\t\tmeta mark set 0x1\n\t}\n}\n";
+        let found = in_nft(ruleset, 0xff, &BTreeSet::from(["inet wansplit".to_owned()]));
         assert_eq!(found, ["nft table ip f, chain b: meta mark set 0x1"]);
     }
 }

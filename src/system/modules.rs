@@ -2,7 +2,7 @@
 
 use std::process::{Command, Stdio};
 
-use crate::config::Helper;
+use crate::plan::firewall::model::Helper;
 
 /// Loads what these helpers need, as far as that can be: they may be built in, or there
 /// may be no right to load modules here. What is missing then shows when a rule asks for it.

@@ -39,7 +39,8 @@ pub enum Verdict {
 #[must_use]
 pub fn verdict(status: &Status, facts: &LabFacts) -> Verdict {
     let astray = facts.strays().saturating_add(facts.astray());
-    match (astray, facts.outcome().failed, decided_flows(status).min(facts.flows.compared)) {
+    let proved = decided_flows(status).min(facts.flows.compared);
+    match (astray, facts.outcome().failed, proved) {
         (1.., _, _) => Verdict::Strays,
         (0, 1.., _) => Verdict::Failures,
         (0, 0, 0) => Verdict::Nothing,

@@ -4,6 +4,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
+use std::process::Command;
 
 use wansplit::lab::command::Output;
 
@@ -80,10 +81,8 @@ fn fails_at_each_call(router: &mut Router) -> usize {
     let saboteur = router.files.path().join("saboteur");
     let counter = router.files.path().join("calls");
     for call in 1.. {
-        write_wrappers(&saboteur, &counter, call);
-        let mut command = router.command(&["run"]);
-        command.env("PATH", format!("{}:{}", saboteur.display(), std::env::var("PATH").unwrap()));
-        router.launch_as(command);
+        write_wrappers(&saboteur, &counter, &PROGRAMS, call, "echo 'made to fail' >&2; exit 1");
+        router.launch_as(sabotaged(router, &saboteur));
         let Some(status) = router.wait_for_start() else {
             router.kill();
             return call - 1;
@@ -97,16 +96,47 @@ fn fails_at_each_call(router: &mut Router) -> usize {
     unreachable!("the loop has no end of its own")
 }
 
+#[test]
+fn whenever_set_up_is_killed_down_finds_all_of_it() {
+    for backend in backends() {
+        let mut router = Router::new(&backend, &[1, 1]);
+        let before = dump(&router);
+        let saboteur = router.files.path().join("saboteur");
+        for call in 1.. {
+            let counter = router.files.path().join("calls");
+            write_wrappers(&saboteur, &counter, &CHANGING, call, "kill -9 $PPID; exit 1");
+            router.launch_as(sabotaged(&router, &saboteur));
+            let was_killed = router.wait_for_start().is_some();
+            if !was_killed {
+                router.kill();
+            }
+            router.wansplit(&["down"]).unwrap();
+            assert_eq!(before.changes_to(&dump(&router)), [""; 0], "call {call}: {}", router.said());
+            if !was_killed {
+                assert!(call > 3, "{backend}: only {call} calls");
+                break;
+            }
+        }
+    }
+}
+
+/// `run`, with other programs put before the real ones.
+fn sabotaged(router: &Router, saboteur: &Path) -> Command {
+    let mut command = router.command(&["run"]);
+    command.env("PATH", format!("{}:{}", saboteur.display(), std::env::var("PATH").unwrap()));
+    command
+}
+
 /// Programs that fail at one call of all and are themselves at the others.
-fn write_wrappers(directory: &Path, counter: &Path, failing: usize) {
+fn write_wrappers(directory: &Path, counter: &Path, programs: &[&str], failing: usize, instead: &str) {
     fs::create_dir_all(directory).unwrap();
     fs::write(counter, "0").unwrap();
-    for program in PROGRAMS {
+    for program in programs {
         let Some(real) = find(program) else { continue };
         let counter = counter.display();
         let script = format!(
             "#!/bin/sh\nread calls <{counter}\necho $((calls + 1)) >{counter}\n\
-             if [ $calls -eq {} ]; then echo 'made to fail' >&2; exit 1; fi\nexec {real} \"$@\"\n",
+             if [ $calls -eq {} ]; then {instead}; fi\nexec {real} \"$@\"\n",
             failing - 1,
         );
         let path = directory.join(program);
@@ -115,6 +145,17 @@ fn write_wrappers(directory: &Path, counter: &Path, failing: usize) {
     }
 }
 
+/// The programs that change something.
+const CHANGING: [&str; 6] = [
+    "nft",
+    "ipset",
+    "iptables-nft-restore",
+    "ip6tables-nft-restore",
+    "iptables-legacy-restore",
+    "ip6tables-legacy-restore",
+];
+
+/// Those, and those that look.
 const PROGRAMS: [&str; 10] = [
     "nft",
     "ipset",

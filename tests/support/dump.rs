@@ -43,18 +43,12 @@ impl Dump {
 
     /// What the other has more (`+`) or less (`-`), line by line.
     pub fn changes_to(&self, after: &Dump) -> Vec<String> {
-        let mut changes = Vec::new();
-        for (listing, before) in &self.answers {
-            let after = &after.answers[listing];
-            let gone = before.iter().filter(|line| !after.contains(line));
-            let new = after.iter().filter(|line| !before.contains(line));
-            changes.extend(gone.map(|line| format!("{listing}: - {line}")));
-            changes.extend(new.map(|line| format!("{listing}: + {line}")));
-            if changes.is_empty() && before != after {
-                changes.push(format!("{listing}: in another order: {after:?}"));
-            }
-        }
-        changes
+        let listings =
+            self.answers.iter().map(|(listing, before)| (listing, before, &after.answers[listing]));
+        listings
+            .filter(|(_, before, after)| before != after)
+            .flat_map(|(listing, before, after)| changes(listing, before, after))
+            .collect()
     }
 
     /// Whether some line of some answer has this in it.
@@ -63,6 +57,18 @@ impl Dump {
     }
 }
 
+fn changes(listing: &str, before: &[String], after: &[String]) -> Vec<String> {
+    let gone = before.iter().filter(|line| !after.contains(line)).map(|line| format!("{listing}: - {line}"));
+    let new = after.iter().filter(|line| !before.contains(line)).map(|line| format!("{listing}: + {line}"));
+    let changes: Vec<String> = gone.chain(new).collect();
+    if changes.is_empty() {
+        vec![format!("{listing}: as often, or in the order: {after:?}")]
+    } else {
+        changes
+    }
+}
+
+/// What one program lists, without the gate's elements, which are renewed all the time.
 fn list(host: &Host, listing: &str) -> Vec<String> {
     let script = format!("{listing} 2>/dev/null || true");
     let text = host.run(Command::new("sh").args(["-c", &script])).unwrap();

@@ -24,8 +24,6 @@ table inet foreign {
     }
 }
 RULES
-ipset create foreign hash:net family inet
-ipset add foreign 192.0.2.99
 for flavour in nft legacy; do
     for program in iptables-$flavour ip6tables-$flavour; do
         command -v $program >/dev/null || continue
@@ -39,7 +37,10 @@ for flavour in nft legacy; do
         $program -t raw -P OUTPUT ACCEPT
     done
 done
-iptables-nft -t mangle -A POSTROUTING -m set --match-set foreign dst -j DROP
+if ipset create foreign hash:net family inet 2>/dev/null; then
+    ipset add foreign 192.0.2.99
+    iptables-nft -t mangle -A POSTROUTING -m set --match-set foreign dst -j DROP
+fi
 ip route add 10.99.0.0/16 via 10.77.0.11
 ip route add default via 203.0.113.1 dev wan2 metric 500
 ip route add default via 198.51.100.1 dev wan1 table 300

@@ -11,14 +11,14 @@ use wansplit::engine::packet::Family;
 use wansplit::lab::capture::Capture;
 use wansplit::lab::traffic::{FlowOutcome, Pace, Report, RunningTransfer, TcpFlows, Transfer, UdpFlows};
 
-use crate::router::Router;
+use crate::router::{Router, scaled};
 
-/// New flows per second of each kind in each family: 500 in all.
-const RATE: u32 = 125;
+/// New flows per second of each kind in each family, on a fast machine: 500 in all.
+const RATE: usize = 125;
 /// A pause that a running transfer may make.
 pub const HITCH: Duration = Duration::from_secs(2);
-/// Datagrams per second of a conversation.
-const TALK: u64 = 200;
+/// Datagrams per second of a conversation, on a fast machine.
+const TALK: usize = 200;
 
 /// A running load.
 pub struct Load {
@@ -48,7 +48,7 @@ impl Load {
         for (family, shift) in Family::BOTH.into_iter().zip([0, 2_000]) {
             let to = router.echo(family);
             let [host, talker] = [0, 1].map(|client| router.network.lans[0].clients[client].host.clone());
-            let pace = Pace::steady(RATE, time);
+            let pace = Pace::steady(scaled(RATE) as u32, time);
             let patience = Duration::from_secs(20);
             let tcp = TcpFlows { limit: patience, ..TcpFlows::new(to, pace) };
             let first_port = Some(12_000 + 4_000 * round + shift);
@@ -58,8 +58,8 @@ impl Load {
             new.push(std::thread::spawn(move || ("udp", family, udp.run(&side).unwrap())));
             let talk = UdpFlows {
                 first_port: Some(7_000 + round + shift),
-                datagrams: (time.as_secs() * TALK) as usize,
-                gap: Duration::from_micros(1_000_000 / TALK),
+                datagrams: time.as_secs() as usize * scaled(TALK),
+                gap: Duration::from_secs(1) / scaled(TALK) as u32,
                 ..UdpFlows::new(to, Pace::burst(1, 1))
             };
             talks.push(std::thread::spawn(move || talk.run(&talker).unwrap()));
@@ -86,6 +86,8 @@ impl Load {
             outcome.talk_lost += report.flows.iter().filter_map(lost_of_talk).sum::<usize>();
         }
         check_transfers(self.transfers, router);
+        // What closing connections say last is to be seen too.
+        std::thread::sleep(Duration::from_millis(300));
         let captured = self.capture.stop().unwrap();
         router.assert_sound(&router.judge(&captured));
         outcome
@@ -100,7 +102,8 @@ impl Outcome {
 
     /// Every line carried some of the new flows that began in this time after the load did.
     pub fn assert_balanced(&self, during: Range<f64>, lines: usize) {
-        let places = (during.start * f64::from(RATE)) as usize..(during.end * f64::from(RATE)) as usize;
+        let place = |seconds: f64| (seconds * scaled(RATE) as f64) as usize;
+        let places = place(during.start)..place(during.end);
         for report in self.tcp.iter().chain(&self.udp) {
             let flows = &report.flows[places.clone()];
             let sources: BTreeSet<IpAddr> =
@@ -122,8 +125,11 @@ fn transfers(router: &Router, time: Duration) -> Vec<RunningTransfer> {
     let mut transfers = Vec::new();
     for family in Family::BOTH {
         for _ in &router.network.lines {
-            let transfer =
-                Transfer { rate: Some(256 * 1024), stall: HITCH, ..Transfer::new(router.echo(family), time) };
+            let transfer = Transfer {
+                rate: Some(scaled(256 * 1024) as u64),
+                stall: HITCH,
+                ..Transfer::new(router.echo(family), time)
+            };
             let running = transfer.start(&router.network.client().host).unwrap();
             std::thread::sleep(Duration::from_millis(50));
             transfers.push(running);

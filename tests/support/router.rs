@@ -32,6 +32,8 @@ pub struct Router {
     pub server: Server,
     pub files: TempDir,
     daemon: Option<Process>,
+    /// How much the log held when the daemon was launched.
+    said_before: usize,
 }
 
 impl Router {
@@ -48,7 +50,13 @@ impl Router {
         let addresses: Vec<IpAddr> = network.servers.iter().flat_map(|server| server.both()).collect();
         let server = Server::start(&network.internet, ServerSpec::on(&addresses, &[ECHO], &[SILENT]))
             .expect("the lab's server");
-        let router = Router { network, server, files: TempDir::new().expect("a directory"), daemon: None };
+        let router = Router {
+            network,
+            server,
+            files: TempDir::new().expect("a directory"),
+            daemon: None,
+            said_before: 0,
+        };
         router.configure(&format!("backend = \"{backend}\"\n{}", configuration(&router.network, weights)));
         router
     }
@@ -100,11 +108,17 @@ impl Router {
     /// Starts the daemon and waits until it says that it is ready and the gate is open.
     pub fn start(&mut self) {
         self.launch();
-        self.wait_until("the gate opens", |status| status["gate"]["open"] == true);
+        self.wait_until("the gate opens", |status| status["gate"]["open"] == true && self.is_ready());
+    }
+
+    /// Whether the daemon that was launched last has said that it is ready.
+    fn is_ready(&self) -> bool {
+        self.said()[self.said_before..].contains("INFO ready")
     }
 
     /// Starts the daemon and waits for nothing.
     pub fn launch(&mut self) {
+        self.said_before = self.said().len();
         self.launch_as(self.command(&["-v", "run"]));
     }
 
@@ -233,6 +247,15 @@ pub fn program() -> PathBuf {
 pub fn backends() -> Vec<String> {
     let named = std::env::var("WANSPLIT_BACKENDS").unwrap_or_else(|_| "iptables-nft,iptables-legacy".into());
     named.split(',').map(String::from).collect()
+}
+
+/// Scenarios that mostly wait can do so for all backends at the same time.
+pub fn side_by_side(scenario: fn(&str)) {
+    std::thread::scope(|scope| {
+        for backend in backends() {
+            scope.spawn(move || scenario(&backend));
+        }
+    });
 }
 
 /// A number of flows, fewer where WANSPLIT_SCALE asks for it (a slow machine).

@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::process::Command;
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::router::*;
@@ -44,6 +45,18 @@ pub fn tcp(host: &Host, to: SocketAddr, count: usize) -> Report {
 /// UDP flows, a few at a time, that must all be answered.
 pub fn udp(host: &Host, to: SocketAddr, count: usize) -> Report {
     worked(UdpFlows::new(to, Pace::burst(count, 20)).run(host).unwrap(), to)
+}
+
+/// TCP and UDP flows, from ports that no other flow of the test program has, bound to no
+/// address. A socket without a port is routed before it gets one: some kernels then send
+/// all flows to one service by one hop, and from each line's address they may choose the same port.
+pub fn from_fresh_ports(host: &Host, to: SocketAddr, count: u16) -> [Report; 2] {
+    static NEXT: AtomicU16 = AtomicU16::new(10_000);
+    let pace = Pace::burst(count.into(), 20);
+    let fresh = || Some(NEXT.fetch_add(count, Ordering::Relaxed));
+    let tcp = TcpFlows { first_port: fresh(), ..TcpFlows::new(to, pace) };
+    let udp = UdpFlows { first_port: fresh(), ..UdpFlows::new(to, pace) };
+    [worked(tcp.run(host).unwrap(), to), worked(udp.run(host).unwrap(), to)]
 }
 
 /// The report, when every flow in it worked.

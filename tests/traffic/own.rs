@@ -2,7 +2,6 @@
 
 use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpStream};
-use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
 use socket2::{Domain, Socket, Type};
@@ -57,22 +56,13 @@ fn own_traffic_works(backend: &str, router_traffic: &str) {
 
 fn unbound_flows_spread(router: &Router, family: Family, commands: &[&str]) {
     let (host, to) = (&router.network.router, router.echo(family));
-    let pace = Pace::burst(40, 20);
-    let tcp = TcpFlows { first_port: fresh_ports(40), ..TcpFlows::new(to, pace) }.run(host).unwrap();
-    let udp = UdpFlows { first_port: fresh_ports(40), ..UdpFlows::new(to, pace) }.run(host).unwrap();
-    for report in [worked(tcp, to), worked(udp, to)] {
+    for report in from_fresh_ports(host, to, 40) {
         let lines = by_line(&router.network, &report);
         assert!(lines.iter().all(|&flows| flows > 5), "{commands:?}: {lines:?}");
         assert_eq!(lines.iter().sum::<usize>(), 40);
     }
     let pings = Pings::new(to.ip(), 10).run(host).unwrap();
     assert!(pings.iter().all(|ping| ping.answered), "{commands:?}");
-}
-
-/// Ports that no other flow has: from each line's address the kernel might choose the same.
-fn fresh_ports(count: u16) -> Option<u16> {
-    static NEXT: AtomicU16 = AtomicU16::new(10_000);
-    Some(NEXT.fetch_add(count, Ordering::Relaxed))
 }
 
 fn bound_flows_go_by_their_address(router: &Router, line: &IspLine, family: Family) {
@@ -124,7 +114,7 @@ fn own_traffic_goes_by_its_favourite(backend: &str) {
     router.start();
     let all_by = |line: Option<usize>| {
         for family in Family::BOTH {
-            for report in [tcp, udp].map(|flows| flows(&router.network.router, router.echo(family), 20)) {
+            for report in from_fresh_ports(&router.network.router, router.echo(family), 20) {
                 let by = by_line(&router.network, &report);
                 match line {
                     Some(line) => assert_eq!(by[line], 20, "{by:?}"),

@@ -5,7 +5,7 @@ use std::ops::RangeInclusive;
 
 use ipnet::{IpNet, Ipv6Net};
 
-use crate::config::Helper;
+pub use crate::config::Helper;
 use crate::engine::flow::Mac;
 use crate::engine::packet::Family;
 use crate::engine::rule::model::IcmpType;

@@ -44,6 +44,8 @@ pub enum Turn {
     Idle,
     /// The kernel no longer knew a packet that was answered before (its device went down, say).
     Refused,
+    /// The socket's buffer was full for a moment; the kernel let packets past the queue.
+    Overrun,
 }
 
 /// A queue of waiting packets with a bounded wait.

@@ -5,6 +5,7 @@ use std::os::fd::RawFd;
 use std::time::Duration;
 
 use nfq::{Message, Queue};
+use nix::errno::Errno;
 
 use super::descriptor;
 use super::{PacketQueue, Turn, Verdict, Waiting};
@@ -93,11 +94,29 @@ fn answered(mut message: Message, verdict: Verdict) -> Message {
     message
 }
 
-/// The kernel's complaint about an earlier verdict comes back from a later receive.
+/// The kernel's complaint about an earlier verdict comes back from a later receive, and so does
+/// the news that the socket's buffer was full (`ENOBUFS`, netlink(7)).
 fn nothing_received(error: io::Error) -> io::Result<Turn> {
+    if error.raw_os_error() == Some(Errno::ENOBUFS as i32) {
+        return Ok(Turn::Overrun);
+    }
     match error.kind() {
         io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut | io::ErrorKind::Interrupted => Ok(Turn::Idle),
         io::ErrorKind::NotFound => Ok(Turn::Refused),
         _ => Err(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_buffer_and_a_packet_that_is_gone_end_no_worker_and_a_broken_socket_does() {
+        let turn = |errno: Errno| nothing_received(io::Error::from_raw_os_error(errno as i32));
+        assert_eq!(turn(Errno::ENOBUFS).unwrap(), Turn::Overrun);
+        assert_eq!(turn(Errno::ENOENT).unwrap(), Turn::Refused);
+        assert_eq!(turn(Errno::EAGAIN).unwrap(), Turn::Idle);
+        assert!(turn(Errno::EBADF).is_err());
     }
 }

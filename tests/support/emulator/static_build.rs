@@ -13,33 +13,33 @@ use super::libraries;
 
 /// The `wansplit` program, statically linked.
 pub fn wansplit() -> PathBuf {
-    static_build(&["build", "--bin", "wansplit"], "wansplit")
+    static_build("wansplit", &["build", "--bin", "wansplit"])
 }
 
 /// The test program of `tests/<name>.rs`, statically linked.
 pub fn test_program(name: &str) -> PathBuf {
-    static_build(&["test", "--no-run", "--test", name], name)
+    static_build(name, &["test", "--no-run", "--test", name])
 }
 
 /// The test program of `tests/<name>.rs` as the ordinary test command builds
 /// it; where that command is what runs now, it is built already.
 pub fn ordinary_test_program(name: &str) -> PathBuf {
     let release: &[&str] = if cfg!(debug_assertions) { &[] } else { &["--release"] };
-    executable(cargo(&[&["test", "--no-run", "--test", name], release].concat()), name)
+    executable(name, cargo(&[&["test", "--no-run", "--test", name], release].concat()))
 }
 
 /// Runs cargo and checks that what it built is static. Emulation is slow enough
 /// to be worth a little optimization. Only the GNU target is
 /// needed: its C library can be linked statically too. Naming the target keeps
 /// the flags from build scripts and procedural macros.
-fn static_build(arguments: &[&str], name: &str) -> PathBuf {
+fn static_build(name: &str, arguments: &[&str]) -> PathBuf {
     let mut cargo = cargo(arguments);
     cargo
         .args(["--target", "x86_64-unknown-linux-gnu", "--target-dir", "target/static"])
         .env("CARGO_ENCODED_RUSTFLAGS", "-Ctarget-feature=+crt-static")
         .env("CARGO_PROFILE_DEV_DEBUG", "none")
         .env("CARGO_PROFILE_DEV_OPT_LEVEL", "1");
-    let executable = executable(cargo, name);
+    let executable = executable(name, cargo);
     assert!(libraries::is_static(&executable), "{} is not static", executable.display());
     executable
 }
@@ -54,20 +54,22 @@ fn cargo(arguments: &[&str]) -> Command {
     cargo
 }
 
-/// Runs cargo and returns the executable of the target with this name: a test
-/// program is built together with the program that it tests.
-fn executable(mut cargo: Command, name: &str) -> PathBuf {
+/// Runs cargo and returns the executable of the target with this name; a test
+/// program brings the package's own program along.
+fn executable(name: &str, mut cargo: Command) -> PathBuf {
     let output = cargo.output().unwrap_or_else(|error| panic!("running cargo: {error}"));
     assert!(output.status.success(), "{cargo:?} failed");
     let messages = String::from_utf8_lossy(&output.stdout);
     messages
         .lines()
-        .find_map(|message| executable_of_message(message, name))
-        .unwrap_or_else(|| panic!("{cargo:?} named no executable {name}"))
+        .find_map(|message| executable_of(name, message))
+        .unwrap_or_else(|| panic!("{cargo:?} named no executable"))
 }
 
-fn executable_of_message(message: &str, name: &str) -> Option<PathBuf> {
+fn executable_of(name: &str, message: &str) -> Option<PathBuf> {
     let message: Value = serde_json::from_str(message).ok()?;
-    let path = message["executable"].as_str().filter(|_| message["target"]["name"] == name)?;
-    Some(PathBuf::from(path))
+    if message["target"]["name"] != name {
+        return None;
+    }
+    message["executable"].as_str().map(PathBuf::from)
 }
