@@ -25,7 +25,7 @@ pub(super) const QUIET: &[(&str, &str)] = &[
     ("ipv6/conf/default/router_solicitations", "0"),
     ("ipv4/conf/all/rp_filter", "0"),
     ("ipv4/conf/default/rp_filter", "0"),
-    ("ipv4/ip_local_port_range", "10000 65000"),
+    ("ipv4/ip_local_port_range", "10000 64999"),
 ];
 
 /// Whether a machine passes on packets that are not for it.

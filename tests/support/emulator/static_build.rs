@@ -28,7 +28,8 @@ pub fn ordinary_test_program(name: &str) -> PathBuf {
     executable(name, cargo(&[&["test", "--no-run", "--test", name], release].concat()))
 }
 
-/// Runs cargo and checks that what it built is static. Only the GNU target is
+/// Runs cargo and checks that what it built is static. Emulation is slow enough
+/// to be worth a little optimization. Only the GNU target is
 /// needed: its C library can be linked statically too. Naming the target keeps
 /// the flags from build scripts and procedural macros.
 fn static_build(name: &str, arguments: &[&str]) -> PathBuf {
