@@ -254,7 +254,7 @@ fn fill(firewall: &Firewall, family: Family, table: Table, installed: &Installed
     for chain in &wanted {
         script.chains.push(prefixed(&chain.name));
         let rules = chain.rules.iter().filter(|rule| rule.family.is_none_or(|of| of == family));
-        script.commands.extend(rules.map(|rule| command(firewall, table, chain, rule, family)));
+        script.commands.extend(rules.map(|rule| command(firewall, chain, rule, family)));
     }
     script.commands.extend(hang_up(&wanted, family, table, installed));
     script
@@ -434,18 +434,12 @@ fn ipset(lines: Vec<String>) -> Step {
     }
 }
 
-fn command(firewall: &Firewall, table: Table, chain: &Chain, rule: &Rule, family: Family) -> String {
+fn command(firewall: &Firewall, chain: &Chain, rule: &Rule, family: Family) -> String {
     let mut words = vec![format!("-A {}", prefixed(&chain.name))];
     words.extend(rule.matches.iter().map(|condition| matching(firewall, condition, family)));
-    words.push(match (table, &rule.action) {
-        (Table::Nat, Action::Drop) => DROP_IN_NAT.into(),
-        (_, action) => acting(firewall, action, family),
-    });
+    words.push(acting(firewall, &rule.action, family));
     words.join(" ")
 }
-
-/// The programs refuse `DROP` in the nat table; a queue that nobody has, without bypass, drops too.
-const DROP_IN_NAT: &str = "-j NFQUEUE --queue-num 65535";
 
 fn matching(firewall: &Firewall, condition: &Match, family: Family) -> String {
     let mask = firewall.marks.mask;
