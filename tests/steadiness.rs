@@ -115,10 +115,12 @@ fn both_datagrams_of_a_pair_leave_by_one_line_however_much_the_queue_lets_pass()
 
 fn pairs_under_pressure(backend: &str, queue: &str) {
     let mut router = running(backend, &format!("workers = 2\n{queue}"));
+    // A queue that takes everything has nothing to tear.
+    let torn = if queue.is_empty() { 0 } else { scaled(2500) / 500 };
     let capture = router.capture();
     let before = router.queued();
     for family in Family::BOTH {
-        send_pairs(&router, family, Pace::burst(scaled(2500), 32));
+        send_pairs(&router, family, Pace::burst(scaled(2500), 32), torn);
     }
     let queued = router.queued() - before;
     let flows = router.judge(&capture.stop().unwrap());
@@ -126,12 +128,13 @@ fn pairs_under_pressure(backend: &str, queue: &str) {
     router.assert_sound(&flows);
     let (pairs, packets) = (4 * scaled(2500), flows.packets() as usize);
     assert_eq!(flows.carried.len(), pairs);
-    assert!((2 * pairs - pairs / 500..=2 * pairs).contains(&packets), "{packets} packets of {pairs} pairs");
+    assert!((2 * pairs - 4 * torn..=2 * pairs).contains(&packets), "{packets} packets of {pairs} pairs");
     router.stop();
 }
 
 /// Pairs to the server that answers and to the one that does not, at the same time.
-fn send_pairs(router: &Router, family: Family, pace: Pace) {
+/// `torn` says how many may be answered only in part.
+fn send_pairs(router: &Router, family: Family, pace: Pace, torn: usize) {
     std::thread::scope(|scope| {
         for (client, to) in [router.echo(family), router.silent(family)].into_iter().enumerate() {
             let host = &router.network.lans[0].clients[client].host;
@@ -141,8 +144,8 @@ fn send_pairs(router: &Router, family: Family, pace: Pace) {
                     UdpFlows { answers, first_port: Some(10_000), ..UdpFlows::pairs(to, pace) }.run(host);
                 let report = report.unwrap();
                 // A datagram that meets its sibling at the very moment of its note is dropped.
-                let torn = report.flows.len() - report.succeeded();
-                assert!(torn <= report.flows.len() / 500, "{:?}: {}", report.failures(), router.said());
+                let partly = report.flows.len() - report.succeeded();
+                assert!(partly <= torn, "{:?}: {}", report.failures(), router.said());
             });
         }
     });
