@@ -22,7 +22,7 @@ pub struct Sources {
 
 /// A configuration or rule file that cannot be read.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot read {path}: {source}")]
+#[error("cannot read {path}")]
 pub struct Unreadable {
     /// Where it should be.
     pub path: PathBuf,
