@@ -457,6 +457,7 @@ fn matching(firewall: &Firewall, condition: &Match, family: Family) -> String {
         Match::ReplyDestination(address) => format!("-m conntrack --ctrepldst {address}"),
         Match::PacketHasUplink(yes) => format!("-m mark {}--mark 0x0/{mask:#x}", not(*yes)),
         Match::PacketUplink(value) => format!("-m mark --mark {value:#x}/{mask:#x}"),
+        Match::ConnectionUplink(value) => format!("-m connmark --mark {value:#x}/{mask:#x}"),
         Match::ConnectionHasUplink(yes) => format!("-m connmark {}--mark 0x0/{mask:#x}", not(*yes)),
         Match::Decided(yes) => format!("-m mark {}--mark 0x0/{decided:#x}", not(*yes)),
         Match::Early => format!("-m set --match-set {} src,src,dst", early_set(family)),

@@ -206,7 +206,11 @@ fn not_ours() -> [Rule; 1] {
 /// answered datagram that finds no early sibling keeps its way and later ones
 /// follow it; one that finds an early sibling takes that one's way, the kernel's.
 /// If both notes come at one moment, neither knows what the other has read: then
-/// the early one is torn, and dropped where iptables lets packets be dropped.
+/// the early one is torn, and dropped in the forward chain.
+///
+/// Some kernels (6.1, not 6.18) look for the connection once more when the answer
+/// comes: a datagram that waited with an entry of its own then has its sibling's,
+/// which is decided, and follows it.
 fn settle(config: &Config) -> Vec<Chain> {
     let is_udp = || Match::Protocol(UDP);
     let chain = |name: &str, rules: Vec<Rule>| Chain { name: name.into(), hook: None, rules };
@@ -235,12 +239,14 @@ fn settle(config: &Config) -> Vec<Chain> {
         ],
         save(),
     ];
-    let from_lan = config.lan.iter().map(|lan| {
+    let from_lan = config.lan.iter().flat_map(|lan| {
+        let followed = [Match::In(lan.clone()), Match::Decided(true), Match::ConnectionHasUplink(true)];
         let chosen =
             [Match::In(lan.clone()), Match::PacketHasUplink(true), Match::ConnectionHasUplink(false)];
-        rule(chosen, Action::Jump("save".into()))
+        [rule(followed, Action::Jump("follow".into())), rule(chosen, Action::Jump("save".into()))]
     });
     vec![
+        chain("follow", vec![rule([], Action::ClearDecided), rule([], Action::Restore)]),
         chain("overtaken", overtaken),
         chain("answered", answered.concat()),
         chain("keep", save()),
@@ -334,11 +340,12 @@ fn own(config: &Config, queues: u16) -> Chain {
     Chain { name: "own".into(), hook: Some(Hook::Own), rules }
 }
 
-/// Forward: torn datagrams, segment sizes, packets that NAT cannot mend, the guard.
+/// Forward: unsettled datagrams, segment sizes, packets that NAT cannot mend, the guard.
 fn forward(config: &Config, lines: &[Line]) -> Vec<Chain> {
-    let mut chains = Vec::new();
-    let torn = |lan: &String| rule([Match::In(lan.clone()), Match::Decided(true)], Action::Drop);
-    let mut rules: Vec<Rule> = config.lan.iter().map(torn).collect();
+    let mut chains = vec![unsettled(config)];
+    let decided =
+        |lan: &String| rule([Match::In(lan.clone()), Match::Decided(true)], Action::Jump("unsettled".into()));
+    let mut rules: Vec<Rule> = config.lan.iter().map(decided).collect();
     rules.extend(config.uplinks.iter().zip(lines).flat_map(|(uplink, line)| clamps(uplink, line)));
     for (uplink, family) in translated(config) {
         let stray = [Match::Out(uplink.interface.clone()), Match::State(&[State::Invalid])];
@@ -355,6 +362,18 @@ fn forward(config: &Config, lines: &[Line]) -> Vec<Chain> {
     }
     chains.push(Chain { name: "forward".into(), hook: Some(Hook::Forward), rules });
     chains
+}
+
+/// What is still flagged as decided goes where its connection goes, or nowhere: a torn
+/// datagram has no uplink, and iptables' nat table does not see one that got its sibling's
+/// connection.
+fn unsettled(config: &Config) -> Chain {
+    let same = config.uplinks.iter().map(|uplink| {
+        let value = config.marks.value(uplink.id);
+        rule([Match::PacketUplink(value), Match::ConnectionUplink(value)], Action::Return)
+    });
+    let rules = same.chain([rule([], Action::Drop)]).collect();
+    Chain { name: "unsettled".into(), hook: None, rules }
 }
 
 fn guard() -> Chain {

@@ -95,6 +95,8 @@ pub enum Match {
     PacketHasUplink(bool),
     /// The packet's uplink bits are these.
     PacketUplink(u32),
+    /// The connection's uplink bits are these.
+    ConnectionUplink(u32),
     /// The connection's uplink bits are empty, or not.
     ConnectionHasUplink(bool),
     /// The packet carries the flag that user space decided it, or not.

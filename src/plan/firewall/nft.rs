@@ -353,6 +353,7 @@ fn matching(firewall: &Firewall, condition: &Match, family: Family) -> String {
         }
         Match::PacketHasUplink(yes) => format!("meta mark & {mask:#x} {} 0x0", is(*yes)),
         Match::PacketUplink(value) => format!("meta mark & {mask:#x} == {value:#x}"),
+        Match::ConnectionUplink(value) => format!("ct mark & {mask:#x} == {value:#x}"),
         Match::ConnectionHasUplink(yes) => format!("ct mark & {mask:#x} {} 0x0", is(*yes)),
         Match::Decided(yes) => format!("meta mark & {:#x} {} 0x0", firewall.marks.decided, is(*yes)),
         Match::Early => format!("{} @early{}", udp_flow(family), family.version()),
