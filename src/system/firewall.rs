@@ -201,7 +201,7 @@ fn observe_nft() -> Result<nft::Installed, Error> {
         return Ok(nft::Installed::default());
     }
     let (family, name) = nft::TABLE.split_once(' ').unwrap_or_default();
-    Ok(nft::Installed::read_list(&listing("nft", &["list", "table", family, name])?))
+    Ok(nft::Installed::read_list(&listing("nft", &["--stateless", "list", "table", family, name])?))
 }
 
 fn observe_iptables(flavour: Flavour) -> Result<iptables::Installed, Error> {

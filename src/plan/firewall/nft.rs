@@ -48,7 +48,7 @@ pub struct Installed {
 }
 
 impl Installed {
-    /// Takes in what `nft list table inet wansplit` printed.
+    /// Takes in what `nft --stateless list table inet wansplit` printed.
     #[must_use]
     pub fn read_list(text: &str) -> Self {
         Installed {
@@ -431,7 +431,7 @@ fn acting(firewall: &Firewall, action: &Action, family: Family) -> String {
         Action::Jump(chain) => format!("jump {chain}"),
         Action::Goto(chain) => format!("goto {chain}"),
         Action::Return => "return".into(),
-        Action::Drop => "drop".into(),
+        Action::Drop => "counter drop".into(),
         Action::Queue { first, count: 1 } => format!("queue flags bypass to {first}"),
         Action::Queue { first, count } => format!("queue flags bypass to {first}-{}", first + count - 1),
         Action::Snat(address) => format!("snat {} to {address}", header(Family::of(*address))),
