@@ -6,28 +6,33 @@
 //! own-traffic table takes what is not marked, and forwarding is turned on last.
 //! Whatever fails half-way is rolled back to what was there before.
 
+mod down;
+mod flows;
+mod settings;
+
 use std::cell::Cell;
 use std::collections::BTreeSet;
 use std::fmt;
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::net::IpAddr;
 use std::path::Path;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 
+pub use self::down::down;
+use self::down::{Failures, Saved, take_down};
+use self::flows::{adopt_flows, give_back};
+use self::settings::{read_setting, write_setting, write_settings};
 use crate::config::{BackendChoice, Config};
-use crate::engine::packet::Family;
 use crate::plan::firewall::iptables::Flavour;
 use crate::plan::observed::Observed;
 use crate::plan::routing::{RoutingChange, RoutingState};
 use crate::plan::routing_diff::diff;
-use crate::plan::sysctls::{self, FORWARD_ALL_V6, Setting};
+use crate::plan::sysctls::{self, Setting};
 use crate::plan::{Plan, tables};
-use crate::system::conntrack::{Conntrack, Flow, Mark};
+use crate::system::conntrack::Flow;
 use crate::system::firewall::{self, Backend, Installed};
 use crate::system::netlink::Netlink;
 use crate::system::state::{RunDirectory, SavedSetting, State};
-use crate::system::sysctl::{self, Sysctl};
 use crate::system::{clock, leases, leftovers, modules};
 
 /// One network namespace, as wansplit sees it.
@@ -279,95 +284,6 @@ fn remember(mut state: State, config: &Config, plan: &Plan, observed: &Observed)
     state
 }
 
-/// Takes everything of ours out of this network namespace, whatever backend or
-/// earlier run it comes from. Doing so twice changes nothing.
-///
-/// # Errors
-/// When something could not be removed; the rest is removed all the same.
-pub async fn down(run: &RunDirectory) -> Result<()> {
-    take_down(&Netlink::open()?, run, Saved::Earlier).await
-}
-
-/// When the state was saved that is to be undone.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Saved {
-    /// By the set-up that has just failed.
-    JustNow,
-    /// Once; it is only believed while something of ours is there, because it
-    /// may be that of an earlier namespace with the same directory.
-    Earlier,
-}
-
-async fn take_down(netlink: &Netlink, run: &RunDirectory, saved: Saved) -> Result<()> {
-    let state = run.load();
-    let mut failures = Failures::default();
-    let mut found = remove_firewall(&state, &mut failures) || saved == Saved::JustNow;
-    let routing = netlink.observe_routing().await?;
-    found |= !routing.our_rules.is_empty() || !routing.our_routes.is_empty();
-    let ours = RoutingState { rules: routing.our_rules, routes: routing.our_routes };
-    for change in diff(&ours, &RoutingState::default()) {
-        failures.note(netlink.apply(&change).await);
-    }
-    if found && state.backend.is_some() {
-        put_back(&state.settings, &mut failures);
-        failures.note(leftovers::remove(&state.chains_before));
-    }
-    if found && saved == Saved::Earlier {
-        failures.note(forget_flows(state.mark_mask));
-    }
-    failures.into_result()?;
-    run.remove();
-    Ok(())
-}
-
-/// Removes what every backend holds of ours; whether there was any. A backend
-/// that was not used may be one that does not work on this kernel.
-fn remove_firewall(state: &State, failures: &mut Failures) -> bool {
-    let (seen, unseen) = look_into_all_backends();
-    let must_be_seen = |backend: Backend| seen.is_empty() || state.backend == Some(backend);
-    let missed = unseen.into_iter().filter(|(backend, _)| must_be_seen(*backend));
-    failures.texts.extend(missed.map(|(_, error)| error.to_string()));
-    for installed in &seen {
-        failures.note(firewall::run_all(&installed.down()));
-    }
-    let sets = firewall::remove_sets();
-    if matches!(state.backend, Some(Backend::Iptables(_))) {
-        failures.note(sets);
-    }
-    seen.iter().any(|installed| !installed.is_empty())
-}
-
-fn look_into_all_backends() -> (Vec<Installed>, Vec<(Backend, firewall::Error)>) {
-    let (mut seen, mut unseen) = (Vec::new(), Vec::new());
-    for backend in firewall::all_backends() {
-        match firewall::observe(backend) {
-            Ok(installed) => seen.push(installed),
-            Err(error) => unseen.push((backend, error)),
-        }
-    }
-    (seen, unseen)
-}
-
-/// Errors of steps that do not stop the others.
-#[derive(Default)]
-struct Failures {
-    texts: Vec<String>,
-}
-
-impl Failures {
-    fn note<T, E: fmt::Display>(&mut self, result: Result<T, E>) -> Option<T> {
-        result.map_err(|error| self.texts.push(format!("{error:#}"))).ok()
-    }
-
-    fn into_result(self) -> Result<()> {
-        if self.texts.is_empty() {
-            Ok(())
-        } else {
-            bail!("not everything could be undone: {}", self.texts.join("; "))
-        }
-    }
-}
-
 fn ours(observed: &Observed) -> RoutingState {
     RoutingState { rules: observed.our_rules.clone(), routes: observed.our_routes.clone() }
 }
@@ -398,99 +314,4 @@ fn fingerprint(of: &impl fmt::Debug) -> u64 {
 /// What is asked of the firewall, whatever is there now.
 fn asked(plan: &Plan, backend: Backend) -> u64 {
     fingerprint(&nothing_of(backend).up(&plan.firewall))
-}
-
-fn setting(name: &str) -> Option<Sysctl> {
-    name.parse().ok()
-}
-
-fn read_setting(name: &str) -> Option<String> {
-    setting(name)?.read()
-}
-
-fn write_settings(settings: &[&Setting]) -> Result<()> {
-    for Setting { name, value } in settings {
-        if read_setting(name).is_some_and(|now| now != *value) {
-            write_setting(name, value)?;
-        }
-    }
-    Ok(())
-}
-
-/// A device may be gone since its setting was read, and its setting with it.
-fn write_setting(name: &str, value: &str) -> Result<(), sysctl::Error> {
-    let Some(sysctl) = setting(name) else { return Ok(()) };
-    match sysctl.write(value) {
-        Err(_) if sysctl.read().is_none() => Ok(()),
-        result => result,
-    }
-}
-
-/// What somebody else has changed since is theirs and stays. IPv6 forwarding
-/// goes first, because the kernel copies it to every device.
-fn put_back(saved: &[SavedSetting], failures: &mut Failures) {
-    let (all, each): (Vec<_>, Vec<_>) = saved.iter().partition(|saved| saved.name == FORWARD_ALL_V6);
-    let written = all.into_iter().filter_map(|saved| failures.note(put_back_one(saved, false)));
-    let copied = written.fold(false, |any, written| any | written);
-    for saved in each {
-        let follows =
-            copied && saved.name.starts_with("net/ipv6/conf/") && saved.name.ends_with("/forwarding");
-        failures.note(put_back_one(saved, follows));
-    }
-}
-
-/// Returns whether the setting was written.
-fn put_back_one(saved: &SavedSetting, follows: bool) -> Result<bool, sysctl::Error> {
-    let Some(now) = read_setting(&saved.name) else { return Ok(false) };
-    let is_ours = now == saved.after || follows;
-    if now == saved.before || !is_ours {
-        return Ok(false);
-    }
-    write_setting(&saved.name, &saved.before)?;
-    Ok(true)
-}
-
-/// Flows that are older than us, and marks in our bits that others left, get
-/// the uplink whose address they are known by outside.
-fn adopt_flows(config: &Config, plan: &Plan, adopted: &mut Vec<Flow>) -> Result<()> {
-    let mut conntrack = Conntrack::open()?;
-    let wanted = |flow: &Flow| uplink_mark(config, plan, flow).unwrap_or(0);
-    let differs = |flow: &Flow| flow.mark & config.marks.mask != wanted(flow);
-    conntrack.dump(None, |flow| adopted.extend(differs(&flow).then_some(flow)))?;
-    for flow in adopted.iter() {
-        conntrack.set_mark(flow, Mark::new(wanted(flow), config.marks.mask))?;
-    }
-    tracing::debug!("{} older flows were given their uplinks", adopted.len());
-    Ok(())
-}
-
-/// Flows get the marks they had before they were adopted.
-fn give_back(adopted: &[Flow], config: &Config) -> Result<()> {
-    let mut conntrack = Conntrack::open()?;
-    for flow in adopted {
-        let mark = Mark::new(flow.mark, config.marks.mask);
-        conntrack.set_mark(flow, mark).context("cannot give a flow its mark back")?;
-    }
-    Ok(())
-}
-
-/// Takes our bits off all connections.
-fn forget_flows(mask: u32) -> Result<()> {
-    let mut conntrack = Conntrack::open()?;
-    let mut flows: Vec<Flow> = Vec::new();
-    conntrack.dump(None, |flow| flows.extend((flow.mark & mask != 0).then_some(flow)))?;
-    for flow in &flows {
-        conntrack.set_mark(flow, Mark::new(0, mask)).context("cannot take our mark off a connection")?;
-    }
-    Ok(())
-}
-
-/// A flow from the LAN is answered at its uplink's address; one from outside was sent to it.
-fn uplink_mark(config: &Config, plan: &Plan, flow: &Flow) -> Option<u32> {
-    let known_by = |address: IpAddr| {
-        let family = Family::of(address);
-        plan.lines.iter().find(|line| line.public_addresses(family).contains(&address))
-    };
-    let line = known_by(flow.reply.dst).or_else(|| known_by(flow.orig.dst))?;
-    Some(config.marks.value(line.id))
 }

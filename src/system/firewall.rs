@@ -163,7 +163,8 @@ impl Installed {
             (Installed::Iptables(flavour, now), Installed::Iptables(_, before)) => {
                 iptables::back(before, *flavour, now)
             }
-            // nft changes all or nothing.
+            (Installed::Nft(now), Installed::Nft(before)) => nft::back(before, now),
+            // A machine keeps one backend.
             _ => Vec::new(),
         }
     }
@@ -213,6 +214,12 @@ fn observe_iptables(flavour: Flavour) -> Result<iptables::Installed, Error> {
         }
     }
     installed.sets = our_sets()?;
+    for family in Family::BOTH {
+        let stay = iptables::stay_set(family);
+        if installed.sets.contains(&stay) {
+            installed.read_stay(family, &listing("ipset", &["save", &stay])?);
+        }
+    }
     Ok(installed)
 }
 
@@ -260,12 +267,13 @@ pub fn iptables_listings() -> Vec<(String, Result<String, Error>)> {
         .collect()
 }
 
-/// What a program prints; nothing where it is missing.
+/// What a program prints; nothing where it is missing. nft writes times of day in its
+/// own time zone; ours are in UTC.
 ///
 /// # Errors
 /// When it is there and cannot be run, or fails.
 pub fn listing(program: &str, arguments: &[&str]) -> Result<String, Error> {
-    match Command::new(program).args(arguments).stdin(Stdio::null()).output() {
+    match Command::new(program).args(arguments).env("TZ", "UTC").stdin(Stdio::null()).output() {
         Ok(output) if output.status.success() => Ok(String::from_utf8_lossy(&output.stdout).into_owned()),
         Ok(output) => Err(failure(program, &output)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(String::new()),
@@ -291,7 +299,7 @@ fn run(step: &Step) -> Result<(), Error> {
     if output.status.success() { Ok(()) } else { Err(failure(&step.program, &output)) }
 }
 
-/// nft reads times of day in its own time zone; the plan's are in UTC.
+/// The plan's times of day are in UTC (see [`listing`]).
 fn feed(step: &Step) -> io::Result<Output> {
     let mut child = Command::new(&step.program)
         .args(&step.arguments)

@@ -9,13 +9,11 @@ use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::time::Duration;
 
-use nix::sys::socket::{
-    self, AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, sockopt,
-};
-use nix::sys::time::{TimeVal, TimeValLike};
+use nix::sys::socket::{self, MsgFlags, NetlinkAddr};
 
 use super::attributes::{NESTED, put};
 use super::firewall::Backend;
+use super::netfilter;
 use crate::engine::gate::OPEN_FOR;
 use crate::engine::packet::Family;
 use crate::plan::firewall::iptables::gate_set;
@@ -27,6 +25,9 @@ pub struct Gate {
     backend: Backend,
     sequence: u32,
 }
+
+/// How long the kernel may take to answer.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 const NLM_F_REQUEST: u16 = 1;
 const NLM_F_ACK: u16 = 4;
@@ -76,15 +77,7 @@ impl Gate {
     /// # Errors
     /// When no socket is to be had.
     pub fn new(backend: Backend) -> io::Result<Self> {
-        let socket = socket::socket(
-            AddressFamily::Netlink,
-            SockType::Raw,
-            SockFlag::SOCK_CLOEXEC,
-            SockProtocol::NetlinkNetFilter,
-        )?;
-        socket::bind(socket.as_raw_fd(), &NetlinkAddr::new(0, 0))?;
-        let patience = Duration::from_secs(2).as_millis() as i64;
-        socket::setsockopt(&socket, sockopt::ReceiveTimeout, &TimeVal::milliseconds(patience))?;
+        let socket = netfilter::open(0, PATIENCE)?;
         Ok(Self { socket, backend, sequence: 0 })
     }
 

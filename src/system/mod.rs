@@ -12,6 +12,7 @@ pub mod leftovers;
 pub mod links;
 pub mod mark_writers;
 pub mod modules;
+mod netfilter;
 pub mod netlink;
 pub mod queue;
 pub mod routes;

@@ -7,6 +7,7 @@
 //! rules on the wrong side of our jumps later: then ours are hung anew.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::ops::RangeInclusive;
 
 use super::flow_hash::bytecode;
@@ -89,6 +90,8 @@ pub struct Installed {
     pub rules: BTreeMap<(Family, Table), Vec<String>>,
     /// Our sets.
     pub sets: BTreeSet<String>,
+    /// What [`Firewall::stay`] holds, by family.
+    pub stay: BTreeMap<Family, BTreeSet<String>>,
 }
 
 impl Installed {
@@ -118,6 +121,12 @@ impl Installed {
         }
         let mixed = built_in_chains.into_iter().filter(|(chain, owners)| is_mixed(table, chain, owners));
         self.out_of_place.extend(mixed.map(|(chain, _)| (family, table, chain.to_owned())));
+    }
+
+    /// Takes in what `ipset save` printed of the set of destinations that stay.
+    pub fn read_stay(&mut self, family: Family, text: &str) {
+        let nets = text.lines().filter_map(|line| line.strip_prefix("add ")?.split(' ').nth(1));
+        self.stay.insert(family, nets.map(String::from).collect());
     }
 
     fn has_jump(&self, family: Family, table: Table, jump: &Jump) -> bool {
@@ -169,7 +178,9 @@ pub fn up(firewall: &Firewall, flavour: Flavour, installed: &Installed) -> Vec<S
 #[must_use]
 pub fn back(before: &Installed, flavour: Flavour, installed: &Installed) -> Vec<Step> {
     let none = BTreeSet::new();
-    let mut steps = Vec::new();
+    let changed = before.stay.iter().filter(|(family, nets)| installed.stay.get(family) != Some(nets));
+    let refilled: Vec<String> = changed.flat_map(|(&family, nets)| refill(family, nets.iter())).collect();
+    let mut steps = if refilled.is_empty() { Vec::new() } else { vec![ipset(refilled)] };
     for family in Family::BOTH {
         let mut tables = Vec::new();
         for table in Table::ALL {
@@ -369,7 +380,9 @@ pub fn gate_set(family: Family) -> String {
     format!("{PREFIX}gate{}", family.version())
 }
 
-fn stay_set(family: Family) -> String {
+/// The set of destinations that stay.
+#[must_use]
+pub fn stay_set(family: Family) -> String {
     format!("{PREFIX}stay{}", family.version())
 }
 
@@ -395,14 +408,11 @@ const STAY_MOST: u32 = 4_194_304;
 /// bucket, of twelve, takes no more. With this many, three in ten thousand of a full set overflow.
 const NOTES_HASH: u32 = 16_384;
 
-/// Creates the sets and refills the one of destinations that stay, in one swap.
+/// Creates the sets and refills the one of destinations that stay.
 fn sets(firewall: &Firewall) -> Step {
     let mut lines = Vec::new();
     for family in Family::BOTH {
-        let kind = match family {
-            Family::V4 => "inet",
-            Family::V6 => "inet6",
-        };
+        let kind = set_kind(family);
         let (gate, early, stay) = (gate_set(family), early_set(family), stay_set(family));
         lines.push(format!("create {gate} hash:net family {kind} timeout 1"));
         lines.push(format!(
@@ -415,14 +425,29 @@ fn sets(firewall: &Firewall) -> Step {
             )
         }));
         lines.push(format!("create {stay} hash:net family {kind} maxelem {STAY_MOST}"));
-        lines.push(format!("create {stay}-new hash:net family {kind} maxelem {STAY_MOST}"));
-        lines.push(format!("flush {stay}-new"));
         let nets = firewall.stay.iter().filter(|net| Family::of(net.addr()) == family);
-        lines.extend(nets.map(|net| format!("add {stay}-new {net}")));
-        lines.push(format!("swap {stay}-new {stay}"));
-        lines.push(format!("destroy {stay}-new"));
+        lines.extend(refill(family, nets));
     }
     ipset(lines)
+}
+
+/// Fills the set of destinations that stay anew, in one swap.
+fn refill(family: Family, nets: impl Iterator<Item = impl fmt::Display>) -> Vec<String> {
+    let (stay, kind) = (stay_set(family), set_kind(family));
+    let mut lines = vec![
+        format!("create {stay}-new hash:net family {kind} maxelem {STAY_MOST}"),
+        format!("flush {stay}-new"),
+    ];
+    lines.extend(nets.map(|net| format!("add {stay}-new {net}")));
+    lines.extend([format!("swap {stay}-new {stay}"), format!("destroy {stay}-new")]);
+    lines
+}
+
+fn set_kind(family: Family) -> &'static str {
+    match family {
+        Family::V4 => "inet",
+        Family::V6 => "inet6",
+    }
 }
 
 fn ipset(lines: Vec<String>) -> Step {

@@ -43,7 +43,8 @@ pub struct Installed {
     pub table: bool,
     /// Its chains, helpers and sets, like `chain lan`.
     pub objects: BTreeSet<String>,
-    /// The whole table as nft lists it, without the elements of sets, which come and go.
+    /// The whole table as nft lists it, without the elements that rules and the gate
+    /// put into sets, which come and go.
     pub text: String,
 }
 
@@ -54,7 +55,7 @@ impl Installed {
         Installed {
             table: text.contains("table "),
             objects: text.lines().filter_map(listed).collect(),
-            text: without_elements(text),
+            text: without_passing_elements(text),
         }
     }
 }
@@ -78,12 +79,17 @@ fn made(command: &str) -> Option<String> {
     KINDS.contains(&kind).then(|| format!("{kind} {name}"))
 }
 
-/// `elements = { ... }` may go over several lines.
-fn without_elements(text: &str) -> String {
-    let mut inside = false;
+/// Elements with a timeout are left out; `elements = { ... }` may go over several lines.
+fn without_passing_elements(text: &str) -> String {
+    let (mut passing, mut inside) = (false, false);
     let mut kept = String::new();
     for line in text.lines() {
-        inside |= line.trim_start().starts_with("elements = {");
+        let words = line.trim_start();
+        if words.starts_with("set ") {
+            passing = false;
+        }
+        passing |= words.starts_with("flags ") && words.contains("timeout");
+        inside |= passing && words.starts_with("elements = {");
         if !inside {
             kept += line;
             kept.push('\n');
@@ -123,6 +129,24 @@ pub fn up(firewall: &Firewall, installed: &Installed) -> Vec<Step> {
     }
     let made: BTreeSet<String> = lines.iter().filter_map(|line| made(line)).collect();
     lines.extend(installed.objects.difference(&made).map(|object| delete(object)));
+    vec![step(lines)]
+}
+
+/// The one step back from `installed` to what was there before, after a failure half-way.
+#[must_use]
+pub fn back(before: &Installed, installed: &Installed) -> Vec<Step> {
+    if before == installed {
+        return Vec::new();
+    }
+    if !before.table {
+        return down(installed);
+    }
+    let mut lines = vec![format!("add table {TABLE}"), format!("flush table {TABLE}")];
+    lines.extend(installed.objects.difference(&before.objects).map(|object| delete(object)));
+    let refilled = Family::BOTH.map(|family| format!("stay{}", family.version()));
+    let refilled = refilled.iter().filter(|set| installed.objects.contains(&format!("set {set}")));
+    lines.extend(refilled.map(|set| format!("flush set {TABLE} {set}")));
+    lines.push(before.text.clone());
     vec![step(lines)]
 }
 

@@ -15,13 +15,12 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
-use nix::sys::socket::{
-    self, AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, sockopt,
-};
-use nix::sys::time::{TimeVal, TimeValLike};
+use nix::sys::socket::{self, MsgFlags, NetlinkAddr, sockopt};
 
 pub use message::{Counters, Ends, Flow, Mark, Tuple};
 use message::{Kind, Message, Messages};
+
+use super::netfilter::open;
 
 /// A socket for requests to the connection table, in the network namespace of the thread that opened it.
 #[derive(Debug)]
@@ -181,19 +180,6 @@ fn outcome(result: io::Result<()>) -> io::Result<Outcome> {
         Err(error) if error.raw_os_error() == Some(Errno::ENOENT as i32) => Ok(Outcome::Gone),
         Err(error) => Err(error),
     }
-}
-
-fn open(groups: u32, timeout: Duration) -> io::Result<OwnedFd> {
-    let socket = socket::socket(
-        AddressFamily::Netlink,
-        SockType::Raw,
-        SockFlag::SOCK_CLOEXEC,
-        SockProtocol::NetlinkNetFilter,
-    )?;
-    socket::bind(socket.as_raw_fd(), &NetlinkAddr::new(0, groups))?;
-    let milliseconds = i64::try_from(timeout.as_millis()).unwrap_or(i64::MAX);
-    socket::setsockopt(&socket, sockopt::ReceiveTimeout, &TimeVal::milliseconds(milliseconds))?;
-    Ok(socket)
 }
 
 /// Past `rmem_max` only the true root may go; in a user namespace we get what everybody gets.
