@@ -19,6 +19,7 @@ pub mod flow;
 pub mod gate;
 pub mod packet;
 pub mod rule;
+pub mod sniff;
 pub mod uplink;
 pub mod verdict;
 
