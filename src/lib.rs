@@ -8,7 +8,7 @@
 //! what the owner wants, [`plan`] says what the kernel must look like for it,
 //! [`system`] makes it so, [`control`] and [`ui`] tell people about it, and
 //! [`daemon`] wires the parts together. [`lab`] builds a whole network in
-//! namespaces to see it work. `engine`, `config` and `plan` are pure: bytes,
+//! namespaces to see it work, [`replay`] judges captured traffic. `engine`, `config` and `plan` are pure: bytes,
 //! facts and `now` in, values out.
 
 pub mod config;
@@ -17,5 +17,6 @@ pub mod daemon;
 pub mod engine;
 pub mod lab;
 pub mod plan;
+pub mod replay;
 pub mod system;
 pub mod ui;

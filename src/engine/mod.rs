@@ -17,6 +17,7 @@ use std::time::Duration;
 
 pub mod flow;
 pub mod gate;
+pub mod names;
 pub mod packet;
 pub mod rule;
 pub mod sniff;

@@ -151,9 +151,19 @@ mod tests {
     fn what_cannot_be_a_hosts_name_is_none() {
         let long = [b'a'; 64];
         let longest = vec![b"a.".as_slice(); 127].concat();
-        for bytes in
-            [b"".as_slice(), b".", b"a..b", b".a", b"a b", b"192.0.2.1", b"1", b"[::1]", b"\xc3\xa4", &long, &longest]
-        {
+        for bytes in [
+            b"".as_slice(),
+            b".",
+            b"a..b",
+            b".a",
+            b"a b",
+            b"192.0.2.1",
+            b"1",
+            b"[::1]",
+            b"\xc3\xa4",
+            &long,
+            &longest,
+        ] {
             let name = Name::new(bytes);
             assert!(name.is_none() || bytes == longest, "{name:?}");
         }

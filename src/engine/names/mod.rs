@@ -1,0 +1,162 @@
+//! Names of addresses, learned from DNS answers and from what clients said in earlier flows.
+//!
+//! One address serves many names, so an answer is first of all for the client that asked.
+//! Where that client is not known to have asked (it kept the answer from before, it asked
+//! over TLS), the name that somebody else was given for the address is the best guess.
+
+mod store;
+
+use std::net::IpAddr;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
+
+use store::Store;
+
+use super::flow::Millis;
+use super::sniff::Name;
+
+/// An answer is believed for at least this long: programs keep addresses longer than they were told.
+pub const LEAST: Duration = Duration::from_secs(300);
+/// An answer is believed for at most this long.
+pub const MOST: Duration = Duration::from_secs(86_400);
+/// A name that a client said itself is believed for this long.
+pub const SAID: Duration = Duration::from_secs(3600);
+
+/// What all workers know of names. Shared, bounded, each look-up takes a short lock of its own shard.
+#[derive(Debug)]
+pub struct Names {
+    /// Told to this client, about this address. A client's names are in one shard: one
+    /// that asks for a million forgets its own.
+    clients: Store<(IpAddr, IpAddr)>,
+    /// Said by a client to this address and port.
+    services: Store<(IpAddr, u16)>,
+    /// Told to anybody about this address.
+    addresses: Store<IpAddr>,
+    learned: AtomicU64,
+    ambiguous: AtomicU64,
+}
+
+/// Where a name comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Origin {
+    /// A DNS answer to this client.
+    Client,
+    /// An earlier flow to the address and port.
+    Service,
+    /// A DNS answer to another client.
+    Address,
+}
+
+impl Names {
+    /// Room for about so many names of each kind, at least a few per shard.
+    #[must_use]
+    pub fn new(capacity: usize) -> Self {
+        Names {
+            clients: Store::new(capacity),
+            services: Store::new(capacity),
+            addresses: Store::new(capacity),
+            learned: AtomicU64::new(0),
+            ambiguous: AtomicU64::new(0),
+        }
+    }
+
+    /// A client was told that this name has this address, for so many seconds.
+    pub fn told(&self, client: IpAddr, address: IpAddr, name: &Name, ttl: u32, now: Millis) {
+        let until = now.after(Duration::from_secs(ttl.into()).clamp(LEAST, MOST));
+        self.clients.insert(client, (client, address), name, until, now);
+        let replaced = self.addresses.insert(address, address, name, until, now);
+        self.learned.fetch_add(1, Relaxed);
+        self.ambiguous.fetch_add(replaced.into(), Relaxed);
+    }
+
+    /// A client asked this address and port for this name.
+    pub fn said(&self, address: IpAddr, port: u16, name: &Name, now: Millis) {
+        let replaced = self.services.insert(address, (address, port), name, now.after(SAID), now);
+        self.learned.fetch_add(1, Relaxed);
+        self.ambiguous.fetch_add(replaced.into(), Relaxed);
+    }
+
+    /// The name of an address that a client turns to.
+    #[must_use]
+    pub fn of(&self, client: IpAddr, address: IpAddr, port: u16, now: Millis) -> Option<(Name, Origin)> {
+        let told = self.clients.find(client, &(client, address), now).map(|name| (name, Origin::Client));
+        let said = || Some((self.services.find(address, &(address, port), now)?, Origin::Service));
+        let known = || Some((self.addresses.find(address, &address, now)?, Origin::Address));
+        told.or_else(said).or_else(known)
+    }
+
+    /// Names learned so far.
+    #[must_use]
+    pub fn learned(&self) -> u64 {
+        self.learned.load(Relaxed)
+    }
+
+    /// How often a name took the place of another one that was still good.
+    #[must_use]
+    pub fn ambiguous(&self) -> u64 {
+        self.ambiguous.load(Relaxed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: Millis = Millis(1_000_000);
+
+    fn ip(last: u8) -> IpAddr {
+        [192, 0, 2, last].into()
+    }
+
+    fn name(text: &str) -> Name {
+        Name::new(text.as_bytes()).unwrap()
+    }
+
+    fn later(seconds: u64) -> Millis {
+        NOW.after(Duration::from_secs(seconds))
+    }
+
+    #[test]
+    fn two_clients_keep_the_names_they_were_given_for_one_address() {
+        let names = Names::new(1000);
+        names.told(ip(1), ip(9), &name("a.example"), 60, NOW);
+        names.told(ip(2), ip(9), &name("b.example"), 60, NOW);
+        assert_eq!(names.of(ip(1), ip(9), 443, NOW), Some((name("a.example"), Origin::Client)));
+        assert_eq!(names.of(ip(2), ip(9), 443, NOW), Some((name("b.example"), Origin::Client)));
+        assert_eq!(names.of(ip(3), ip(9), 443, NOW), Some((name("b.example"), Origin::Address)));
+        assert_eq!((names.learned(), names.ambiguous()), (2, 1));
+    }
+
+    #[test]
+    fn what_a_client_said_to_a_port_counts_before_what_another_was_told() {
+        let names = Names::new(1000);
+        names.told(ip(2), ip(9), &name("told.example"), 60, NOW);
+        names.said(ip(9), 443, &name("said.example"), NOW);
+        assert_eq!(names.of(ip(1), ip(9), 443, NOW), Some((name("said.example"), Origin::Service)));
+        assert_eq!(names.of(ip(1), ip(9), 80, NOW), Some((name("told.example"), Origin::Address)));
+    }
+
+    #[test]
+    fn an_answer_without_a_life_of_its_own_lives_for_the_least_time() {
+        let names = Names::new(1000);
+        names.told(ip(1), ip(9), &name("a.example"), 0, NOW);
+        names.told(ip(1), ip(8), &name("b.example"), u32::MAX, NOW);
+        assert!(names.of(ip(1), ip(9), 1, later(299)).is_some());
+        assert!(names.of(ip(1), ip(9), 1, later(301)).is_none());
+        assert!(names.of(ip(1), ip(8), 1, later(86_399)).is_some());
+        assert!(names.of(ip(1), ip(8), 1, later(86_401)).is_none());
+    }
+
+    #[test]
+    fn a_client_that_asks_for_everything_forgets_its_own_names_only() {
+        let names = Names::new(64 * 16);
+        names.told(ip(1), ip(9), &name("kept.example"), 60, NOW);
+        for number in 0..10_000u32 {
+            names.told(ip(2), number.to_be_bytes().into(), &name("many.example"), 60, NOW);
+        }
+        let room = |client: IpAddr| names.clients.shard_of(client);
+        let kept = names.of(ip(1), ip(9), 443, NOW);
+        assert!(room(ip(1)) == room(ip(2)) || kept == Some((name("kept.example"), Origin::Client)));
+        assert!(names.clients.len() <= 64 * 16);
+    }
+}
