@@ -8,9 +8,98 @@
 //! Sniffers say [`Sniffed::Certain`] only on structure, never on a port alone: a
 //! port may break a tie between protocols that a payload fits equally well.
 
+mod bytes;
+
+pub mod bittorrent;
+pub mod dns;
+pub mod ftp;
+pub mod http;
+pub mod http2;
+pub mod ipsec;
+pub mod mail;
+pub mod media;
+pub mod ntp;
+pub mod openvpn;
+pub mod pattern;
+pub mod rdp;
+pub mod rtp;
+pub mod sip;
+pub mod snmp;
+pub mod ssh;
+pub mod stun;
 pub mod text;
+pub mod wireguard;
+
+#[cfg(test)]
+mod samples;
+#[cfg(test)]
+mod tests;
 
 pub use text::{Alpn, Name};
+
+/// One sniffer; most need no ports.
+type Sniffer = for<'a> fn(&'a [u8], Ports) -> Sniffed<Hint<'a>>;
+
+/// Those of datagrams: the surer a signature is, the earlier it is asked for.
+const DATAGRAM: &[Sniffer] = &[
+    stun::sniff,
+    |payload, _| wireguard::sniff(payload),
+    |payload, _| bittorrent::sniff(payload),
+    |payload, _| openvpn::sniff(payload),
+    ipsec::sniff,
+    |payload, _| whole(sip::sniff(payload)),
+    |payload, _| snmp::sniff(payload),
+    |payload, _| rdp::sniff(payload),
+    dns::sniff,
+    ntp::sniff,
+    media::sniff,
+    rtp::sniff,
+];
+
+/// Those of streams.
+const STREAM: &[Sniffer] = &[
+    |bytes, _| http::sniff(bytes),
+    |bytes, _| http2::sniff(bytes),
+    |bytes, _| ssh::sniff(bytes),
+    |bytes, _| bittorrent::sniff_stream(bytes),
+    |bytes, _| rdp::sniff_stream(bytes),
+    |bytes, _| stun::sniff_stream(bytes),
+    |bytes, _| sip::sniff(bytes),
+    |bytes, _| dns::sniff_stream(bytes),
+    |bytes, _| openvpn::sniff_stream(bytes),
+    mail::sniff,
+    ftp::sniff,
+];
+
+/// What a UDP flow is, by its first datagram. [`Sniffed::NeedMore`] asks for the next one too.
+#[must_use]
+pub fn datagram(payload: &[u8], ports: Ports) -> Sniffed<Hint<'_>> {
+    ask(DATAGRAM, payload, ports)
+}
+
+/// What a TCP flow is, by all that its client has sent from its first byte on.
+#[must_use]
+pub fn stream(bytes: &[u8], ports: Ports) -> Sniffed<Hint<'_>> {
+    ask(STREAM, bytes, ports)
+}
+
+/// The first that is sure; else whether any of them waits.
+fn ask<'a>(sniffers: &[Sniffer], bytes: &'a [u8], ports: Ports) -> Sniffed<Hint<'a>> {
+    let mut answer = Sniffed::NotMine;
+    for sniffer in sniffers {
+        match sniffer(bytes, ports) {
+            Sniffed::NotMine => {}
+            Sniffed::NeedMore => answer = Sniffed::NeedMore,
+            certain => return certain,
+        }
+    }
+    answer
+}
+
+/// The answer about a protocol of which no message goes on in a second datagram.
+fn whole(answer: Sniffed<Hint<'_>>) -> Sniffed<Hint<'_>> {
+    if answer == Sniffed::NeedMore { Sniffed::NotMine } else { answer }
+}
 
 /// A sniffer's answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -70,6 +159,27 @@ impl<T> Sniffed<T> {
             Sniffed::Certain(value) => Sniffed::Certain(make(value)),
             Sniffed::NeedMore => Sniffed::NeedMore,
             Sniffed::NotMine => Sniffed::NotMine,
+        }
+    }
+
+    /// The answer about what follows something of which this is the answer.
+    pub fn and_then<U>(self, next: impl FnOnce(T) -> Sniffed<U>) -> Sniffed<U> {
+        match self {
+            Sniffed::Certain(value) => next(value),
+            Sniffed::NeedMore => Sniffed::NeedMore,
+            Sniffed::NotMine => Sniffed::NotMine,
+        }
+    }
+
+    /// The answer of both: whichever is sure, this one first; else whether one of them waits.
+    pub fn or(self, other: impl FnOnce() -> Sniffed<T>) -> Sniffed<T> {
+        match self {
+            Sniffed::Certain(_) => self,
+            Sniffed::NotMine => other(),
+            Sniffed::NeedMore => match other() {
+                Sniffed::NotMine => Sniffed::NeedMore,
+                answer => answer,
+            },
         }
     }
 }

@@ -1,0 +1,171 @@
+//! HTTP/1: a request's head, read by httparse, and the host it is for (RFC 9112, section 3.2).
+
+use super::bytes::after_any_case;
+use super::{App, Hint, Name, Sniffed, bittorrent};
+
+/// Bytes in the longest method taken for one; the longest registered has 17 (`UPDATEREDIRECTREF`).
+const LONGEST_METHOD: usize = 20;
+
+/// Headers read of a request: more are not looked at.
+const MOST_HEADERS: usize = 64;
+
+/// Bytes of a head after which the rest of it is not waited for.
+const LONGEST_HEAD: usize = 8192;
+
+const HTTP: &[&[u8]] = &[b"http://", b"https://"];
+
+/// The first request of a stream: its host, method and `User-Agent`, or BitTorrent if it asks a
+/// tracker. It is waited for until the head ends or has named both host and `User-Agent`, and for
+/// at most 8192 bytes. A host that is an address gives no name.
+#[must_use]
+pub fn sniff(stream: &[u8]) -> Sniffed<Hint<'_>> {
+    if !may_be_request(stream) {
+        return Sniffed::NotMine;
+    }
+    let mut headers = [httparse::EMPTY_HEADER; MOST_HEADERS];
+    let mut request = httparse::Request::new(&mut headers);
+    let parsed = request.parse(stream);
+    let (Some(method), Some(target), Some(_)) = (request.method, request.path, request.version) else {
+        return if parsed.is_err() || stream.len() >= LONGEST_HEAD {
+            Sniffed::NotMine
+        } else {
+            Sniffed::NeedMore
+        };
+    };
+    let host = header(request.headers, "host");
+    let user_agent = header(request.headers, "user-agent");
+    let told = host.is_some() && user_agent.is_some();
+    if parsed == Ok(httparse::Status::Partial) && !told && stream.len() < LONGEST_HEAD {
+        return Sniffed::NeedMore;
+    }
+    Sniffed::Certain(Hint {
+        method: Some(method.as_bytes()),
+        user_agent,
+        ..Hint::named(app(target.as_bytes()), name(method, target.as_bytes(), host))
+    })
+}
+
+/// A method and the beginning of a target, as far as they have come.
+fn may_be_request(stream: &[u8]) -> bool {
+    let is_method = |byte: &u8| byte.is_ascii_uppercase() || matches!(byte, b'-' | b'_');
+    let length = stream.iter().take(LONGEST_METHOD + 1).take_while(|byte| is_method(byte)).count();
+    let (method, rest) = stream.split_at_checked(length).unwrap_or_default();
+    match rest {
+        [] | [b' '] => length <= LONGEST_METHOD && (length > 0 || stream.is_empty()),
+        [b' ', b'/' | b'*', ..] => length > 0,
+        [b' ', target @ ..] => method == b"CONNECT" || after_any_case(target, HTTP) != Sniffed::NotMine,
+        _ => false,
+    }
+}
+
+/// The value of the first header of a name. Entries that were not read have an empty one.
+fn header<'a>(headers: &[httparse::Header<'a>], name: &str) -> Option<&'a [u8]> {
+    headers.iter().find(|header| header.name.eq_ignore_ascii_case(name)).map(|header| header.value)
+}
+
+fn app(target: &[u8]) -> App {
+    if bittorrent::asks_tracker(target) { App::Bittorrent } else { App::Http }
+}
+
+/// A target that says its host overrides the header (RFC 9112, section 3.2.2).
+fn name(method: &str, target: &[u8], host: Option<&[u8]>) -> Option<Name> {
+    let authority = match after_any_case(target, HTTP) {
+        Sniffed::Certain(rest) => rest.split(|byte| matches!(byte, b'/' | b'?')).next(),
+        _ if method == "CONNECT" => Some(target),
+        _ => host,
+    };
+    let host = authority?.rsplit(|&byte| byte == b'@').next()?;
+    Name::new(host.split(|&byte| byte == b':').next()?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn named(request: &str) -> Option<String> {
+        match sniff(request.as_bytes()) {
+            Sniffed::Certain(hint) => hint.name.map(|name| name.to_string()),
+            other => panic!("{other:?} about {request}"),
+        }
+    }
+
+    #[test]
+    fn a_request_tells_host_method_and_user_agent() {
+        let request = b"GET /a HTTP/1.1\r\nHost: WWW.example.org:8080\r\nuser-agent: curl/8\r\n\r\nrest";
+        let Sniffed::Certain(hint) = sniff(request) else { panic!("not certain") };
+        assert_eq!(hint.app, App::Http);
+        assert_eq!(hint.name.unwrap().as_str(), "www.example.org");
+        assert_eq!(hint.method, Some(b"GET".as_slice()));
+        assert_eq!(hint.user_agent, Some(b"curl/8".as_slice()));
+    }
+
+    #[test]
+    fn a_target_with_a_host_overrides_the_header() {
+        let rest = "HTTP/1.1\r\nHost: proxy.example\r\n\r\n";
+        for target in
+            ["GET http://site.example/x", "GET HTTP://u:p@site.example:81?q", "CONNECT site.example:443"]
+        {
+            assert_eq!(named(&format!("{target} {rest}")).as_deref(), Some("site.example"));
+        }
+        assert_eq!(named(&format!("GET http://192.0.2.1/ {rest}")), None);
+    }
+
+    #[test]
+    fn a_host_that_is_an_address_or_nonsense_gives_no_name() {
+        for host in ["192.0.2.1", "192.0.2.1:80", "[2001:db8::1]:80", "%s", "", "a b"] {
+            assert_eq!(named(&format!("GET / HTTP/1.1\r\nHost: {host}\r\n\r\n")), None, "{host}");
+        }
+        assert_eq!(named("GET / HTTP/1.0\r\n\r\n"), None);
+    }
+
+    #[test]
+    fn methods_of_webdav_and_others_are_http_too() {
+        for method in ["PROPFIND", "VERSION-CONTROL", "M-SEARCH", "REPORT", "X_ODD"] {
+            assert_eq!(
+                named(&format!("{method} /d HTTP/1.1\r\nHost: dav.example\r\n\r\n")).unwrap(),
+                "dav.example"
+            );
+        }
+        assert_eq!(named("OPTIONS * HTTP/1.1\r\nHost: a.example\r\n\r\n").unwrap(), "a.example");
+    }
+
+    #[test]
+    fn an_unfinished_head_is_waited_for_until_it_has_told_all() {
+        let line = "GET / HTTP/1.1\r\n";
+        assert_eq!(sniff(line.as_bytes()), Sniffed::NeedMore);
+        assert_eq!(sniff(format!("{line}Host: a.example\r\n").as_bytes()), Sniffed::NeedMore);
+        assert_eq!(named(&format!("{line}Host: a.example\r\nUser-Agent: b\r\nX")).unwrap(), "a.example");
+        let long = format!("{line}Host: a.example\r\nCookie: {}", "x".repeat(LONGEST_HEAD));
+        assert_eq!(named(&long).unwrap(), "a.example");
+    }
+
+    #[test]
+    fn headers_that_cannot_be_read_do_not_hide_those_before_them() {
+        let many = "X: y\r\n".repeat(2 * MOST_HEADERS);
+        assert_eq!(named(&format!("GET / HTTP/1.1\r\nHost: a.example\r\n{many}")).unwrap(), "a.example");
+        assert_eq!(named("GET / HTTP/1.1\r\nHost: a.example\r\n\0: b\r\n\r\n").unwrap(), "a.example");
+    }
+
+    #[test]
+    fn other_texts_are_not_http() {
+        for text in [
+            "EHLO x\r\n",
+            "USER hans\r\n",
+            "get / http/1.1\r\n",
+            "OPTIONS rtsp://x RTSP/1.0\r\n",
+            " /",
+            "HTTP/1.1 200 OK",
+        ] {
+            assert_eq!(sniff(text.as_bytes()), Sniffed::NotMine, "{text}");
+        }
+        assert_eq!(sniff(b"GET / RTSP/1.0\r\n"), Sniffed::NotMine);
+        assert_eq!(sniff(b"THISISALONGWORDWITHOUTANEND"), Sniffed::NotMine);
+    }
+
+    #[test]
+    fn a_tracker_asked_over_http_is_bittorrent() {
+        let request = b"GET /announce?info_hash=%12&port=1 HTTP/1.1\r\nHost: tracker.example\r\n\r\n";
+        let Sniffed::Certain(hint) = sniff(request) else { panic!("not certain") };
+        assert_eq!((hint.app, hint.name), (App::Bittorrent, Name::new(b"tracker.example")));
+    }
+}
