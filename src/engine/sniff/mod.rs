@@ -8,7 +8,10 @@
 //! Sniffers say [`Sniffed::Certain`] only on structure, never on a port alone: a
 //! port may break a tie between protocols that a payload fits equally well.
 
+pub mod stream;
 pub mod text;
+
+mod pieces;
 
 pub use text::{Alpn, Name};
 
