@@ -10,6 +10,7 @@
 
 pub mod stream;
 pub mod text;
+pub mod tls;
 
 mod pieces;
 
