@@ -8,6 +8,7 @@
 //! Sniffers say [`Sniffed::Certain`] only on structure, never on a port alone: a
 //! port may break a tie between protocols that a payload fits equally well.
 
+pub mod dtls;
 pub mod stream;
 pub mod text;
 pub mod tls;
