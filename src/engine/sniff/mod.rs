@@ -9,6 +9,7 @@
 //! port may break a tie between protocols that a payload fits equally well.
 
 pub mod dtls;
+pub mod quic;
 pub mod stream;
 pub mod text;
 pub mod tls;
