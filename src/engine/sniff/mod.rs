@@ -9,9 +9,11 @@
 //! port may break a tie between protocols that a payload fits equally well.
 
 mod bytes;
+mod pieces;
 
 pub mod bittorrent;
 pub mod dns;
+pub mod dtls;
 pub mod ftp;
 pub mod http;
 pub mod http2;
@@ -21,13 +23,16 @@ pub mod media;
 pub mod ntp;
 pub mod openvpn;
 pub mod pattern;
+pub mod quic;
 pub mod rdp;
 pub mod rtp;
 pub mod sip;
 pub mod snmp;
 pub mod ssh;
+pub mod stream;
 pub mod stun;
 pub mod text;
+pub mod tls;
 pub mod wireguard;
 
 #[cfg(test)]
@@ -42,6 +47,8 @@ type Sniffer = for<'a> fn(&'a [u8], Ports) -> Sniffed<Hint<'a>>;
 
 /// Those of datagrams: the surer a signature is, the earlier it is asked for.
 const DATAGRAM: &[Sniffer] = &[
+    |payload, _| quic::sniff(payload),
+    |payload, _| dtls::sniff(payload),
     stun::sniff,
     |payload, _| wireguard::sniff(payload),
     |payload, _| bittorrent::sniff(payload),
@@ -58,6 +65,7 @@ const DATAGRAM: &[Sniffer] = &[
 
 /// Those of streams.
 const STREAM: &[Sniffer] = &[
+    |bytes, _| tls::sniff(bytes),
     |bytes, _| http::sniff(bytes),
     |bytes, _| http2::sniff(bytes),
     |bytes, _| ssh::sniff(bytes),

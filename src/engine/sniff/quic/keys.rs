@@ -1,0 +1,240 @@
+//! The keys of Initial packets, and how they are opened (RFC 9001, section 5; RFC 9369, section 3.3).
+
+use aes_gcm::aead::AeadInOut;
+use aes_gcm::aes::Aes128;
+use aes_gcm::aes::cipher::BlockCipherEncrypt;
+use aes_gcm::{Aes128Gcm, KeyInit};
+use hkdf::Hkdf;
+use sha2::Sha256;
+
+use super::header::Initial;
+
+/// Bytes in the longest packet that is opened: more than Ethernet carries.
+pub(super) const PACKET: usize = 2048;
+
+/// Bytes of an authentication tag (RFC 9001, section 5.3) and of a sample (section 5.4.3).
+const TAG: usize = 16;
+const SAMPLE: usize = 16;
+
+/// The sample lies as if the packet number were the longest, RFC 9001, section 5.4.2.
+const LONGEST_NUMBER: usize = 4;
+
+/// How a version makes its keys.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Version {
+    salt: &'static [u8; 20],
+    labels: &'static Labels,
+    first_kind: u8,
+}
+
+#[derive(Debug)]
+struct Labels {
+    key: &'static [u8],
+    iv: &'static [u8],
+    header: &'static [u8],
+}
+
+/// RFC 9001, section 5.1 and RFC 9369, section 3.3.2.
+const LABELS_1: Labels = Labels { key: b"quic key", iv: b"quic iv", header: b"quic hp" };
+const LABELS_2: Labels = Labels { key: b"quicv2 key", iv: b"quicv2 iv", header: b"quicv2 hp" };
+
+/// Salts, section 5.2 of draft-ietf-quic-tls-22, -23, -29 and RFC 9001; RFC 9369, section 3.3.1.
+const DRAFT_22: [u8; 20] = [
+    0x7f, 0xbc, 0xdb, 0x0e, 0x7c, 0x66, 0xbb, 0xe9, 0x19, 0x3a, 0x96, 0xcd, 0x21, 0x51, 0x9e, 0xbd, 0x7a,
+    0x02, 0x64, 0x4a,
+];
+const DRAFT_23: [u8; 20] = [
+    0xc3, 0xee, 0xf7, 0x12, 0xc7, 0x2e, 0xbb, 0x5a, 0x11, 0xa7, 0xd2, 0x43, 0x2b, 0xb4, 0x63, 0x65, 0xbe,
+    0xf9, 0xf5, 0x02,
+];
+const DRAFT_29: [u8; 20] = [
+    0xaf, 0xbf, 0xec, 0x28, 0x99, 0x93, 0xd2, 0x4c, 0x9e, 0x97, 0x86, 0xf1, 0x9c, 0x61, 0x11, 0xe0, 0x43,
+    0x90, 0xa8, 0x99,
+];
+const RFC_9001: [u8; 20] = [
+    0x38, 0x76, 0x2c, 0xf7, 0xf5, 0x59, 0x34, 0xb3, 0x4d, 0x17, 0x9a, 0xe6, 0xa4, 0xc8, 0x0c, 0xad, 0xcc,
+    0xbb, 0x7f, 0x0a,
+];
+const RFC_9369: [u8; 20] = [
+    0x0d, 0xed, 0xe3, 0xde, 0xf7, 0x00, 0xa6, 0xdb, 0x81, 0x93, 0x81, 0xbe, 0x6e, 0x26, 0x9d, 0xcb, 0xf9,
+    0xbd, 0x2e, 0xd9,
+];
+
+/// Google's own, as its QUIC code had them (quic/core/crypto/crypto_utils.cc).
+const Q050: [u8; 20] = [
+    0x50, 0x45, 0x74, 0xef, 0xd0, 0x66, 0xfe, 0x2f, 0x9d, 0x94, 0x5c, 0xfc, 0xdb, 0xd3, 0xa7, 0xf0, 0xd3,
+    0xb5, 0x6b, 0x45,
+];
+const T050: [u8; 20] = [
+    0x7f, 0xf5, 0x79, 0xe5, 0xac, 0xd0, 0x72, 0x91, 0x55, 0x80, 0x30, 0x4c, 0x43, 0xa2, 0x36, 0x7c, 0x60,
+    0x48, 0x83, 0x10,
+];
+const T051: [u8; 20] = [
+    0x7a, 0x4e, 0xde, 0xf4, 0xe7, 0xcc, 0xee, 0x5f, 0xa4, 0x50, 0x6c, 0x19, 0x12, 0x4f, 0xc8, 0xcc, 0xda,
+    0x6e, 0x03, 0x3d,
+];
+
+/// How a version makes its keys, if it is one that encrypts Initials and its salt is known.
+pub(super) fn version(number: u32) -> Option<Version> {
+    let salt = match number {
+        1 | 0xff00_0021..=0xff00_0022 | 0xface_b003..=0xface_b004 => &RFC_9001,
+        0xff00_0016 | 0xface_b001 => &DRAFT_22,
+        0xff00_0017..=0xff00_001c | 0xface_b002 | 0xface_b00e => &DRAFT_23,
+        0xff00_001d..=0xff00_0020 => &DRAFT_29,
+        0x6b33_43cf => return Some(Version { salt: &RFC_9369, labels: &LABELS_2, first_kind: 1 }),
+        _ => match &number.to_be_bytes() {
+            b"Q050" => &Q050,
+            b"T050" => &T050,
+            b"T051" => &T051,
+            _ => return None,
+        },
+    };
+    Some(Version { salt, labels: &LABELS_1, first_kind: 0 })
+}
+
+impl Version {
+    /// The number that stands for an Initial in a header's type: version 2 has other numbers for
+    /// all types, in the same order (RFC 9369, section 3.2).
+    pub(super) fn first_kind(self) -> u8 {
+        self.first_kind
+    }
+}
+
+/// The frames of an Initial packet, or `None` if it was not sealed with keys of this connection id.
+/// They are decrypted in `room`.
+pub(super) fn open<'r>(initial: &Initial, id: &[u8], room: &'r mut [u8; PACKET]) -> Option<&'r [u8]> {
+    let keys = Keys::client(initial.version, id)?;
+    let packet = room.get_mut(..initial.packet.len())?;
+    packet.copy_from_slice(initial.packet);
+    let mask = keys.mask(packet.get(initial.number_at + LONGEST_NUMBER..)?.first_chunk()?);
+    let first = packet.first_mut()?;
+    *first ^= mask[0] & 0x0f;
+    let number_end = initial.number_at + number_length(*first);
+    let (header, sealed) = packet.split_at_mut_checked(number_end)?;
+    let number = header.get_mut(initial.number_at..)?;
+    unmask(number, &mask);
+    let nonce = keys.nonce(number);
+    let (text, tag) = sealed.split_last_chunk_mut::<TAG>()?;
+    let tag = (*tag).into();
+    keys.seal.decrypt_inout_detached(&nonce.into(), header, (&mut *text).into(), &tag).ok()?;
+    Some(text)
+}
+
+/// A client's keys for Initial packets.
+pub(super) struct Keys {
+    pub(super) seal: Aes128Gcm,
+    iv: [u8; 12],
+    header: Aes128,
+}
+
+impl Keys {
+    pub(super) fn client(version: Version, id: &[u8]) -> Option<Keys> {
+        let secret = client_secret(version, id)?;
+        Some(Keys {
+            seal: Aes128Gcm::new(&expand::<16>(&secret, version.labels.key)?.into()),
+            iv: expand(&secret, version.labels.iv)?,
+            header: Aes128::new(&expand::<16>(&secret, version.labels.header)?.into()),
+        })
+    }
+
+    /// What a header's first byte and its packet number are masked with (RFC 9001, section 5.4.3).
+    pub(super) fn mask(&self, sample: &[u8; SAMPLE]) -> [u8; SAMPLE] {
+        let mut block = (*sample).into();
+        self.header.encrypt_block(&mut block);
+        block.into()
+    }
+
+    /// A client's first packets have small numbers: what stands in the packet is the whole number.
+    pub(super) fn nonce(&self, number: &[u8]) -> [u8; 12] {
+        let mut nonce = self.iv;
+        for (byte, digit) in nonce.iter_mut().rev().zip(number.iter().rev()) {
+            *byte ^= digit;
+        }
+        nonce
+    }
+}
+
+/// Masks a packet number, or takes the mask off.
+pub(super) fn unmask(number: &mut [u8], mask: &[u8; SAMPLE]) {
+    for (digit, mask) in number.iter_mut().zip(mask.iter().skip(1)) {
+        *digit ^= mask;
+    }
+}
+
+fn number_length(first: u8) -> usize {
+    usize::from(first & 3) + 1
+}
+
+fn client_secret(version: Version, id: &[u8]) -> Option<Hkdf<Sha256>> {
+    let secret: [u8; 32] = expand(&Hkdf::new(Some(version.salt), id), b"client in")?;
+    Hkdf::from_prk(&secret).ok()
+}
+
+/// HKDF-Expand-Label without a context (RFC 8446, section 7.1).
+fn expand<const N: usize>(secret: &Hkdf<Sha256>, label: &[u8]) -> Option<[u8; N]> {
+    let prefix = b"tls13 ";
+    let length = u16::try_from(N).ok()?.to_be_bytes();
+    let label_length = [u8::try_from(prefix.len() + label.len()).ok()?];
+    let mut key = [0; N];
+    secret.expand_multi_info(&[&length, &label_length, prefix, label, &[0]], &mut key).ok()?;
+    Some(key)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::samples::{CONNECTION_ID, Seal, V1, V2, crypto, hex, rfc_hello};
+    use super::*;
+    use crate::engine::sniff::{App, Hint, Name, Sniffed};
+
+    #[test]
+    fn the_keys_are_those_of_the_rfcs() {
+        // RFC 9001, appendix A.1 and RFC 9369, appendix A.1.
+        for (number, key, iv, header) in [
+            (
+                V1,
+                "1f369613dd76d5467730efcbe3b1a22d",
+                "fa044b2f42a3fd3b46fb255c",
+                "9f50449e04a0e810283a1e9933adedd2",
+            ),
+            (
+                V2,
+                "8b1a0bc121284290a29e0971b5cd045d",
+                "91f73e2351d8fa91660e909f",
+                "45b95e15235d6f45a6b19cbcb0294ba9",
+            ),
+        ] {
+            let version = version(number).unwrap();
+            let secret = client_secret(version, &CONNECTION_ID).unwrap();
+            assert_eq!(expand::<16>(&secret, version.labels.key).unwrap(), *hex(key));
+            assert_eq!(expand::<12>(&secret, version.labels.iv).unwrap(), *hex(iv));
+            assert_eq!(expand::<16>(&secret, version.labels.header).unwrap(), *hex(header));
+        }
+    }
+
+    #[test]
+    fn a_sealed_packet_begins_and_ends_as_in_the_rfcs_and_tells_its_name() {
+        // RFC 9001, appendix A.2 and RFC 9369, appendix A.2.
+        for (number, begin, end) in [
+            (
+                V1,
+                "c000000001088394c8f03e5157080000449e7b9aec34d1b1c98dd7689fb8ec11d242b123dc9b",
+                "e221af44860018ab0856972e194cd934",
+            ),
+            (
+                V2,
+                "d76b3343cf088394c8f03e5157080000449ea0c95e82ffe67b6abcdb4298b485dd04de806071",
+                "a18b2faa745b6fe189cf772a9f84cbfc",
+            ),
+        ] {
+            let seal = Seal { number: 2, number_length: 4, ..Seal::new(number) };
+            let packet = seal.datagram(&crypto(0, &rfc_hello()));
+            assert_eq!(packet.len(), 1200);
+            assert!(packet.starts_with(&hex(begin)), "{:02x?}", &packet[..40]);
+            assert!(packet.ends_with(&hex(end)), "{:02x?}", &packet[1180..]);
+            let Sniffed::Certain(hint) = super::super::sniff(&packet) else { panic!("not certain") };
+            let name = Name::new(b"example.com");
+            assert_eq!(hint, Hint { alpn: hint.alpn, ..Hint::named(App::Quic, name) });
+            assert_eq!(hint.alpn.ids().collect::<Vec<_>>(), [b"alpn"]);
+        }
+    }
+}
