@@ -73,7 +73,7 @@ pub struct Options {
 /// [`config::Problems`], or that a file cannot be read.
 pub fn load(path: &std::path::Path) -> Result<Config> {
     let sources = sources::read(path)?;
-    Ok(config::load(&sources.main, &sources.rules)?)
+    Ok(config::load(&sources.main, &sources.rules, &sources.lists)?)
 }
 
 /// Sets up, decides, until a signal ends it. Must not be called inside a tokio runtime.

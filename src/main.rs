@@ -120,8 +120,8 @@ fn require_root_with(args: &Args, command: &str) -> anyhow::Result<()> {
 fn check(args: &Args, json: bool) -> anyhow::Result<Exit> {
     let path = args.config_path();
     let sources = daemon::sources::read(&path)?;
-    let (problems, rules) = match config::load(&sources.main, &sources.rules) {
-        Ok(config) => (config::warnings(&config, &sources.rules), Some(config.rules.len())),
+    let (problems, rules) = match config::load(&sources.main, &sources.rules, &sources.lists) {
+        Ok(config) => (config::warnings(&config, &sources.rules, &sources.lists), Some(config.rules.len())),
         Err(problems) => (problems, None),
     };
     if json {

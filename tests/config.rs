@@ -3,17 +3,23 @@
 use std::fs;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
 use proptest::prelude::*;
 use wansplit::config::{
-    self, BackendChoice, Bypass, Config, Forward, Gateway, Guard, Helper, Mss, Queue, RouterTraffic, Routing,
-    Severity, Source, SourceFile, Uplink,
+    self, BackendChoice, Bypass, Config, Forward, Gateway, Guard, Helper, Lists, Mss, Queue, RouterTraffic,
+    Routing, Severity, Source, SourceFile, Uplink,
 };
 use wansplit::engine::flow::{LanId, Mac};
 use wansplit::engine::packet::Family;
-use wansplit::engine::rule::model::{Choice, HashKey, IcmpType, Matchers, Policy, Rule, TimeSpan, WhenNone};
+use wansplit::engine::rule::hosts::{HostName, HostSet, Reach};
+use wansplit::engine::rule::model::{
+    Choice, HashKey, IcmpType, Matchers, Payload, Policy, Rule, TimeSpan, WhenNone,
+};
+use wansplit::engine::rule::texts::{Expressions, Texts};
+use wansplit::engine::sniff::App;
 use wansplit::engine::uplink::UplinkId;
 use wansplit::engine::verdict::Marks;
 
@@ -146,7 +152,9 @@ fn every_key_of_the_main_file_is_obeyed() {
 #[test]
 fn every_key_of_a_rule_is_obeyed() {
     let config = load(EVERY_KEY, &[source("rules/10-every.toml", EVERY_RULE_KEY)]);
-    let [all, pings, numbers, rest] = &config.rules[..] else { panic!("{} rules", config.rules.len()) };
+    let [all, pings, numbers, contents, rest] = &config.rules[..] else {
+        panic!("{} rules", config.rules.len())
+    };
     let span = |from: u16, to: u16| TimeSpan { from: from * 60, to: to * 60 };
     let matches = Matchers {
         protocol: vec![6, 17, 132],
@@ -162,6 +170,7 @@ fn every_key_of_a_rule_is_obeyed() {
         length: vec![60..=60, 100..=200],
         time: vec![TimeSpan { from: 8 * 60, to: 18 * 60 + 30 }, span(22, 6), span(20, 24)],
         weekday: vec![5, 6, 0, 2],
+        ..Matchers::default()
     };
     let expected = Rule {
         name: "all conditions but ICMP's".to_owned(),
@@ -181,8 +190,83 @@ fn every_key_of_a_rule_is_obeyed() {
     let with_codes = [icmp(Family::V4, 8, None), icmp(Family::V4, 3, Some(4)), icmp(Family::V6, 1, Some(1))];
     assert_eq!(numbers.matches.icmp_type, with_codes);
     assert_eq!(numbers.none, WhenNone::Any);
+    assert_eq!(contents.matches, every_content());
+    assert_eq!(contents.not.host_list, every_content().host_list);
     assert_eq!(rest.choice, Choice { policy: Policy::Ordered, uplinks: vec![(ISP1, 3)] });
     assert_eq!(rest.none, WhenNone::NextRule);
+}
+
+/// What the rule about contents in [`EVERY_RULE_KEY`] asks.
+fn every_content() -> Matchers {
+    let host = |text| HostName::parse(text).unwrap();
+    let both = HostName { reach: Reach::Both, ..host("example.com") };
+    let names = HostSet { names: [both].iter().collect(), ..HostSet::default() };
+    let listed = [net("203.0.113.0/24")].iter().collect();
+    Matchers {
+        dst_list: vec![Arc::new(listed)],
+        host: vec![host("www.example.org"), host("*.example.net")],
+        host_list: vec![Arc::new(names)],
+        app: vec![App::Quic, App::Http],
+        alpn: vec![b"h3".to_vec(), b"http/1.1".to_vec()],
+        http_method: vec![b"GET".to_vec()],
+        user_agent: Texts::in_any_case(["curl"]).unwrap(),
+        payload: Payload {
+            at: vec![(0, vec![0x16, 3])],
+            contains: Texts::exact(["abc"]).unwrap(),
+            expressions: Expressions::new(["^GET "]).unwrap(),
+        },
+        ..Matchers::default()
+    }
+}
+
+#[test]
+fn an_example_can_say_what_the_client_asks_for() {
+    let rules = source(
+        "rules/10-names.toml",
+        r#"
+        rule = [{
+            name = "video", match = { host = "*.example.org", app = ["quic", "tls"], alpn = "h3" }, use = "isp1",
+            examples = {
+                match = ["udp 10.0.0.1:1 > 192.0.2.1:443 host=WWW.example.org app=quic alpn=h3,h2"],
+                miss = ["udp 10.0.0.1:1 > 192.0.2.1:443", "udp 10.0.0.1:1 > 192.0.2.1:443 host=example.org app=quic alpn=h3"],
+            },
+        }]"#,
+    );
+    assert_eq!(load(ARTICLE, &[rules]).rules.len(), 1);
+}
+
+#[test]
+fn the_lists_that_rule_files_name_are_seen_from_them() {
+    let text = "[[rule]]\nmatch = { host_list = [\"video.txt\", \"/srv/geosite.dat:a@b\", 1] }\nnot.dst_list = \"../nets\"";
+    let files = config::list_files(&[source("etc/rules/10.toml", text), source("rules/20.toml", "no TOML")]);
+    let expected = ["/srv/geosite.dat", "etc/rules/../nets", "etc/rules/video.txt"];
+    assert_eq!(files.into_iter().collect::<Vec<_>>(), expected);
+}
+
+#[test]
+fn a_list_that_two_rules_name_is_in_memory_once() {
+    let rule = |name: &str| {
+        format!("[[rule]]\nname = \"{name}\"\nmatch = {{ host_list = \"names.txt\" }}\nuse = \"isp1\"\n")
+    };
+    let config = load(ARTICLE, &[source("rules/10.toml", &(rule("a") + &rule("b")))]);
+    let [a, b] = [0, 1].map(|place: usize| &config.rules[place].matches.host_list[0]);
+    assert!(Arc::ptr_eq(a, b));
+}
+
+#[test]
+fn entries_of_a_list_that_are_left_out_give_a_warning() {
+    let rules =
+        source("rules/10.toml", "[[rule]]\nname = \"a\"\nmatch = { host_list = \"ads\" }\nuse = \"isp1\"\n");
+    let text = "||ads.example^\n@@||good.example^\n/banner\n";
+    let lists = Lists::from_iter([("rules/ads".to_owned(), Ok(text.into()))]);
+    let rules = [rules];
+    let config = config::load(&source("wansplit.toml", ARTICLE), &rules, &lists).unwrap();
+    let warnings = config::warnings(&config, &rules, &lists);
+    let lines: Vec<String> = warnings.iter().map(ToString::to_string).collect();
+    let expected = [
+        "rules/ads:2:1: 2 entries of this list are left out: the first of them; none is about a whole site or net",
+    ];
+    assert_eq!(lines, expected);
 }
 
 #[test]
@@ -238,11 +322,12 @@ fn the_rules_directory_is_seen_from_the_main_file() {
 #[test]
 fn rules_can_be_loaded_again_for_a_configuration_in_use() {
     let config = load(EVERY_KEY, &[]);
-    let rules = config::load_rules(&config, &[source("rules/10-every.toml", EVERY_RULE_KEY)]).unwrap();
+    let rules =
+        config::load_rules(&config, &[source("rules/10-every.toml", EVERY_RULE_KEY)], &every_list()).unwrap();
     assert_eq!(rules, load(EVERY_KEY, &[source("rules/10-every.toml", EVERY_RULE_KEY)]).rules);
 
     let broken = source("rules/20-new.toml", "[[rule]]\nname = \"new\"\nuse = \"isp4\"\n");
-    let problems = config::load_rules(&config, &[broken]).unwrap_err();
+    let problems = config::load_rules(&config, &[broken], &Lists::default()).unwrap_err();
     let lines: Vec<String> = problems.iter().map(ToString::to_string).collect();
     assert_eq!(lines, ["rules/20-new.toml:3:7: there is no uplink \"isp4\": did you mean `isp1`?"]);
 }
@@ -261,7 +346,7 @@ fn every_broken_configuration_gives_exactly_the_expected_problems() {
 fn a_problem_is_shown_with_its_line_and_what_was_expected() {
     let directory = Path::new("tests/data/broken/many-at-once");
     let rules = rule_files(&directory.join("rules"), directory);
-    let problems = config::load(&file(directory, "config.toml"), &rules).unwrap_err();
+    let problems = config::load(&file(directory, "config.toml"), &rules, &Lists::default()).unwrap_err();
     let golden = fs::read_to_string("tests/data/many-at-once.rendered.txt").unwrap();
     assert_eq!(problems.to_string(), golden);
 }
@@ -269,7 +354,9 @@ fn a_problem_is_shown_with_its_line_and_what_was_expected() {
 #[test]
 fn a_very_long_line_is_shown_in_part_and_its_column_is_still_right() {
     let line = format!("helpers = [{}\"fpt\"]", " ".repeat(10_000));
-    let problems = config::load(&source("wansplit.toml", &format!("{line}\n{ARTICLE}")), &[]).unwrap_err();
+    let problems =
+        config::load(&source("wansplit.toml", &format!("{line}\n{ARTICLE}")), &[], &Lists::default())
+            .unwrap_err();
     let shown = problems.to_string();
     assert!(shown.contains("wansplit.toml:1:10012\n"), "{shown}");
     assert!(shown.contains("^^^^^ did you mean `ftp`?"), "{shown}");
@@ -279,7 +366,7 @@ fn a_very_long_line_is_shown_in_part_and_its_column_is_still_right() {
 #[test]
 fn the_parts_of_a_problem_can_be_asked_for() {
     let main = source("wansplit.toml", &one_uplink("weight = 0"));
-    let problems = config::load(&main, &[]).unwrap_err();
+    let problems = config::load(&main, &[], &Lists::default()).unwrap_err();
     let [problem] = &problems.iter().collect::<Vec<_>>()[..] else { panic!("{problems}") };
     assert_eq!((problem.file(), problem.line(), problem.column()), ("wansplit.toml", 6, 10));
     assert_eq!(&main.text[problem.span()], "0");
@@ -320,7 +407,7 @@ fn every_shipped_rule_has_examples_of_both_kinds() {
 #[test]
 fn no_shipped_rule_takes_an_example_of_a_later_one() {
     let config = load(ARTICLE, &shipped_rules());
-    let warnings = config::warnings(&config, &shipped_rules());
+    let warnings = config::warnings(&config, &shipped_rules(), &Lists::default());
     assert!(warnings.is_empty(), "{warnings}");
 }
 
@@ -338,7 +425,7 @@ fn a_rule_that_no_flow_reaches_gives_a_warning() {
         ]"#,
     );
     let config = load(ARTICLE, std::slice::from_ref(&rules));
-    let warnings = config::warnings(&config, &[rules]);
+    let warnings = config::warnings(&config, &[rules], &Lists::default());
     let lines: Vec<String> = warnings.iter().map(ToString::to_string).collect();
     let expected = [
         "rules/10-a.toml:4:110: this example of rule \"ssh\" goes elsewhere: rule \"tcp\" (rules/10-a.toml:3) takes it first",
@@ -362,8 +449,8 @@ fn ten_thousand_rules_load_within_seconds() {
     let wrong = source("rules/10-many.toml", &rules.text.replace("isp1", "isp7"));
     let begin = Instant::now();
     let config = load(ARTICLE, std::slice::from_ref(&rules));
-    assert!(config::warnings(&config, &[rules]).is_empty());
-    let problems = config::load(&source("wansplit.toml", ARTICLE), &[wrong]).unwrap_err();
+    assert!(config::warnings(&config, &[rules], &Lists::default()).is_empty());
+    let problems = config::load(&source("wansplit.toml", ARTICLE), &[wrong], &Lists::default()).unwrap_err();
     assert_eq!(problems.to_string().matches("error: ").count(), 10_000);
     assert!(begin.elapsed() < Duration::from_secs(20), "{:?}", begin.elapsed());
 }
@@ -371,7 +458,7 @@ fn ten_thousand_rules_load_within_seconds() {
 proptest! {
     #[test]
     fn no_text_makes_the_reader_panic(main in ".*", rules in "(\\[\\[rule\\]\\]\n)?.*") {
-        let problems = config::load(&source("main", &main), &[source("rules", &rules)]).unwrap_err();
+        let problems = config::load(&source("main", &main), &[source("rules", &rules)], &Lists::default()).unwrap_err();
         assert_points_into_its_text(&problems, &[&main, &rules]);
     }
 
@@ -380,7 +467,7 @@ proptest! {
         in_main in damage(EVERY_KEY),
         in_rules in damage(EVERY_RULE_KEY),
     ) {
-        if let Err(problems) = config::load(&source("main", &in_main), &[source("rules", &in_rules)]) {
+        if let Err(problems) = config::load(&source("main", &in_main), &[source("rules", &in_rules)], &every_list()) {
             assert_points_into_its_text(&problems, &[&in_main, &in_rules]);
         }
     }
@@ -429,7 +516,8 @@ fn assert_points_into_its_text(problems: &config::Problems, texts: &[&str]) {
 }
 
 fn load(main: &str, rule_files: &[SourceFile]) -> Config {
-    config::load(&source("wansplit.toml", main), rule_files).unwrap_or_else(|problems| panic!("{problems}"))
+    config::load(&source("wansplit.toml", main), rule_files, &every_list())
+        .unwrap_or_else(|problems| panic!("{problems}"))
 }
 
 fn one_uplink(line: &str) -> String {
@@ -456,13 +544,29 @@ fn problems_of(directory: &Path) -> String {
     let main = file(directory, "config.toml");
     let rules = directory.join("rules");
     let rule_files: Vec<SourceFile> = if rules.is_dir() { rule_files(&rules, directory) } else { Vec::new() };
-    let problems = config::load(&main, &rule_files).err().unwrap_or_default();
+    let problems = config::load(&main, &rule_files, &lists(&rule_files, directory)).err().unwrap_or_default();
     problems.iter().map(|problem| format!("{problem}\n")).collect()
 }
 
+/// The lists of [`EVERY_RULE_KEY`].
+fn every_list() -> Lists {
+    let file = |path: &str, text: &str| (path.to_owned(), Ok(text.into()));
+    Lists::from_iter([file("rules/names.txt", "example.com\n"), file("rules/nets.txt", "203.0.113.0/24\n")])
+}
+
+/// The lists that rule files name, read from below a directory.
+fn lists(rule_files: &[SourceFile], below: &Path) -> Lists {
+    let read = |path: String| {
+        let bytes = fs::read(below.join(&path)).map_err(|error| error.to_string());
+        (path, bytes)
+    };
+    config::list_files(rule_files).into_iter().map(read).collect()
+}
+
 fn rule_files(rules: &Path, below: &Path) -> Vec<SourceFile> {
-    let names =
-        entries(rules).into_iter().map(|path| path.strip_prefix(below).unwrap_or(&path).to_path_buf());
+    let rules =
+        entries(rules).into_iter().filter(|path| path.extension().is_some_and(|ending| ending == "toml"));
+    let names = rules.map(|path| path.strip_prefix(below).unwrap_or(&path).to_path_buf());
     names.map(|name| file(below, name.to_str().unwrap())).collect()
 }
 

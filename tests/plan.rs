@@ -11,7 +11,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use proptest::prelude::*;
-use wansplit::config::{self, Config, SourceFile};
+use wansplit::config::{self, Config, Lists, SourceFile};
 use wansplit::daemon::machine::Pending;
 use wansplit::engine::packet::Family;
 use wansplit::plan::firewall::flow_hash::bytecode;
@@ -185,7 +185,7 @@ struct Case {
 impl Case {
     fn read(directory: PathBuf) -> Case {
         let rules = files(&directory.join("rules")).iter().map(|path| source(path)).collect::<Vec<_>>();
-        let config = config::load(&source(&directory.join("config.toml")), &rules)
+        let config = config::load(&source(&directory.join("config.toml")), &rules, &Lists::default())
             .unwrap_or_else(|problems| panic!("{}: {problems}", directory.display()));
         let machine = machine(&config, &read(&directory.join("machine.txt")));
         Case { plan: plan(&config, &machine, QUEUES), directory }
@@ -440,8 +440,9 @@ fn configuration() -> impl Strategy<Value = (Config, Observed)> {
             .map(|(place, keys)| format!("[[rule]]\nname = \"rule {place}\"\n{keys}\n"))
             .collect();
         let file = |path: &str, text: &str| SourceFile { path: path.into(), text: text.into() };
-        let config = config::load(&file("wansplit.toml", &text), &[file("rules/10.toml", &rules)])
-            .unwrap_or_else(|problems| panic!("{problems}\n{text}\n{rules}"));
+        let config =
+            config::load(&file("wansplit.toml", &text), &[file("rules/10.toml", &rules)], &Lists::default())
+                .unwrap_or_else(|problems| panic!("{problems}\n{text}\n{rules}"));
         let observed = self::machine(&config, &machine);
         (config, observed)
     })

@@ -1,6 +1,6 @@
 //! What the README shows can be used as it stands.
 
-use wansplit::config::{self, Config, Problems, SourceFile};
+use wansplit::config::{self, Config, Lists, Problems, SourceFile};
 
 const README: &str = include_str!("../README.md");
 const ARTICLE: &str = include_str!("data/article.toml");
@@ -71,5 +71,5 @@ fn blocks(language: &str, of_a_kind: impl Fn(&str) -> bool) -> Vec<String> {
 fn load(text: &str, rules: &[String]) -> Result<Config, Problems> {
     let file = |path: &str, text: &str| SourceFile { path: path.into(), text: text.into() };
     let rules: Vec<SourceFile> = rules.iter().map(|text| file("rules/10-readme.toml", text)).collect();
-    config::load(&file("/etc/wansplit/wansplit.toml", text), &rules)
+    config::load(&file("/etc/wansplit/wansplit.toml", text), &rules, &Lists::default())
 }

@@ -6,27 +6,29 @@
 //! tcp 10.77.0.5:40000 > 198.51.100.7:22
 //! udp [2001:db8::5]:4000 > [2001:db8::7]:53 dscp=EF length=100
 //! icmp 10.0.0.1 > 10.0.0.2 echo-request at=mon-09:30 lan=eth0 mac=02:00:00:00:00:01
+//! tcp 10.77.0.5:40000 > 198.51.100.7:443 host=www.example.org app=tls alpn=h2,http/1.1
 //! ```
 //!
 //! Protocols with ports need both. What is left out: an ICMP type is
 //! echo-request, the code point is 0, the length is 60 bytes, the LAN
 //! interface is the first, there is no hardware address, and the time is
-//! Monday, 00:00.
+//! Monday, 00:00. Of contents nothing is known.
 
 use std::net::{IpAddr, SocketAddr};
 
 use super::names::Names;
-use super::reader::{Fault, Read, Value, quoted};
+use super::reader::{Fault, Read, Value, quoted, suggestion};
 use super::values::{minute_of_day, parse_mac, weekday};
 use super::words;
 use crate::engine::flow::{Facts, FlowKey, LanId, LocalTime};
 use crate::engine::packet::{Family, PROTOCOLS_WITH_PORTS};
+use crate::engine::sniff::{Alpn, App, Name};
 
 /// A packet that a SYN or a ping of usual size would be.
 const LENGTH: u32 = 60;
 
 /// The flow that an example describes.
-pub(super) fn facts(value: &Value, names: &Names) -> Read<Facts> {
+pub(super) fn facts(value: &Value, names: &Names) -> Read<Facts<'static>> {
     let shape = || Fault::not_a("text like \"tcp 10.77.0.5:40000 > 198.51.100.7:22\"");
     let mut words = value.get_ref().as_str().ok_or_else(shape)?.split_whitespace();
     let head = (words.next(), words.next(), words.next(), words.next());
@@ -40,7 +42,7 @@ pub(super) fn facts(value: &Value, names: &Names) -> Read<Facts> {
 }
 
 /// The flow without details.
-fn flow(protocol: &str, src: &str, dst: &str) -> Read<Facts> {
+fn flow(protocol: &str, src: &str, dst: &str) -> Read<Facts<'static>> {
     let number = words::protocol(protocol).ok_or_else(|| wrong(protocol, "a protocol's name or number"))?;
     let ((src, src_port), (to, dst_port)) = (end(src, number)?, end(dst, number)?);
     let family = Family::of(src);
@@ -61,6 +63,12 @@ fn flow(protocol: &str, src: &str, dst: &str) -> Read<Facts> {
         dscp: 0,
         length: LENGTH,
         when: LocalTime::default(),
+        name: None,
+        app: None,
+        alpn: Alpn::default(),
+        method: None,
+        user_agent: None,
+        payload: &[],
     })
 }
 
@@ -75,7 +83,8 @@ fn end(word: &str, protocol: u8) -> Read<(IpAddr, u16)> {
 
 /// Adds what one more word says.
 fn detail(facts: &mut Facts, word: &str, names: &Names) -> Read<()> {
-    let unknown = || wrong(word, "an ICMP type, or dscp=, lan=, mac=, length= or at= with a value");
+    let unknown =
+        || wrong(word, "an ICMP type, or dscp=, lan=, mac=, length=, at=, host=, app= or alpn= with a value");
     let (key, value) = word.split_once('=').unwrap_or(("icmp", word));
     let bad = |expected| move || wrong(word, expected);
     match key {
@@ -84,6 +93,9 @@ fn detail(facts: &mut Facts, word: &str, names: &Names) -> Read<()> {
         "mac" => facts.src_mac = Some(parse_mac(value).ok_or_else(bad("mac=02:00:00:00:00:01"))?),
         "length" => facts.length = value.parse().map_err(|_| wrong(word, "a length in bytes"))?,
         "at" => facts.when = when(value).ok_or_else(bad("a weekday and a time like at=mon-09:30"))?,
+        "host" => facts.name = Some(Name::new(value.as_bytes()).ok_or_else(bad("host=www.example.org"))?),
+        "app" => facts.app = Some(App::named(value).ok_or_else(|| unknown_app(word, value))?),
+        "alpn" => facts.alpn = value.split(',').fold(facts.alpn, |list, id| list.with(id.as_bytes())),
         "lan" => facts.lan = lan(value, names, bad("the name of a LAN interface"))?,
         _ => return Err(unknown()),
     }
@@ -107,6 +119,11 @@ fn lan(name: &str, names: &Names, unknown: impl Fn() -> Fault) -> Read<Option<La
 fn when(text: &str) -> Option<LocalTime> {
     let (day, time) = text.split_once('-')?;
     Some(LocalTime { weekday: weekday(day)?, minute: minute_of_day(time)? })
+}
+
+fn unknown_app(word: &str, name: &str) -> Fault {
+    let message = format!("{} cannot stand here in an example", quoted(word));
+    Fault::Because { message, hint: suggestion(name, App::ALL.iter().map(|app| app.as_str())) }
 }
 
 fn wrong(word: &str, expected: &str) -> Fault {

@@ -10,8 +10,10 @@
 //! was expected. A fault never causes a second message about its consequences.
 
 mod checked;
+mod contents;
 mod example;
 mod forwards;
+mod lists;
 mod marks;
 mod names;
 mod problem;
@@ -24,11 +26,13 @@ mod values;
 mod warnings;
 mod words;
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use crate::engine::rule::model::Rule;
 
 pub use checked::*;
+pub use lists::Lists;
 pub use problem::{Problem, Problems, Severity};
 pub use warnings::warnings;
 
@@ -41,16 +45,17 @@ pub struct SourceFile {
     pub text: String,
 }
 
-/// Checks a whole configuration: the main file and the rule files, in the order in which rules are tried.
+/// Checks a whole configuration: the main file, the rule files in the order in which rules are tried, and the
+/// lists that these name (see [`list_files`]).
 ///
 /// # Errors
 /// All problems of all files, a rule's example that does not hold included.
-pub fn load(main: &SourceFile, rule_files: &[SourceFile]) -> Result<Config, Problems> {
+pub fn load(main: &SourceFile, rule_files: &[SourceFile], lists: &Lists) -> Result<Config, Problems> {
     let mut problems = Problems::default();
     let router = reader::read_file(0, main, &mut problems, router::read);
     let (names, config) = router.unzip();
     let names = names.unwrap_or_default();
-    let rules = rules::read_files(rule_files, &names, &mut problems);
+    let rules = rules::read_files(rule_files, &names, lists, &mut problems);
     match config {
         Some(config) if problems.is_empty() => Ok(Config { rules, ..config }),
         _ => Err(problems.sorted()),
@@ -61,9 +66,9 @@ pub fn load(main: &SourceFile, rule_files: &[SourceFile]) -> Result<Config, Prob
 ///
 /// # Errors
 /// All problems of all rule files.
-pub fn load_rules(config: &Config, rule_files: &[SourceFile]) -> Result<Vec<Rule>, Problems> {
+pub fn load_rules(config: &Config, rule_files: &[SourceFile], lists: &Lists) -> Result<Vec<Rule>, Problems> {
     let mut problems = Problems::default();
-    let rules = rules::read_files(rule_files, &names::Names::of(config), &mut problems);
+    let rules = rules::read_files(rule_files, &names::Names::of(config), lists, &mut problems);
     if problems.is_empty() { Ok(rules) } else { Err(problems.sorted()) }
 }
 
@@ -71,7 +76,7 @@ pub fn load_rules(config: &Config, rule_files: &[SourceFile]) -> Result<Vec<Rule
 /// own directory. Needed before [`load`], which wants those files.
 ///
 /// # Errors
-/// The main file is not TOML, or the key is not a path. `load(main, &[])` then tells all that is wrong with it.
+/// The main file is not TOML, or the key is not a path. [`load`] then tells all that is wrong with it.
 pub fn rules_directory(main: &SourceFile) -> Result<String, Problems> {
     let mut problems = Problems::default();
     let directory = reader::read_file(0, main, &mut problems, router::rules_directory);
@@ -79,6 +84,13 @@ pub fn rules_directory(main: &SourceFile) -> Result<String, Problems> {
         Some(directory) if problems.is_empty() => Ok(beside(&main.path, &directory)),
         _ => Err(problems.sorted()),
     }
+}
+
+/// The paths of the lists that rule files name, each seen from its rule file's own directory. Needed before
+/// [`load`], which wants those files; it also tells what is wrong with the rule files.
+#[must_use]
+pub fn list_files(rule_files: &[SourceFile]) -> BTreeSet<String> {
+    lists::all_named(rule_files)
 }
 
 /// `path`, seen from the directory that `file` is in.

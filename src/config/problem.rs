@@ -195,6 +195,10 @@ impl Source {
         Problem { source: Arc::clone(self), span: start..end, severity, message, hint }
     }
 
+    pub(super) fn path(&self) -> &str {
+        &self.path
+    }
+
     /// `path:line` of a place, the short way to name it in another message.
     pub(super) fn place(&self, offset: usize) -> String {
         format!("{}:{}", self.path, self.line_of(offset))

@@ -84,6 +84,11 @@ impl Report {
         self.problems.borrow().len()
     }
 
+    /// The file's path.
+    pub(super) fn path(&self) -> &str {
+        self.source.path()
+    }
+
     /// `path:line` of a place.
     pub(super) fn place(&self, offset: usize) -> String {
         self.source.place(offset)
@@ -310,7 +315,7 @@ pub(super) fn quoted(word: &str) -> String {
 }
 
 /// The known word with the fewest typing slips, if they are few: one in three letters.
-fn nearest<'k>(word: &str, known: impl Iterator<Item = &'k str>) -> Option<&'k str> {
+pub(super) fn nearest<'k>(word: &str, known: impl Iterator<Item = &'k str>) -> Option<&'k str> {
     // Longer words than any key are not slips, and the distance costs length times length.
     const LONGEST: usize = 64;
     let slips = |known: &str| strsim::damerau_levenshtein(&word.to_lowercase(), &known.to_lowercase());

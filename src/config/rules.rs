@@ -6,7 +6,9 @@ use toml::Spanned;
 use toml::de::DeValue;
 
 use super::SourceFile;
+use super::contents;
 use super::example;
+use super::lists::Lists;
 use super::names::{Names, Unique};
 use super::problem::Problems;
 use super::reader::{Fault, Read, Report, Section, Value, quoted, read_file, values_of};
@@ -16,6 +18,7 @@ use crate::engine::flow::Facts;
 use crate::engine::packet::{Family, PROTOCOLS_WITH_PORTS};
 use crate::engine::rule::model::{Choice, HashKey, IcmpType, Matchers, Policy, Rule, WhenNone};
 use crate::engine::rule::naive;
+use crate::engine::rule::texts::{Texts, Unusable};
 use crate::engine::uplink::UplinkId;
 
 /// Most rules of all files together: [`crate::engine::rule::model::RuleId`] has 16 bits.
@@ -46,13 +49,19 @@ pub(super) struct Entry {
     /// The place of its name.
     pub(super) place: Range<usize>,
     /// Flows it must match.
-    pub(super) examples: Vec<Spanned<Facts>>,
+    pub(super) examples: Examples,
 }
 
 /// All rules of all files; those that were refused are missing.
-pub(super) fn read_files(files: &[SourceFile], names: &Names, problems: &mut Problems) -> Vec<Rule> {
+pub(super) fn read_files(
+    files: &[SourceFile],
+    names: &Names,
+    lists: &Lists,
+    problems: &mut Problems,
+) -> Vec<Rule> {
     let mut rules = Vec::new();
-    each(files, names, problems, |_, entry| rules.push(entry.rule));
+    each(files, names, lists, problems, |_, entry| rules.push(entry.rule));
+    problems.extend(lists.problems());
     rules
 }
 
@@ -60,6 +69,7 @@ pub(super) fn read_files(files: &[SourceFile], names: &Names, problems: &mut Pro
 pub(super) fn each(
     files: &[SourceFile],
     names: &Names,
+    lists: &Lists,
     problems: &mut Problems,
     mut take: impl FnMut(&Report, Entry),
 ) {
@@ -70,7 +80,7 @@ pub(super) fn each(
             for section in root.sections("rule") {
                 report_limit(&section, &mut count);
                 let report = section.report();
-                if let Some(entry) = entry(section, names, &mut unique) {
+                if let Some(entry) = entry(section, names, lists, &mut unique) {
                     take(report, entry);
                 }
             }
@@ -87,15 +97,15 @@ fn report_limit(section: &Section, count: &mut usize) {
 }
 
 /// One rule; `None` if anything is wrong with it.
-fn entry(section: Section, names: &Names, unique: &mut Unique) -> Option<Entry> {
+fn entry(section: Section, names: &Names, lists: &Lists, unique: &mut Unique) -> Option<Entry> {
     let report = section.report();
     let before = report.count();
     let name = section.required("name", TITLE, title);
     if let Some(name) = &name {
         unique.note(report, name);
     }
-    let matches = matchers(section.section("match"), names, Kind::Match);
-    let not = matchers(section.section("not"), names, Kind::Not);
+    let matches = matchers(section.section("match"), names, lists, Kind::Match);
+    let not = matchers(section.section("not"), names, lists, Kind::Not);
     let choice = choice(&section, names);
     let none = section.or("none", WhenNone::default(), one_of(NONE));
     let (hits, misses) = examples(section.section("examples"), names);
@@ -117,12 +127,14 @@ enum Kind {
     Not,
 }
 
-fn matchers(section: Section, names: &Names, kind: Kind) -> Matchers {
+fn matchers(section: Section, names: &Names, lists: &Lists, kind: Kind) -> Matchers {
     let before = section.report().count();
+    let file = section.report().path();
     let matchers = Matchers {
         protocol: values_of(section.some("protocol", protocol)),
         src: values_of(section.some("src", values::net)),
         dst: values_of(section.some("dst", values::net)),
+        dst_list: values_of(section.some("dst_list", |value| lists.nets(file, value))),
         src_port: values_of(section.some("src_port", values::port_range)),
         dst_port: values_of(section.some("dst_port", values::port_range)),
         icmp_type: values_of(section.some("icmp_type", icmp_types)).concat(),
@@ -133,12 +145,33 @@ fn matchers(section: Section, names: &Names, kind: Kind) -> Matchers {
         length: values_of(section.some("length", values::length_range)),
         time: values_of(section.some("time", values::time_span)),
         weekday: values_of(section.some("weekday", values::weekdays)).concat(),
+        host: values_of(section.some("host", contents::host)),
+        host_list: values_of(section.some("host_list", |value| lists.hosts(file, value))),
+        app: values_of(section.some("app", contents::app)),
+        alpn: values_of(section.some("alpn", contents::alpn)),
+        http_method: values_of(section.some("http_method", contents::http_method)),
+        user_agent: built(&section, "user_agent", contents::user_agent, Texts::in_any_case),
+        payload: built(&section, "payload", contents::pattern, contents::payload),
     };
     if kind == Kind::Match && section.report().count() == before {
         report_contradictions(&section, &matchers);
     }
     section.finish();
     matchers
+}
+
+/// What is made of all values of a key, which together may be too large for it.
+fn built<T, U: Default>(
+    section: &Section,
+    key: &'static str,
+    read: impl Fn(&Value) -> Read<T>,
+    build: impl FnOnce(Vec<T>) -> Result<U, Unusable>,
+) -> U {
+    build(values_of(section.some(key, read))).unwrap_or_else(|error| {
+        let span = section.value(key).map_or(section.span(), Spanned::span);
+        section.report().error(span, format!("`{key}` is too large"), error.to_string());
+        U::default()
+    })
 }
 
 const DSCP: &str = "a code point from 0 to 63 or a name like \"EF\", \"CS1\" or \"AF41\"";
@@ -211,9 +244,15 @@ fn allows(matchers: &Matchers, family: Family) -> bool {
     };
     some(&mut matchers.family.iter().copied().map(Some))
         && some(&mut matchers.src.iter().map(|net| Some(Family::of(net.addr()))))
-        && some(&mut matchers.dst.iter().map(|net| Some(Family::of(net.addr()))))
+        && some(&mut destinations(matchers))
         && some(&mut matchers.icmp_type.iter().map(|wanted| Some(wanted.family)))
         && some(&mut matchers.protocol.iter().map(|&protocol| words::icmp_family(protocol)))
+}
+
+/// The family of each entry; a list has nets of either.
+fn destinations(matchers: &Matchers) -> impl Iterator<Item = Option<Family>> {
+    let nets = matchers.dst.iter().map(|net| Some(Family::of(net.addr())));
+    nets.chain(matchers.dst_list.iter().map(|_| None))
 }
 
 /// The key `use`: one uplink, or a policy over some of them.
@@ -287,8 +326,10 @@ fn report_weights(section: &Section, policy: Option<Policy>, count: usize) {
     }
 }
 
+type Examples = Vec<Spanned<Facts<'static>>>;
+
 /// Flows the rule must match, and flows it must not.
-fn examples(section: Section, names: &Names) -> (Vec<Spanned<Facts>>, Vec<Spanned<Facts>>) {
+fn examples(section: Section, names: &Names) -> (Examples, Examples) {
     let hits = section.list("match", |value| example::facts(value, names));
     let misses = section.list("miss", |value| example::facts(value, names));
     section.finish();

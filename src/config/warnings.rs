@@ -1,5 +1,6 @@
 //! What works, but probably not as its owner thinks.
 
+use super::lists::Lists;
 use super::names::Names;
 use super::problem::Problems;
 use super::reader::{Report, quoted};
@@ -12,16 +13,18 @@ use crate::engine::rule::naive;
 /// Examples beyond it are not looked at.
 const COMPARISONS: usize = 1_000_000;
 
-/// Rules that are never reached, and examples that an earlier rule takes away.
+/// Rules that are never reached, examples that an earlier rule takes away, and entries of lists that are left out.
 ///
-/// Wants the rule files of a configuration that [`super::load`] accepted. Shipped files stay free to overlap
+/// Wants the rule files and lists of a configuration that [`super::load`] accepted. Shipped files stay free to overlap
 /// with each other, so none of this is an error.
 #[must_use]
-pub fn warnings(config: &Config, rule_files: &[SourceFile]) -> Problems {
+pub fn warnings(config: &Config, rule_files: &[SourceFile], lists: &Lists) -> Problems {
     let mut problems = Problems::default();
     let mut earlier =
         Earlier { uplinks: config.uplinks.len(), rules: Vec::new(), end: None, left: COMPARISONS };
-    rules::each(rule_files, &Names::of(config), &mut problems, |report, entry| earlier.judge(report, entry));
+    let judge = |report: &Report, entry| earlier.judge(report, entry);
+    rules::each(rule_files, &Names::of(config), lists, &mut problems, judge);
+    problems.extend(lists.warnings());
     problems.sorted()
 }
 

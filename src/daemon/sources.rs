@@ -1,4 +1,4 @@
-//! Configuration and rule files, from the disk.
+//! Configuration, rule and list files, from the disk.
 
 use std::fs;
 use std::io;
@@ -6,18 +6,22 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 
-use crate::config::{self, SourceFile};
+use crate::config::{self, Lists, SourceFile};
 
 /// A configuration file larger than this is no configuration file.
 const LARGEST: u64 = 16 << 20;
+/// A list larger than this is not read: the largest that are published have some ten megabytes.
+const LARGEST_LIST: u64 = 256 << 20;
 
-/// The configuration file and the rule files it names, as text.
-#[derive(Debug, Clone)]
+/// The configuration file, the rule files it names, as text, and the lists that these name.
+#[derive(Debug)]
 pub struct Sources {
     /// The configuration file.
     pub main: SourceFile,
     /// The rule files, in the order of their names.
     pub rules: Vec<SourceFile>,
+    /// The lists; also those that cannot be read, so that a check can say where they are named.
+    pub lists: Lists,
 }
 
 /// A configuration or rule file that cannot be read.
@@ -30,7 +34,7 @@ pub struct Unreadable {
     pub source: io::Error,
 }
 
-/// Reads the configuration file and the `*.toml` files of its rules directory.
+/// Reads the configuration file, the `*.toml` files of its rules directory, and the lists they name.
 /// A directory that is only the default need not exist.
 ///
 /// # Errors
@@ -41,10 +45,14 @@ pub fn read(path: &Path) -> Result<Sources> {
     let directory = match config::rules_directory(&main) {
         Ok(directory) => directory,
         // Loading reports these problems, and all others.
-        Err(_) => return Ok(Sources { main, rules: Vec::new() }),
+        Err(_) => return Ok(Sources { main, rules: Vec::new(), lists: Lists::default() }),
     };
     let rules = read_rules(Path::new(&directory))?;
-    Ok(Sources { main, rules })
+    let lists = config::list_files(&rules).into_iter().map(|path| {
+        let bytes = read_list(Path::new(&path)).map_err(|error| error.to_string());
+        (path, bytes)
+    });
+    Ok(Sources { main, lists: lists.collect(), rules })
 }
 
 fn read_rules(directory: &Path) -> Result<Vec<SourceFile>> {
@@ -62,6 +70,14 @@ fn read_rules(directory: &Path) -> Result<Vec<SourceFile>> {
     }
     paths.sort();
     paths.iter().map(|path| read_file(path)).collect()
+}
+
+fn read_list(path: &Path) -> io::Result<Vec<u8>> {
+    let size = fs::metadata(path)?.len();
+    if size > LARGEST_LIST {
+        return Err(io::Error::other(format!("it has {size} bytes; a list has at most {LARGEST_LIST}")));
+    }
+    fs::read(path)
 }
 
 fn read_file(path: &Path) -> Result<SourceFile> {

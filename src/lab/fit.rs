@@ -365,7 +365,7 @@ fn pair(v4: IpAddr, v6: IpAddr) -> Pair {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{SourceFile, load};
+    use crate::config::{Lists, SourceFile, load};
 
     #[test]
     fn the_articles_router_gets_its_own_devices_and_addresses() {
@@ -428,6 +428,6 @@ mod tests {
 
     fn fitted(text: &str) -> Result<Fit, Unfit> {
         let main = SourceFile { path: "router.toml".into(), text: text.into() };
-        fit(&load(&main, &[]).unwrap_or_else(|problems| panic!("{problems}")))
+        fit(&load(&main, &[], &Lists::default()).unwrap_or_else(|problems| panic!("{problems}")))
     }
 }

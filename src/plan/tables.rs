@@ -198,14 +198,14 @@ fn among_several(hop: &Hop, family: Family) -> Hop {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{SourceFile, load};
+    use crate::config::{Lists, SourceFile, load};
 
     #[test]
     fn the_first_priority_is_ours_in_both_families_with_and_without_bypassed_nets() {
         for bypass in ["", "[bypass]\ndestinations = [\"192.0.2.0/24\", \"2001:db8::/32\"]"] {
             let text =
                 format!("lan.interfaces = [\"lan\"]\n[[uplink]]\nname = \"a\"\ninterface = \"a\"\n{bypass}");
-            let config = load(&SourceFile { path: "test".into(), text }, &[]).unwrap();
+            let config = load(&SourceFile { path: "test".into(), text }, &[], &Lists::default()).unwrap();
             for family in Family::BOTH {
                 let first = rules(&config, &[], &Observed::default(), family)
                     .into_iter()

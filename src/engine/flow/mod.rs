@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use crate::engine::packet::{Family, Packet};
+use crate::engine::sniff::{Alpn, App, Hint, Name};
 
 mod table;
 
@@ -81,7 +82,7 @@ pub struct Arrival {
 
 /// All that a rule may ask about a new flow.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Facts {
+pub struct Facts<'a> {
     /// Addresses, protocol and ports.
     pub key: FlowKey,
     /// IPv4 or IPv6.
@@ -100,6 +101,18 @@ pub struct Facts {
     pub length: u32,
     /// When the flow began.
     pub when: LocalTime,
+    /// The host that the client wants, where it is known.
+    pub name: Option<Name>,
+    /// What the flow was taken for.
+    pub app: Option<App>,
+    /// What the client offers to speak.
+    pub alpn: Alpn,
+    /// HTTP request method.
+    pub method: Option<&'a [u8]>,
+    /// HTTP `User-Agent`.
+    pub user_agent: Option<&'a [u8]>,
+    /// The first bytes that the client sent behind its transport header; empty where it sent none yet.
+    pub payload: &'a [u8],
 }
 
 /// The name of a common IP protocol (IANA), or its number.
@@ -130,8 +143,8 @@ impl std::fmt::Display for Mac {
     }
 }
 
-impl Facts {
-    /// The facts of the flow that begins with `packet`.
+impl<'a> Facts<'a> {
+    /// The facts of the flow that begins with `packet`; of what the client sends nothing is known yet.
     #[must_use]
     pub fn new(packet: &Packet, arrival: &Arrival, when: LocalTime) -> Self {
         Facts {
@@ -144,7 +157,20 @@ impl Facts {
             dscp: packet.dscp,
             length: packet.length,
             when,
+            name: None,
+            app: None,
+            alpn: Alpn::default(),
+            method: None,
+            user_agent: None,
+            payload: &[],
         }
+    }
+
+    /// The same flow, with what the client's first bytes say.
+    #[must_use]
+    pub fn with_contents(self, payload: &'a [u8], hint: &Hint<'a>) -> Self {
+        let Hint { app, name, alpn, method, user_agent, .. } = *hint;
+        Facts { name, app: Some(app), alpn, method, user_agent, payload, ..self }
     }
 }
 
@@ -180,5 +206,17 @@ mod tests {
         let when = LocalTime { weekday: 6, minute: 1439 };
         let facts = Facts::new(&parse(&bytes).unwrap(), &arrival, when);
         assert_eq!((facts.lan, facts.src_mac, facts.when), (arrival.lan, arrival.src_mac, when));
+    }
+
+    #[test]
+    fn what_the_client_sends_is_known_once_it_was_seen() {
+        let bytes = samples::Builder::new(Family::V4).ports(6, 1, 80).build();
+        let bare = Facts::new(&parse(&bytes).unwrap(), &Arrival::default(), LocalTime::default());
+        assert_eq!((bare.name, bare.app, bare.payload), (None, None, &[][..]));
+        let payload = b"GET / HTTP/1.1\r\nHost: example.org\r\n\r\n";
+        let hint = Hint { method: Some(&payload[..3]), ..Hint::named(App::Http, Name::new(b"example.org")) };
+        let facts = bare.with_contents(payload, &hint);
+        assert_eq!((facts.name, facts.app), (Name::new(b"example.org"), Some(App::Http)));
+        assert_eq!((facts.method, facts.payload, facts.key), (Some(&b"GET"[..]), &payload[..], bare.key));
     }
 }

@@ -2,15 +2,20 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::ops::RangeInclusive;
+use std::sync::Arc;
 
 use ipnet::IpNet;
 use proptest::collection::vec;
 use proptest::option;
 use proptest::prelude::*;
+use proptest::sample::select;
 
-use super::model::{Choice, IcmpType, Matchers, Policy, Rule, TimeSpan, WhenNone};
+use super::hosts::{HostName, HostSet, Reach};
+use super::model::{Choice, IcmpType, Matchers, Payload, Policy, Rule, TimeSpan, WhenNone};
+use super::texts::{Expressions, Texts};
 use crate::engine::flow::{Facts, FlowKey, LanId, LocalTime, Mac};
 use crate::engine::packet::Family;
+use crate::engine::sniff::{Alpn, App, Name};
 use crate::engine::uplink::UplinkId;
 
 /// A rule that uses the first uplink.
@@ -26,7 +31,7 @@ pub(crate) fn rule(matches: Matchers, not: Matchers) -> Rule {
 }
 
 /// A web flow from 10.77.0.5 to 198.51.100.7.
-pub(crate) fn facts() -> Facts {
+pub(crate) fn facts() -> Facts<'static> {
     let (src, dst) = (Ipv4Addr::new(10, 77, 0, 5).into(), Ipv4Addr::new(198, 51, 100, 7).into());
     Facts {
         key: FlowKey { src, dst, protocol: 6, src_port: 40000, dst_port: 443 },
@@ -38,6 +43,12 @@ pub(crate) fn facts() -> Facts {
         dscp: 0,
         length: 60,
         when: LocalTime::default(),
+        name: None,
+        app: None,
+        alpn: Alpn::default(),
+        method: None,
+        user_agent: None,
+        payload: &[],
     }
 }
 
@@ -45,7 +56,41 @@ pub(super) fn any_rules() -> impl Strategy<Value = Vec<Rule>> {
     vec((any_matchers(2), any_matchers(12)).prop_map(|(matches, not)| rule(matches, not)), 0..40)
 }
 
-pub(super) fn any_facts() -> impl Strategy<Value = Facts> {
+/// Few labels, so that names are often under each other.
+pub(super) fn any_name() -> impl Strategy<Value = Name> {
+    let labels = vec(select(&["a", "b", "ab"]), 1..4);
+    labels.prop_map(|labels| Name::new(labels.join(".").as_bytes()).expect("a name"))
+}
+
+pub(super) fn any_host_name() -> impl Strategy<Value = HostName> {
+    let reach = select(&[Reach::Itself, Reach::Below, Reach::Both]);
+    (any_name(), reach).prop_map(|(name, reach)| HostName { name, reach })
+}
+
+pub(super) fn any_facts() -> impl Strategy<Value = Facts<'static>> {
+    (any_bare_facts(), any_contents()).prop_map(|(facts, contents)| {
+        let (name, app, alpn, method, user_agent, payload) = contents;
+        let alpn = alpn.iter().fold(Alpn::default(), |list, id| list.with(id.as_bytes()));
+        let [method, user_agent] = [method, user_agent].map(|text| text.map(str::as_bytes));
+        Facts { name, app, alpn, method, user_agent, payload: payload.as_bytes(), ..facts }
+    })
+}
+
+type Contents =
+    (Option<Name>, Option<App>, Vec<&'static str>, Option<&'static str>, Option<&'static str>, &'static str);
+
+fn any_contents() -> impl Strategy<Value = Contents> {
+    (
+        option::of(any_name()),
+        option::of(any_app()),
+        vec(select(ALPN), 0..3),
+        option::of(select(METHODS)),
+        option::of(select(AGENTS)),
+        select(PAYLOADS),
+    )
+}
+
+fn any_bare_facts() -> impl Strategy<Value = Facts<'static>> {
     let key =
         (any_family(), any::<[u8; 2]>(), prop_oneof![Just(1_u8), Just(6), Just(17)], any_port(), any_port());
     let rest = (
@@ -62,12 +107,78 @@ pub(super) fn any_facts() -> impl Strategy<Value = Facts> {
         let (src, dst) = (address(family, src), address(family, dst));
         let key = FlowKey { src, dst, protocol, src_port, dst_port };
         let when = LocalTime { weekday, minute };
-        Facts { key, family, has_ports, icmp, src_mac, lan, dscp, length, when }
+        Facts { key, family, has_ports, icmp, src_mac, lan, dscp, length, when, ..facts() }
     })
 }
 
 /// Each key asks for something about once in `rarity` times.
 fn any_matchers(rarity: u32) -> impl Strategy<Value = Matchers> {
+    (any_bare_matchers(rarity), any_content_matchers(rarity)).prop_map(|(bare, contents)| Matchers {
+        dst_list: contents.dst_list,
+        host: contents.host,
+        host_list: contents.host_list,
+        app: contents.app,
+        alpn: contents.alpn,
+        http_method: contents.http_method,
+        user_agent: contents.user_agent,
+        payload: contents.payload,
+        ..bare
+    })
+}
+
+fn any_content_matchers(rarity: u32) -> impl Strategy<Value = Matchers> {
+    let lists = (
+        sparse(vec(any_net(), 1..4).prop_map(|nets| Arc::new(nets.iter().collect())), rarity * 3),
+        sparse(any_host_set(), rarity * 3),
+    );
+    let names = (sparse(any_host_name(), rarity), sparse(any_app(), rarity * 2));
+    let texts = (
+        sparse(any_bytes(ALPN), rarity * 3),
+        sparse(any_bytes(METHODS), rarity * 4),
+        sparse(any_bytes(&["moz", "CURL", "/"]), rarity * 4),
+        prop_oneof![rarity * 4 => Just(Payload::default()), 1 => any_payload_patterns()],
+    );
+    (lists, names, texts).prop_map(|((dst_list, host_list), (host, app), texts)| {
+        let (alpn, http_method, agents, payload) = texts;
+        let user_agent = Texts::in_any_case(agents).expect("few texts");
+        Matchers {
+            dst_list,
+            host,
+            host_list,
+            app,
+            alpn,
+            http_method,
+            user_agent,
+            payload,
+            ..Matchers::default()
+        }
+    })
+}
+
+fn any_host_set() -> impl Strategy<Value = Arc<HostSet>> {
+    let keywords = sparse(any_bytes(&["ab.", "b.b"]), 2);
+    let expressions = sparse(select(&["^a.*b$", "b[.]a"]), 2);
+    (vec(any_host_name(), 0..4), keywords, expressions).prop_map(|(names, keywords, expressions)| {
+        Arc::new(HostSet {
+            names: names.iter().collect(),
+            keywords: Texts::exact(keywords).expect("few texts"),
+            expressions: Expressions::new(expressions).expect("good expressions"),
+        })
+    })
+}
+
+fn any_payload_patterns() -> impl Strategy<Value = Payload> {
+    let at = sparse((0..4_u16, any_bytes(&["G", "ET", "\u{16}\u{3}"])), 1);
+    let contains = sparse(any_bytes(&["T /", "\u{3}\u{1}", "xyz"]), 1);
+    let expressions = sparse(select(&["^G", "[0-9]", "^$"]), 1);
+    (at, contains, expressions).prop_map(|(at, contains, expressions)| Payload {
+        at,
+        contains: Texts::exact(contains).expect("few texts"),
+        expressions: Expressions::new(expressions).expect("good expressions"),
+    })
+}
+
+fn any_bare_matchers(rarity: u32) -> impl Strategy<Value = Matchers> {
     let nets = (sparse(any_net(), rarity), sparse(any_net(), rarity));
     let ports = (sparse(any_range(), rarity), sparse(any_range(), rarity), sparse(any_range(), rarity));
     let bytes = (
@@ -100,6 +211,7 @@ fn any_matchers(rarity: u32) -> impl Strategy<Value = Matchers> {
             length,
             time,
             weekday,
+            ..Matchers::default()
         }
     })
 }
@@ -125,12 +237,29 @@ fn address(family: Family, last: u8) -> IpAddr {
     }
 }
 
-fn any_net() -> impl Strategy<Value = IpNet> {
+pub(super) fn any_address() -> impl Strategy<Value = IpAddr> {
+    (any_family(), any::<u8>()).prop_map(|(family, last)| address(family, last))
+}
+
+pub(super) fn any_net() -> impl Strategy<Value = IpNet> {
     (any_family(), any::<u8>(), 0..=9_u8, any::<bool>()).prop_map(|(family, last, wider, all)| {
         let full = if family == Family::V4 { 32 } else { 128 };
         let length = if all { 0 } else { full - wider };
         IpNet::new(address(family, last), length).expect("a length within the family's")
     })
+}
+
+const ALPN: &[&str] = &["h2", "h3", "http/1.1"];
+const METHODS: &[&str] = &["GET", "PUT"];
+const AGENTS: &[&str] = &["", "Mozilla/5.0", "curl/8"];
+const PAYLOADS: &[&str] = &["", "GET / HTTP/1.1", "\u{16}\u{3}\u{1}", "xxyz9"];
+
+fn any_app() -> impl Strategy<Value = App> {
+    select(&[App::Tls, App::Quic, App::Discord])
+}
+
+fn any_bytes(texts: &'static [&'static str]) -> impl Strategy<Value = Vec<u8>> {
+    select(texts).prop_map(|text| text.as_bytes().to_vec())
 }
 
 /// Few values, among them the first and the last.

@@ -2,18 +2,21 @@
 
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
+use std::sync::Arc;
 
-use ipnet::IpNet;
-
-use super::model::{IcmpType, Matchers, TimeSpan};
+use super::hosts::{HostNames, HostSet};
+use super::model::{IcmpType, Matchers, Payload, TimeSpan};
+use super::nets::NetSet;
 use super::ranges::{ByteSet, Ranges};
+use super::texts::Texts;
 use crate::engine::flow::{Facts, Mac};
 use crate::engine::packet::Family;
+use crate::engine::sniff::Name;
 
 /// One key of `match` or `not` that asks for something.
 ///
 /// Numbers below 256 are bits of a set, nets, ports, lengths and times are sorted ranges,
-/// hardware addresses and ICMP types sorted lists.
+/// hardware addresses and ICMP types sorted lists. What is asked of contents is dearest and comes last.
 #[derive(Debug, Clone)]
 pub(super) enum Matcher {
     Family(ByteSet),
@@ -25,10 +28,16 @@ pub(super) enum Matcher {
     DstPort(Ranges<u16>),
     Length(Ranges<u16>),
     Time(Ranges<u16>),
-    Src(Nets),
-    Dst(Nets),
+    Src(NetSet),
+    Dst(NetSet, Box<[Arc<NetSet>]>),
     SrcMac(Box<[Mac]>),
     IcmpType(Box<[(Family, u8, Option<u8>)]>),
+    App(ByteSet),
+    Alpn(Box<[Vec<u8>]>),
+    HttpMethod(Box<[Vec<u8>]>),
+    Host(HostNames, Box<[Arc<HostSet>]>),
+    UserAgent(Texts),
+    Payload(Payload),
 }
 
 impl Matcher {
@@ -46,10 +55,16 @@ impl Matcher {
             asked(&matchers.src_port, |list| Matcher::SrcPort(numbers(list))),
             asked(&matchers.length, |list| Matcher::Length(numbers(list))),
             asked(&matchers.time, |list| Matcher::Time(minutes(list))),
-            asked(&matchers.dst, |list| Matcher::Dst(Nets::new(list))),
-            asked(&matchers.src, |list| Matcher::Src(Nets::new(list))),
+            destinations(matchers),
+            asked(&matchers.src, |list| Matcher::Src(list.iter().collect())),
             asked(&matchers.src_mac, |list| Matcher::SrcMac(sorted(list.iter().copied()))),
             asked(&matchers.icmp_type, |list| Matcher::IcmpType(icmp_types(list))),
+            asked(&matchers.app, |list| Matcher::App(list.iter().map(|&app| app as u8).collect())),
+            asked(&matchers.alpn, |list| Matcher::Alpn(list.into())),
+            asked(&matchers.http_method, |list| Matcher::HttpMethod(list.into())),
+            hosts(matchers),
+            (!matchers.user_agent.is_empty()).then(|| Matcher::UserAgent(matchers.user_agent.clone())),
+            (!matchers.payload.is_empty()).then(|| Matcher::Payload(matchers.payload.clone())),
         ];
         keys.into_iter().flatten().collect()
     }
@@ -66,41 +81,49 @@ impl Matcher {
             Matcher::DstPort(ranges) => facts.has_ports && ranges.contains(facts.key.dst_port),
             Matcher::Length(ranges) => ranges.contains(u16::try_from(facts.length).unwrap_or(u16::MAX)),
             Matcher::Time(ranges) => ranges.contains(facts.when.minute),
-            Matcher::Src(nets) => nets.contain(facts.key.src),
-            Matcher::Dst(nets) => nets.contain(facts.key.dst),
+            Matcher::Src(nets) => nets.contains(facts.key.src),
+            Matcher::Dst(nets, lists) => goes_to(nets, lists, facts.key.dst),
             Matcher::SrcMac(list) => facts.src_mac.is_some_and(|mac| list.binary_search(&mac).is_ok()),
             Matcher::IcmpType(list) => facts.icmp.is_some_and(|icmp| holds_type(list, facts.family, icmp)),
+            Matcher::App(set) => facts.app.is_some_and(|app| set.contains(app as u8)),
+            Matcher::Alpn(list) => facts.alpn.ids().any(|id| list.iter().any(|wanted| wanted == id)),
+            Matcher::HttpMethod(list) => {
+                facts.method.is_some_and(|method| list.iter().any(|wanted| wanted == method))
+            }
+            Matcher::Host(names, lists) => facts.name.as_ref().is_some_and(|name| means(names, lists, name)),
+            Matcher::UserAgent(texts) => facts.user_agent.is_some_and(|agent| texts.found_in(agent)),
+            Matcher::Payload(patterns) => !facts.payload.is_empty() && looks_like(patterns, facts.payload),
         }
     }
 }
 
-/// Nets of both families as ranges of addresses.
-#[derive(Debug, Clone)]
-pub(super) struct Nets {
-    v4: Ranges<u32>,
-    v6: Ranges<u128>,
+fn destinations(matchers: &Matchers) -> Option<Matcher> {
+    let (nets, lists) = (&matchers.dst, &matchers.dst_list);
+    let asked = !nets.is_empty() || !lists.is_empty();
+    asked.then(|| Matcher::Dst(nets.iter().collect(), lists.as_slice().into()))
 }
 
-impl Nets {
-    fn new(nets: &[IpNet]) -> Self {
-        Nets {
-            v4: Ranges::new(nets.iter().filter_map(|net| match net {
-                IpNet::V4(net) => Some((net.network().to_bits(), net.broadcast().to_bits())),
-                IpNet::V6(_) => None,
-            })),
-            v6: Ranges::new(nets.iter().filter_map(|net| match net {
-                IpNet::V4(_) => None,
-                IpNet::V6(net) => Some((net.network().to_bits(), net.broadcast().to_bits())),
-            })),
-        }
-    }
+fn goes_to(nets: &NetSet, lists: &[Arc<NetSet>], address: IpAddr) -> bool {
+    nets.contains(address) || lists.iter().any(|list| list.contains(address))
+}
 
-    fn contain(&self, address: IpAddr) -> bool {
-        match address {
-            IpAddr::V4(address) => self.v4.contains(address.to_bits()),
-            IpAddr::V6(address) => self.v6.contains(address.to_bits()),
-        }
-    }
+fn hosts(matchers: &Matchers) -> Option<Matcher> {
+    let (names, lists) = (&matchers.host, &matchers.host_list);
+    let asked = !names.is_empty() || !lists.is_empty();
+    asked.then(|| Matcher::Host(names.iter().collect(), lists.as_slice().into()))
+}
+
+fn means(names: &HostNames, lists: &[Arc<HostSet>], name: &Name) -> bool {
+    names.hold(name) || lists.iter().any(|list| list.contains(name))
+}
+
+fn looks_like(patterns: &Payload, payload: &[u8]) -> bool {
+    let at = |start: u16, bytes: &[u8]| {
+        payload.get(usize::from(start)..).is_some_and(|payload| payload.starts_with(bytes))
+    };
+    patterns.at.iter().any(|(start, bytes)| at(*start, bytes))
+        || patterns.contains.found_in(payload)
+        || patterns.expressions.found_in(payload)
 }
 
 fn asked<T>(list: &[T], compile: impl FnOnce(&[T]) -> Matcher) -> Option<Matcher> {

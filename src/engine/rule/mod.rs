@@ -5,8 +5,11 @@
 //! is what runs: compiled once, then asked for every new flow. Both must always
 //! give the same answer.
 
+pub mod hosts;
 pub mod model;
 pub mod naive;
+pub mod nets;
+pub mod texts;
 
 mod compile;
 mod index;

@@ -1,11 +1,16 @@
 //! A rule as a value: what it matches, which uplinks it uses, and how it picks among them.
 
 use std::ops::RangeInclusive;
+use std::sync::Arc;
 
 use ipnet::IpNet;
 
+use super::hosts::{HostName, HostSet};
+use super::nets::NetSet;
+use super::texts::{Expressions, Texts};
 use crate::engine::flow::{LanId, Mac};
 use crate::engine::packet::Family;
+use crate::engine::sniff::App;
 use crate::engine::uplink::UplinkId;
 
 /// A rule's place in the order in which rules are tried, counted from 0.
@@ -32,7 +37,9 @@ pub struct Rule {
 
 /// Conditions on a flow. An empty list asks nothing; within a list one entry
 /// must fit. Keys that ask for something a packet does not have (a port of an
-/// ICMP packet, the MAC of a PPP peer) do not fit.
+/// ICMP packet, the MAC of a PPP peer, the name of a flow whose client has not
+/// said one yet) do not fit. `dst` and `dst_list` are one key, and so are
+/// `host` and `host_list`: a list adds its entries.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Matchers {
     /// IP protocol numbers.
@@ -41,6 +48,8 @@ pub struct Matchers {
     pub src: Vec<IpNet>,
     /// Destination nets.
     pub dst: Vec<IpNet>,
+    /// Lists of destination nets.
+    pub dst_list: Vec<Arc<NetSet>>,
     /// Source ports.
     pub src_port: Vec<RangeInclusive<u16>>,
     /// Destination ports.
@@ -61,6 +70,50 @@ pub struct Matchers {
     pub time: Vec<TimeSpan>,
     /// Local weekdays, 0 (Monday) to 6 (Sunday); a span over midnight belongs to the day it is now.
     pub weekday: Vec<u8>,
+    /// Names of the host that the client wants.
+    pub host: Vec<HostName>,
+    /// Lists of such names.
+    pub host_list: Vec<Arc<HostSet>>,
+    /// What the flow was taken for.
+    pub app: Vec<App>,
+    /// Protocols of which the client offers one (RFC 7301).
+    pub alpn: Vec<Vec<u8>>,
+    /// HTTP request methods.
+    pub http_method: Vec<Vec<u8>>,
+    /// Texts in the HTTP `User-Agent`, in capitals or not.
+    pub user_agent: Texts,
+    /// What the first bytes of the client look like.
+    pub payload: Payload,
+}
+
+impl Matchers {
+    /// Whether something is asked that only the bytes which a client sends can tell. The kernel cannot
+    /// answer that alone, and the first packet of a flow often cannot either.
+    #[must_use]
+    pub fn ask_for_contents(&self) -> bool {
+        let names = !self.host.is_empty() || !self.host_list.is_empty() || !self.app.is_empty();
+        let offers = !self.alpn.is_empty() || !self.http_method.is_empty() || !self.user_agent.is_empty();
+        names || offers || !self.payload.is_empty()
+    }
+}
+
+/// Patterns for the first bytes that a client sends, of which one must fit. No bytes fit none.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Payload {
+    /// These bytes at this distance from the first one.
+    pub at: Vec<(u16, Vec<u8>)>,
+    /// These bytes anywhere.
+    pub contains: Texts,
+    /// These expressions, found anywhere.
+    pub expressions: Expressions,
+}
+
+impl Payload {
+    /// Whether there is no pattern.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.at.is_empty() && self.contains.is_empty() && self.expressions.is_empty()
+    }
 }
 
 /// An ICMP type, and a code where one is asked for. A type belongs to one family,
@@ -126,6 +179,7 @@ pub enum WhenNone {
     NextRule,
     /// Weighted round-robin over all usable uplinks.
     Any,
-    /// The flow is dropped; holds in the kernel too, when nobody answers the queue.
+    /// The flow is dropped; holds in the kernel too, when nobody answers the queue, unless the rule
+    /// asks for contents.
     Drop,
 }

@@ -5,7 +5,8 @@ use std::ops::RangeInclusive;
 
 use ipnet::IpNet;
 
-use super::model::{IcmpType, Matchers, Rule, RuleId, TimeSpan};
+use super::model::{IcmpType, Matchers, Payload, Rule, RuleId, TimeSpan};
+use super::texts::Texts;
 use crate::engine::flow::Facts;
 
 /// The first rule at or after `start` that matches.
@@ -25,12 +26,15 @@ pub fn matches(rule: &Rule, facts: &Facts) -> bool {
 }
 
 /// Each key's answer; `None` from a key that asks nothing.
-fn answers(matchers: &Matchers, facts: &Facts) -> [Option<bool>; 13] {
+fn answers(matchers: &Matchers, facts: &Facts) -> [Option<bool>; 19] {
     let key = &facts.key;
     [
         any(&matchers.protocol, |protocol| *protocol == key.protocol),
         any(&matchers.src, |net| holds(net, key.src)),
-        any(&matchers.dst, |net| holds(net, key.dst)),
+        either(
+            any(&matchers.dst, |net| holds(net, key.dst)),
+            any(&matchers.dst_list, |list| list.contains(key.dst)),
+        ),
         any(&matchers.src_port, |range| facts.has_ports && range.contains(&key.src_port)),
         any(&matchers.dst_port, |range| facts.has_ports && range.contains(&key.dst_port)),
         any(&matchers.icmp_type, |icmp| is_type(icmp, facts)),
@@ -41,7 +45,21 @@ fn answers(matchers: &Matchers, facts: &Facts) -> [Option<bool>; 13] {
         any(&matchers.length, |range| length_in(range, facts.length)),
         any(&matchers.time, |span| minute_in(span, facts.when.minute)),
         any(&matchers.weekday, |weekday| *weekday == facts.when.weekday),
+        either(
+            any(&matchers.host, |host| facts.name.is_some_and(|name| host.means(&name))),
+            any(&matchers.host_list, |list| facts.name.is_some_and(|name| list.contains(&name))),
+        ),
+        any(&matchers.app, |app| facts.app == Some(*app)),
+        any(&matchers.alpn, |wanted| facts.alpn.ids().any(|id| id == wanted)),
+        any(&matchers.http_method, |method| facts.method == Some(method)),
+        names_itself(&matchers.user_agent, facts.user_agent.unwrap_or_default()),
+        looks_like(&matchers.payload, facts.payload),
     ]
+}
+
+/// Two lists of one key.
+fn either(one: Option<bool>, other: Option<bool>) -> Option<bool> {
+    if one.is_none() && other.is_none() { None } else { Some(one == Some(true) || other == Some(true)) }
 }
 
 fn any<T>(entries: &[T], fits: impl Fn(&T) -> bool) -> Option<bool> {
@@ -65,6 +83,21 @@ fn length_in(range: &RangeInclusive<u16>, length: u32) -> bool {
     range.contains(&u16::try_from(length).unwrap_or(u16::MAX))
 }
 
+fn names_itself(texts: &Texts, agent: &[u8]) -> Option<bool> {
+    let holds = |text: &[u8]| agent.windows(text.len().max(1)).any(|part| part.eq_ignore_ascii_case(text));
+    (!texts.is_empty()).then(|| texts.iter().any(holds))
+}
+
+fn looks_like(patterns: &Payload, payload: &[u8]) -> Option<bool> {
+    let at = patterns.at.iter().any(|(start, bytes)| {
+        payload.get(usize::from(*start)..).is_some_and(|payload| payload.starts_with(bytes))
+    });
+    let contains =
+        patterns.contains.iter().any(|text| payload.windows(text.len().max(1)).any(|part| part == text));
+    let found = patterns.expressions.found_in(payload);
+    (!patterns.is_empty()).then_some(!payload.is_empty() && (at || contains || found))
+}
+
 fn minute_in(span: &TimeSpan, minute: u16) -> bool {
     if span.from <= span.to {
         (span.from..span.to).contains(&minute)
@@ -75,11 +108,15 @@ fn minute_in(span: &TimeSpan, minute: u16) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::super::arbitrary::{facts, rule};
+    use super::super::hosts::{HostName, HostSet};
     use super::super::model::Matchers;
     use super::*;
     use crate::engine::flow::{LocalTime, Mac};
     use crate::engine::packet::Family;
+    use crate::engine::sniff::{Alpn, App, Name};
 
     #[test]
     fn a_rule_that_asks_nothing_matches_everything() {
@@ -148,6 +185,63 @@ mod tests {
             [1379, 1380, 1439, 0].map(|minute| at(until_midnight, minute)),
             [false, true, true, false]
         );
+    }
+
+    #[test]
+    fn of_a_list_and_the_names_beside_it_one_must_fit() {
+        let host = vec![HostName::parse("www.example.org").unwrap()];
+        let names = [HostName::parse("*.example.net").unwrap()].iter().collect();
+        let host_list = vec![Arc::new(HostSet { names, ..HostSet::default() })];
+        let asked = Matchers { host, host_list, ..Matchers::default() };
+        let to = |name: &str| Facts { name: Name::new(name.as_bytes()), ..facts() };
+        for (name, fits) in [("www.example.org", true), ("a.example.net", true), ("example.org", false)] {
+            assert_eq!(matches(&rule(asked.clone(), Matchers::default()), &to(name)), fits, "{name}");
+            assert_eq!(matches(&rule(Matchers::default(), asked.clone()), &to(name)), !fits, "{name}");
+        }
+        assert!(!matches(&rule(asked.clone(), Matchers::default()), &facts()));
+        assert!(matches(&rule(Matchers::default(), asked), &facts()));
+    }
+
+    #[test]
+    fn contents_fit_by_what_the_client_said() {
+        let web = Facts {
+            app: Some(App::Http),
+            alpn: Alpn::default().with(b"h2"),
+            method: Some(b"GET"),
+            user_agent: Some(b"Mozilla/5.0"),
+            payload: b"GET /",
+            ..facts()
+        };
+        let payload = |at: &[(u16, &[u8])], contains: &[&str]| Matchers {
+            payload: Payload {
+                at: at.iter().map(|(start, bytes)| (*start, bytes.to_vec())).collect(),
+                contains: Texts::exact(contains.iter().copied()).unwrap(),
+                ..Payload::default()
+            },
+            ..Matchers::default()
+        };
+        let agent =
+            |text| Matchers { user_agent: Texts::in_any_case([text]).unwrap(), ..Matchers::default() };
+        let none = Matchers::default();
+        let cases = [
+            (Matchers { app: vec![App::Tls, App::Http], ..none.clone() }, true),
+            (Matchers { app: vec![App::Tls], ..none.clone() }, false),
+            (Matchers { alpn: vec![b"h3".to_vec(), b"h2".to_vec()], ..none.clone() }, true),
+            (Matchers { alpn: vec![b"h".to_vec()], ..none.clone() }, false),
+            (Matchers { http_method: vec![b"GET".to_vec()], ..none.clone() }, true),
+            (Matchers { http_method: vec![b"PUT".to_vec()], ..none.clone() }, false),
+            (agent("mozilla"), true),
+            (agent("curl"), false),
+            (payload(&[(0, b"GET")], &[]), true),
+            (payload(&[(4, b"/")], &["PUT"]), true),
+            (payload(&[(5, b"/")], &[]), false),
+            (payload(&[], &["ET "]), true),
+        ];
+        for (asked, fits) in cases {
+            assert_eq!(matches(&rule(asked.clone(), none.clone()), &web), fits, "{asked:?}");
+            assert!(asked.ask_for_contents() && !matches(&rule(asked, none.clone()), &facts()));
+        }
+        assert!(!none.ask_for_contents());
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Sets of numbers, stored for quick asking: [`Ranges`] and [`ByteSet`].
 
 /// A set of numbers as sorted ranges that do not overlap; asked in logarithmic time.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Ranges<T>(Box<[(T, T)]>);
 
 impl<T: Ord + Copy> Ranges<T> {
@@ -17,6 +17,11 @@ impl<T: Ord + Copy> Ranges<T> {
             overlap
         });
         Ranges(sorted.into())
+    }
+
+    /// The ranges, each as its first and its last number.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (T, T)> {
+        self.0.iter().copied()
     }
 
     pub(super) fn contains(&self, number: T) -> bool {

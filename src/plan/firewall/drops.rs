@@ -1,6 +1,9 @@
 //! Rules with `none = "drop"` hold in the kernel too: a dead, flooded or
 //! limited daemon never lets such a flow out by a line it must not use.
 //!
+//! Rules that ask what a client sends are not among them: the kernel cannot see that. To it they are rules
+//! that do not match, and such a condition under `not` is one that does not hold.
+//!
 //! First match wins, so every rule up to the last such one is written out, one
 //! chain each. The keys of a rule stand one after the other, none inside
 //! another: a rule that jumped from key to key would be too deep for nf_tables
@@ -9,6 +12,8 @@
 //! has while its uplink is being chosen; it is clear again when a chain ends.
 
 use std::ops::RangeInclusive;
+
+use ipnet::IpNet;
 
 use super::model::{Action, Chain, Match, Rule, rule, rule_for};
 use super::{spread, usable};
@@ -28,13 +33,13 @@ type Alternative = (Option<Family>, Vec<Match>);
 
 /// The chains of all rules that the kernel must know; none if no rule drops.
 pub fn chains(config: &Config, lines: &[Line], utc_offset: i32) -> Vec<Chain> {
-    let Some(last) = config.rules.iter().rposition(|rule| rule.none == WhenNone::Drop) else {
-        return Vec::new();
-    };
-    let known = &config.rules[..=last];
-    let mut chains: Vec<Chain> = known
+    let is_known = |rule: &model::Rule| !rule.matches.ask_for_contents();
+    let last = config.rules.iter().rposition(|rule| rule.none == WhenNone::Drop && is_known(rule));
+    let Some(last) = last else { return Vec::new() };
+    let mut chains: Vec<Chain> = config.rules[..=last]
         .iter()
         .zip(1..)
+        .filter(|(rule, _)| is_known(rule))
         .map(|(rule, number)| rule_chain(config, lines, utc_offset, number, rule))
         .collect();
     let tries =
@@ -101,7 +106,7 @@ fn keys(config: &Config, matchers: &Matchers, utc_offset: i32) -> Vec<Vec<Altern
     let mut keys: Vec<Vec<Alternative>> = vec![
         matchers.protocol.iter().map(|&protocol| any(vec![Match::Protocol(protocol)])).collect(),
         matchers.src.iter().map(|&net| of(Family::of(net.addr()), vec![Match::Source(net)])).collect(),
-        matchers.dst.iter().map(|&net| of(Family::of(net.addr()), vec![Match::Destination(net)])).collect(),
+        destinations(matchers).map(|net| of(Family::of(net.addr()), vec![Match::Destination(net)])).collect(),
         ports(&with_ports, &matchers.src_port, Match::SourcePort),
         ports(&with_ports, &matchers.dst_port, Match::DestinationPort),
         matchers.icmp_type.iter().map(|&kind: &IcmpType| of(kind.family, vec![Match::Icmp(kind)])).collect(),
@@ -114,6 +119,11 @@ fn keys(config: &Config, matchers: &Matchers, utc_offset: i32) -> Vec<Vec<Altern
     ];
     keys.retain(|alternatives| !alternatives.is_empty());
     keys
+}
+
+/// The nets of lists too, however many: a list is a key like others.
+fn destinations(matchers: &Matchers) -> impl Iterator<Item = IpNet> {
+    matchers.dst.iter().copied().chain(matchers.dst_list.iter().flat_map(|list| list.nets()))
 }
 
 /// Port matches need a protocol that has ports: those the rule names, or all.
@@ -178,4 +188,42 @@ fn utc_spans(from: i32, to: i32) -> Vec<(u8, RangeInclusive<u32>)> {
         start += length;
     }
     spans
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Lists, SourceFile, load};
+    use crate::plan::lines::lines;
+    use crate::plan::observed::Observed;
+
+    #[test]
+    fn what_only_a_clients_bytes_can_tell_is_not_asked_in_the_kernel() {
+        let rules = [
+            "match = { host = \"example.org\" }\nuse = \"isp1\"",
+            "match = { dst_list = \"nets\" }\nnot = { app = \"quic\" }\nuse = \"isp1\"\nnone = \"drop\"",
+            "match = { app = \"quic\" }\nuse = \"isp1\"\nnone = \"drop\"",
+        ];
+        let chains = chains_of(&rules);
+        assert_eq!(chains.iter().map(|chain| chain.name.as_str()).collect::<Vec<_>>(), ["rule-2", ENTRY]);
+        let nets: Vec<&Match> = chains[0].rules.iter().flat_map(|rule| &rule.matches).collect();
+        assert_eq!(nets[0], &Match::Destination("192.0.2.0/24".parse().unwrap()));
+    }
+
+    #[test]
+    fn without_another_such_rule_the_kernel_drops_nothing() {
+        let rules = ["match = { app = \"quic\" }\nuse = \"isp1\"\nnone = \"drop\""];
+        assert_eq!(chains_of(&rules).len(), 0);
+    }
+
+    /// The chains for rules and one uplink whose device is missing.
+    fn chains_of(rules: &[&str]) -> Vec<Chain> {
+        let file = |path: &str, text: &str| SourceFile { path: path.into(), text: text.into() };
+        let main = "lan.interfaces = [\"eth0\"]\n[[uplink]]\nname = \"isp1\"\ninterface = \"eth1\"\n";
+        let rule = |(number, keys)| format!("[[rule]]\nname = \"{number}\"\n{keys}\n");
+        let rules: String = (1..).zip(rules).map(rule).collect();
+        let lists = Lists::from_iter([("rules/nets".to_owned(), Ok(b"192.0.2.0/24".to_vec()))]);
+        let config = load(&file("main.toml", main), &[file("rules/10.toml", &rules)], &lists).unwrap();
+        chains(&config, &lines(&config, &Observed::default()), 0)
+    }
 }
