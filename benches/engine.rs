@@ -54,7 +54,8 @@ fn deciding(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("decide");
     for count in COUNTS {
         let rules: Vec<Rule> = (0..count).map(for_client).collect();
-        let snapshot = Snapshot { rules: Arc::new(RuleSet::compile(&rules)), board: board() };
+        let snapshot =
+            Snapshot { rules: Arc::new(RuleSet::compile(&rules)), board: board(), ..Snapshot::default() };
         let mut engine = Engine::new(CAPACITY);
         let (mut now, mut packet, mut flow) = (Now::default(), udp_v4(0), 0_u32);
         group.bench_function(BenchmarkId::new("new-flow", count), |bencher| {
@@ -66,7 +67,7 @@ fn deciding(criterion: &mut Criterion) {
             });
         });
     }
-    let snapshot = Snapshot { rules: Arc::default(), board: board() };
+    let snapshot = Snapshot { rules: Arc::default(), board: board(), ..Snapshot::default() };
     let (mut engine, packet) = (Engine::new(CAPACITY), udp_v4(7));
     group.bench_function("remembered", |bencher| {
         bencher.iter(|| engine.decide(&snapshot, &packet, &Arrival::default(), Now::default()));
@@ -131,6 +132,7 @@ fn rule(number: u32, matches: Matchers) -> Rule {
         matches,
         not: Matchers::default(),
         choice: Choice { policy: Policy::RoundRobin, uplinks: vec![(UplinkId(0), 3), (UplinkId(1), 1)] },
+        sticky: None,
         none: WhenNone::NextRule,
     }
 }

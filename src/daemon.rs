@@ -2,6 +2,7 @@
 
 pub mod accounts;
 pub mod keeper;
+pub mod listener;
 pub mod machine;
 pub mod report;
 pub mod shared;
@@ -29,8 +30,10 @@ use crate::config::{self, Config, Guard};
 use crate::control::message::{Request, Response};
 use crate::control::server::{Server, Serving};
 use crate::engine::Snapshot;
+use crate::engine::names::Names;
 use crate::engine::packet::Family;
 use crate::engine::rule::RuleSet;
+use crate::engine::sticky::Choices;
 use crate::engine::uplink::Board;
 use crate::plan::observed::Observed;
 use crate::plan::{self, Plan};
@@ -55,6 +58,11 @@ const TIME_STEP: Duration = Duration::from_secs(5);
 const UNLOCKING: Duration = Duration::from_secs(1);
 /// How long a client waits for a reload.
 const RELOAD: Duration = Duration::from_secs(20);
+
+/// Names of each kind that are remembered.
+const NAMES: usize = 65_536;
+/// Sticky choices that are remembered.
+const CHOICES: usize = 65_536;
 
 /// How to run.
 #[derive(Debug, Clone)]
@@ -182,6 +190,7 @@ struct Daemon {
     reporter: Arc<Reporter>,
     reloads: mpsc::Receiver<reply::SyncSender<Response>>,
     keeper: Keeper,
+    /// The workers, and who listens to DNS answers.
     workers: Vec<JoinHandle<()>>,
     /// Why the machine could not be followed when it was looked at last.
     complaint: Option<String>,
@@ -201,11 +210,17 @@ impl Daemon {
         let mut gate = Gate::new(machine.backend()).context("cannot reach the kernel's firewall")?;
         // Without an earlier run there is no gate to close.
         let _ = gate.close();
-        let queues = open_queues(&config)?;
+        let (queues, names_queue) = open_queues(&config)?;
         machine.apply(&config, &plan, &observed).await?;
 
         let rules = Arc::new(RuleSet::compile(&config.rules));
-        let shared = Arc::new(Shared::new(deciding(&config, &plan, &observed, &rules), queues.len()));
+        let snapshot = Snapshot {
+            names: Arc::new(Names::new(NAMES)),
+            choices: Arc::new(Choices::new(CHOICES)),
+            ..Snapshot::default()
+        };
+        let shared =
+            Arc::new(Shared::new(deciding(&config, &plan, &observed, &rules, &snapshot), queues.len()));
         shared.set_local_time(clock::local_time());
         let accounts = Arc::new(Accounts::default());
         let (events, decisions) = crossbeam_channel::bounded(EVENTS);
@@ -214,6 +229,7 @@ impl Daemon {
         for (place, queue) in queues.into_iter().enumerate() {
             workers.push(worker::start(place, queue, Arc::clone(&shared), events.clone())?);
         }
+        workers.push(listener::start(names_queue, Arc::clone(&shared))?);
         let keeper = Keeper::start(gate, Arc::clone(&shared))?;
         let reporter = Arc::new(Reporter {
             config_path: options.config.clone(),
@@ -312,7 +328,7 @@ impl Daemon {
                 }
             }
         }
-        let (queues, rules) = (self.workers.len(), self.config.rules.len());
+        let (queues, rules) = (self.shared.workers.len(), self.config.rules.len());
         tracing::info!("backend {}, {queues} queues, {rules} rules", self.machine.backend().name());
         tracing::info!("ready");
         let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
@@ -391,7 +407,8 @@ impl Daemon {
 
     /// Workers and status get the configuration and plan in force.
     fn publish(&self) {
-        let deciding = deciding(&self.config, &self.plan, &self.observed, &self.rules);
+        let before = &self.shared.deciding.load().snapshot;
+        let deciding = deciding(&self.config, &self.plan, &self.observed, &self.rules, before);
         self.shared.deciding.store(Arc::new(deciding));
         let mut current = self.reporter.current.lock().unwrap_or_else(PoisonError::into_inner);
         *current = (self.config.clone(), self.plan.clone());
@@ -419,18 +436,32 @@ fn heed_misfits(plan: &Plan) -> Result<()> {
     if fatal.is_empty() { Ok(()) } else { bail!("this machine does not fit:\n  {}", fatal.join("\n  ")) }
 }
 
-fn open_queues(config: &Config) -> Result<Vec<Box<dyn PacketQueue>>> {
-    let mut queues: Vec<Box<dyn PacketQueue>> = Vec::new();
-    for number in config.queue.first..config.queue.first + workers(config) {
-        let queue = NfqQueue::open(number, config.queue.length).with_context(|| {
-            format!("cannot bind queue {number} (needs root; another program may have it, see `first` under [queue])")
-        })?;
-        queues.push(Box::new(queue));
-    }
-    Ok(queues)
+/// A queue for each worker, and behind them one for DNS answers.
+fn open_queues(config: &Config) -> Result<(Vec<Box<dyn PacketQueue>>, Box<dyn PacketQueue>)> {
+    let first = config.queue.first;
+    let queues = (first..first + workers(config)).map(|number| open_queue(number, config));
+    let queues = queues.collect::<Result<Vec<_>>>()?;
+    let names = open_queue(first + workers(config), config)?;
+    Ok((queues, names))
 }
 
-fn deciding(config: &Config, plan: &Plan, observed: &Observed, rules: &Arc<RuleSet>) -> Deciding {
+fn open_queue(number: u16, config: &Config) -> Result<Box<dyn PacketQueue>> {
+    let queue = NfqQueue::open(number, config.queue.length).with_context(|| {
+        format!(
+            "cannot bind queue {number} (needs root; another program may have it, see `first` under [queue])"
+        )
+    })?;
+    Ok(Box::new(queue))
+}
+
+/// What workers decide by; what was learned stays.
+fn deciding(
+    config: &Config,
+    plan: &Plan,
+    observed: &Observed,
+    rules: &Arc<RuleSet>,
+    learned: &Snapshot,
+) -> Deciding {
     let index = |lan: &String| observed.link(lan).map_or(0, |link| link.index);
     Deciding {
         snapshot: Snapshot {
@@ -440,6 +471,7 @@ fn deciding(config: &Config, plan: &Plan, observed: &Observed, rules: &Arc<RuleS
                 usable_v6: plan.usable(Family::V6),
                 weights: config.uplinks.iter().map(|uplink| uplink.weight).collect(),
             },
+            ..learned.clone()
         },
         lan: config.lan.iter().map(index).collect(),
         marks: config.marks.clone(),

@@ -1,5 +1,8 @@
 //! Arguments → command → exit code.
 
+#[path = "main/replay.rs"]
+mod replay;
+
 use std::io::{ErrorKind, Write};
 use std::process::ExitCode;
 use std::thread;
@@ -76,6 +79,7 @@ fn execute(args: &Args, world: Option<World>) -> anyhow::Result<Exit> {
         }
         Command::Status { json, watch, flows } => show_status(args, *json, *watch, *flows),
         Command::Reload => reload(args),
+        Command::Replay { files, json } => replay::replay(args, files, *json),
         Command::Lab(lab) => try_lab(args, lab, world.context("the lab has a world of its own")?),
     }
 }

@@ -20,6 +20,7 @@ use wansplit::engine::rule::model::{
 };
 use wansplit::engine::rule::texts::{Expressions, Texts};
 use wansplit::engine::sniff::App;
+use wansplit::engine::sticky::{Sticky, StickyBy};
 use wansplit::engine::uplink::UplinkId;
 use wansplit::engine::verdict::Marks;
 
@@ -178,6 +179,7 @@ fn every_key_of_a_rule_is_obeyed() {
         matches,
         not: Matchers::default(),
         choice: Choice { policy: Policy::Hash(HashKey::FiveTuple), uplinks: vec![(ISP3, 200), (ISP1, 1)] },
+        sticky: Some(Sticky { by: StickyBy::Client, lasts: Duration::from_secs(5400) }),
         none: WhenNone::Drop,
     };
     assert_eq!(*all, expected);

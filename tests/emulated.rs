@@ -87,6 +87,7 @@ mod every_scenario_holds_on_debians_kernel {
     in_the_machine! {
         scenarios: "nft", [];
         machine: "nft", ["taking_down", "others_", "starting_again", "fails_at_a_restart", "broken"];
+        traffic: "nft", [];
         kernel_alone: "nft", [];
     }
 }

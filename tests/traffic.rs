@@ -6,6 +6,8 @@ mod router;
 
 #[path = "traffic/common.rs"]
 mod common;
+#[path = "traffic/contents.rs"]
+mod contents;
 #[path = "traffic/inbound.rs"]
 mod inbound;
 #[path = "traffic/lines.rs"]

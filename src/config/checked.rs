@@ -37,6 +37,14 @@ pub struct Config {
     pub helpers: Vec<Helper>,
 }
 
+impl Config {
+    /// Whether any rule asks what a flow's host is called.
+    #[must_use]
+    pub fn asks_for_names(&self) -> bool {
+        self.rules.iter().any(Rule::asks_for_names)
+    }
+}
+
 /// One internet line.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Uplink {

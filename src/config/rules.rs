@@ -1,6 +1,7 @@
 //! Rule files: `[[rule]]` → [`Rule`], its examples tried on the spot.
 
 use std::ops::Range;
+use std::time::Duration;
 
 use toml::Spanned;
 use toml::de::DeValue;
@@ -19,6 +20,7 @@ use crate::engine::packet::{Family, PROTOCOLS_WITH_PORTS};
 use crate::engine::rule::model::{Choice, HashKey, IcmpType, Matchers, Policy, Rule, WhenNone};
 use crate::engine::rule::naive;
 use crate::engine::rule::texts::{Texts, Unusable};
+use crate::engine::sticky::{Sticky, StickyBy};
 use crate::engine::uplink::UplinkId;
 
 /// Most rules of all files together: [`crate::engine::rule::model::RuleId`] has 16 bits.
@@ -41,6 +43,15 @@ const HASH_KEYS: &[(&str, HashKey)] = &[
     ("client+destination", HashKey::ClientDestination),
     ("five-tuple", HashKey::FiveTuple),
 ];
+
+const STICKY_KEYS: &[(&str, StickyBy)] = &[
+    ("client", StickyBy::Client),
+    ("client+destination", StickyBy::ClientDestination),
+    ("client+site", StickyBy::ClientSite),
+];
+
+/// Longer than people are away from a form they fill in.
+const STICKY_FOR: Duration = Duration::from_secs(600);
 
 /// A rule with what only its file knows.
 pub(super) struct Entry {
@@ -107,12 +118,13 @@ fn entry(section: Section, names: &Names, lists: &Lists, unique: &mut Unique) ->
     let matches = matchers(section.section("match"), names, lists, Kind::Match);
     let not = matchers(section.section("not"), names, lists, Kind::Not);
     let choice = choice(&section, names);
+    let sticky = sticky(&section);
     let none = section.or("none", WhenNone::default(), one_of(NONE));
     let (hits, misses) = examples(section.section("examples"), names);
     section.finish();
     let (name, choice) = (name?, choice?);
     let (place, origin) = (name.span(), report.place(name.span().start));
-    let rule = Rule { name: name.into_inner(), origin, matches, not, choice, none };
+    let rule = Rule { name: name.into_inner(), origin, matches, not, choice, sticky, none };
     // Examples of a half-read rule prove nothing.
     if report.count() == before {
         try_examples(report, &rule, &hits, &misses);
@@ -285,6 +297,16 @@ fn policy(section: Section, names: &Names) -> Option<Choice> {
         (policy, _) => policy,
     };
     Some(Choice { policy, uplinks })
+}
+
+/// The key `sticky`: which later flows go the way of the first, and for how long.
+fn sticky(rule: &Section) -> Option<Sticky> {
+    rule.value("sticky")?;
+    let section = rule.section("sticky");
+    let by = section.or("by", StickyBy::ClientSite, one_of(STICKY_KEYS));
+    let lasts = section.or("for", STICKY_FOR, values::duration);
+    section.finish();
+    Some(Sticky { by, lasts })
 }
 
 /// The uplinks of a policy, all by default, with their weights, their own by default.

@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
+use std::time::Duration;
 
 use ipnet::{IpNet, Ipv6Net};
 use toml::de::DeValue;
@@ -171,6 +172,17 @@ pub(super) fn minute_of_day(text: &str) -> Option<u16> {
     let (hour, minute): (u16, u16) = (hour.parse().ok()?, minute.parse().ok()?);
     let fits = text.split(':').all(digits) && hour < 24 && minute < 60;
     fits.then_some(hour * 60 + minute)
+}
+
+/// A length of time of at most a day.
+pub(super) fn duration(value: &Value) -> Read<Duration> {
+    text("a time like \"500ms\", \"30s\", \"10m\" or \"12h\", up to \"24h\"", |text| {
+        let unit = text.find(|letter: char| !letter.is_ascii_digit())?;
+        let (number, unit) = text.split_at(unit);
+        let unit = find(&[("ms", 1), ("s", 1000), ("m", 60_000), ("h", 3_600_000)], unit)?;
+        let millis = number.parse::<u32>().ok().and_then(|number| u64::from(number).checked_mul(unit))?;
+        (1..=86_400_000).contains(&millis).then(|| Duration::from_millis(millis))
+    })(value)
 }
 
 /// A weekday or a span of them, both ends included; over Sunday if it ends before it begins.

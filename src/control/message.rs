@@ -121,10 +121,24 @@ pub struct Status {
     pub reasons: Vec<Reason>,
     /// The queues to user space.
     pub queues: Vec<Queue>,
+    /// Names that were learned.
+    pub names: Names,
     /// The latest decisions, newest first.
     pub recent: Vec<Recent>,
     /// What the owner should know.
     pub warnings: Vec<String>,
+}
+
+/// What is known of names.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Names {
+    /// DNS answers that were looked at.
+    pub answers: u64,
+    /// Names learned from them.
+    pub learned: u64,
+    /// How often a name took the place of another one of the same address.
+    pub ambiguous: u64,
 }
 
 /// The gate in the kernel that lets new flows through to user space.

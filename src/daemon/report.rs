@@ -11,7 +11,7 @@ use super::shared::Shared;
 use super::worker::Event;
 use crate::config::Config;
 use crate::control::message::{
-    Gate, Queue, Reason as ReasonCount, Recent, Rule, Status, Tally, Uplink, UplinkFamily, Usable,
+    Gate, Names, Queue, Reason as ReasonCount, Recent, Rule, Status, Tally, Uplink, UplinkFamily, Usable,
 };
 use crate::engine::flow::FlowKey;
 use crate::engine::gate::is_stale;
@@ -65,6 +65,11 @@ impl Reporter {
             rules: rules(&config, &sums, now),
             reasons: self.reasons(),
             queues: self.queues(&config),
+            names: Names {
+                answers: self.shared.listener.packets.load(Relaxed),
+                learned: self.shared.names.learned(),
+                ambiguous: self.shared.names.ambiguous(),
+            },
             recent: self.accounts.recent().iter().map(|event| recent(event, &config, now)).collect(),
             warnings: plan.misfits.iter().map(ToString::to_string).collect(),
         }

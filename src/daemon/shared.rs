@@ -1,11 +1,14 @@
 //! What the threads of the daemon share: the snapshot to decide by, and numbers.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
 
 use arc_swap::ArcSwap;
 
 use crate::engine::flow::{LanId, LocalTime};
 use crate::engine::gate::Progress;
+use crate::engine::names::Names;
+use crate::engine::sticky::Choices;
 use crate::engine::verdict::{Marks, Reason};
 use crate::engine::{self, Decided};
 
@@ -42,6 +45,12 @@ pub struct Shared {
     pub stop: AtomicBool,
     /// One for each worker.
     pub workers: Vec<Tally>,
+    /// Of the thread that hears DNS answers.
+    pub listener: Tally,
+    /// Names of addresses; outlive reloads.
+    pub names: Arc<Names>,
+    /// Choices that outlive their flows, and reloads.
+    pub choices: Arc<Choices>,
     local_time: AtomicU32,
 }
 
@@ -67,11 +76,14 @@ impl Shared {
     #[must_use]
     pub fn new(deciding: Deciding, workers: usize) -> Self {
         Self {
-            deciding: ArcSwap::from_pointee(deciding),
             open_until: AtomicU64::new(0),
             lapses: AtomicU64::new(0),
             stop: AtomicBool::new(false),
             workers: std::iter::repeat_with(Tally::default).take(workers).collect(),
+            listener: Tally::default(),
+            names: Arc::clone(&deciding.snapshot.names),
+            choices: Arc::clone(&deciding.snapshot.choices),
+            deciding: ArcSwap::from_pointee(deciding),
             local_time: AtomicU32::new(0),
         }
     }
@@ -88,10 +100,10 @@ impl Shared {
         self.local_time.store(u32::from(now.weekday) << 16 | u32::from(now.minute), Relaxed);
     }
 
-    /// How far every worker has come.
+    /// How far every thread with a queue has come.
     #[must_use]
     pub fn progress(&self) -> Vec<Progress> {
-        self.workers.iter().map(Tally::progress).collect()
+        self.workers.iter().chain([&self.listener]).map(Tally::progress).collect()
     }
 
     /// How often a reason was given, by all workers.

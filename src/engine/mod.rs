@@ -1,9 +1,11 @@
 //! What happens to one packet. Pure: bytes, facts and `now` in, a decision out.
 //!
 //! The order of the modules is the order of the steps:
-//! [`packet`] parses, [`flow`] names the flow and its facts, [`rule`] finds the
-//! first rule that matches, [`uplink`] picks one of its uplinks, and
-//! [`verdict`] turns the pick into a mark and a reason.
+//! [`packet`] parses, [`flow`] names the flow and its facts, [`sniff`] reads what
+//! its client says, [`names`] knows who the address is, [`rule`] finds the first
+//! rule that matches, [`sticky`] remembers where the client's flows went,
+//! [`uplink`] picks one of the rule's uplinks, and [`verdict`] turns the pick into
+//! a mark and a reason.
 //!
 //! Invariants of [`Engine::decide`]:
 //! - it always answers, whatever the bytes are, and every answer has a reason;
@@ -17,17 +19,22 @@ use std::time::Duration;
 
 pub mod flow;
 pub mod gate;
+pub mod memory;
 pub mod names;
 pub mod packet;
 pub mod rule;
 pub mod sniff;
+pub mod sticky;
 pub mod uplink;
 pub mod verdict;
 
 use flow::{Arrival, Facts, FlowKey, FlowTable, LocalTime, Lookup, Millis};
-use packet::{Family, Fragment};
+use names::Names;
+use packet::{Family, Fragment, Packet};
 use rule::RuleSet;
-use rule::model::{Choice, Policy, RuleId, WhenNone};
+use rule::model::{Choice, Policy, Rule, RuleId, WhenNone};
+use sniff::{App, Ports, Sniffed};
+use sticky::Choices;
 use uplink::{Board, Turns, UplinkId, pick};
 use verdict::{Action, Decision, Reason};
 
@@ -35,6 +42,10 @@ use verdict::{Action, Decision, Reason};
 /// queue (seconds, when the daemon was stopped), than a client waits before it
 /// repeats itself (DNS: 5 s in resolv.conf(5)); shorter than it takes until a port is used anew.
 pub const REMEMBER: Duration = Duration::from_secs(10);
+
+/// IP protocol number of UDP (IANA), and the length of its header (RFC 768).
+const UDP: u8 = 17;
+const UDP_HEADER: usize = 8;
 
 /// Decides flows; one per worker, nothing of it is shared.
 #[derive(Debug)]
@@ -50,6 +61,10 @@ pub struct Snapshot {
     pub rules: Arc<RuleSet>,
     /// Who is usable.
     pub board: Board,
+    /// Names of addresses.
+    pub names: Arc<Names>,
+    /// Choices that outlive their flows.
+    pub choices: Arc<Choices>,
 }
 
 /// The time, by the two clocks that matter.
@@ -99,20 +114,33 @@ impl Engine {
             Decision::keep(Reason::Stale, None)
         } else {
             self.turns.follow(&snapshot.rules);
-            choose(&mut self.turns, snapshot, &Facts::new(&packet, arrival, now.local))
+            let facts = learn(Facts::new(&packet, arrival, now.local), &packet, snapshot, now.at);
+            choose(&mut self.turns, snapshot, &facts, now.at)
         };
         vacancy.remember(decision);
         Decided { key: Some(key), decision, first: true }
+    }
+
+    /// What becomes of a flow of which all is known that will be; nothing of it is remembered.
+    pub fn judge(&mut self, snapshot: &Snapshot, facts: &Facts, now: Millis) -> Decision {
+        self.turns.follow(&snapshot.rules);
+        choose(&mut self.turns, snapshot, facts, now)
     }
 }
 
 /// The first rule that matches and has an answer decides; where none does, all
 /// usable uplinks take turns.
-fn choose(turns: &mut Turns, snapshot: &Snapshot, facts: &Facts) -> Decision {
+fn choose(turns: &mut Turns, snapshot: &Snapshot, facts: &Facts, now: Millis) -> Decision {
     let mut start = Some(RuleId(0));
     while let Some(id) = start.and_then(|start| snapshot.rules.first_match_from(start, facts)) {
         let Some(rule) = snapshot.rules.rule(id) else { break };
+        if let Some(uplink) = stuck_to(rule, snapshot, facts, now) {
+            return Decision::route(uplink, Reason::Sticky, Some(id));
+        }
         if let Some(uplink) = pick_one(&rule.choice, id, turns, &snapshot.board, facts) {
+            if let Some(sticky) = rule.sticky {
+                snapshot.choices.keep(sticky, facts, uplink, now);
+            }
             return Decision::route(uplink, Reason::RuleMatched, Some(id));
         }
         match rule.none {
@@ -124,6 +152,43 @@ fn choose(turns: &mut Turns, snapshot: &Snapshot, facts: &Facts) -> Decision {
         }
     }
     pick_any(turns, &snapshot.board, facts.family, Reason::NoRule, None)
+}
+
+/// What the first datagram says of its flow, and what the address is known by.
+fn learn<'a>(facts: Facts<'a>, packet: &Packet<'a>, snapshot: &Snapshot, now: Millis) -> Facts<'a> {
+    if !snapshot.rules.asks_for_contents() {
+        return facts;
+    }
+    let mut facts = sniffed(facts, packet);
+    // What a resolver is asked for is not the host that the flow goes to.
+    facts.name = facts.name.filter(|_| !matches!(facts.app, Some(App::Dns | App::Mdns)));
+    if facts.name.is_none() {
+        let key = &facts.key;
+        facts.name = snapshot.names.of(key.src, key.dst, key.dst_port, now).map(|(name, _)| name);
+    }
+    facts
+}
+
+/// What the first datagram says of its flow.
+fn sniffed<'a>(facts: Facts<'a>, packet: &Packet<'a>) -> Facts<'a> {
+    let (UDP, Some(data)) = (packet.protocol, packet.payload.get(UDP_HEADER..)) else { return facts };
+    let ports = Ports { src: facts.key.src_port, dst: facts.key.dst_port };
+    match sniff::datagram(data, ports) {
+        Sniffed::Certain(hint) => facts.with_contents(data, &hint),
+        Sniffed::NeedMore | Sniffed::NotMine => Facts { payload: data, ..facts },
+    }
+}
+
+/// The usable uplink of a rule that an earlier flow of the same client went by.
+fn stuck_to(rule: &Rule, snapshot: &Snapshot, facts: &Facts, now: Millis) -> Option<UplinkId> {
+    let sticky = rule.sticky?;
+    let uplink = snapshot.choices.find(sticky, facts, now)?;
+    let is_possible = rule.choice.uplinks.iter().any(|&(possible, _)| possible == uplink)
+        && snapshot.board.usable(facts.family).contains(uplink);
+    is_possible.then(|| {
+        snapshot.choices.keep(sticky, facts, uplink, now);
+        uplink
+    })
 }
 
 /// One of a rule's usable uplinks, by its policy.

@@ -36,6 +36,8 @@ pub enum Action {
 pub enum Reason {
     /// A rule matched and one of its uplinks is usable.
     RuleMatched,
+    /// A rule matched, and an earlier flow of the same client went by one of its uplinks.
+    Sticky,
     /// No rule matched: weighted round-robin over all usable uplinks.
     NoRule,
     /// A rule matched, none of its uplinks is usable, and it asked for any other.
@@ -59,8 +61,9 @@ pub enum Reason {
 
 impl Reason {
     /// All reasons, each at its [`Reason::index`].
-    pub const ALL: [Reason; 10] = [
+    pub const ALL: [Reason; 11] = [
         Reason::RuleMatched,
+        Reason::Sticky,
         Reason::NoRule,
         Reason::AnyAfterRule,
         Reason::DroppedByRule,
@@ -83,6 +86,7 @@ impl Reason {
     pub fn as_str(self) -> &'static str {
         match self {
             Reason::RuleMatched => "rule-matched",
+            Reason::Sticky => "sticky",
             Reason::NoRule => "no-rule",
             Reason::AnyAfterRule => "any-after-rule",
             Reason::DroppedByRule => "dropped-by-rule",
@@ -102,6 +106,7 @@ impl Reason {
     pub fn describe(self) -> &'static str {
         match self {
             Reason::RuleMatched => "a rule matched",
+            Reason::Sticky => "a rule matched: as the client's flow before",
             Reason::NoRule => "no rule matched: weighted round-robin",
             Reason::AnyAfterRule => "a rule matched, none of its uplinks is usable: any other",
             Reason::DroppedByRule => "a rule matched, none of its uplinks is usable: dropped",
@@ -155,6 +160,7 @@ impl Decision {
         let rule = self.rule.map(|rule| rule_name(rule, rules)).unwrap_or_default();
         match self.reason {
             Reason::RuleMatched => format!("{rule} matched"),
+            Reason::Sticky => format!("{rule} matched, as the client's flow before"),
             Reason::NoRule => "no rule matched, the next turn by weight".into(),
             Reason::AnyAfterRule => {
                 format!("{rule} matched, none of its uplinks is usable, any other will do")

@@ -143,6 +143,17 @@ pub enum Command {
     #[command(after_help = RELOAD_EXAMPLES)]
     Reload,
 
+    /// Judge captured traffic: what each flow is, its name, rule and line
+    #[command(after_help = REPLAY_EXAMPLES)]
+    Replay {
+        /// Captures, pcap or pcapng; `-` is standard input
+        #[arg(required = true, value_name = "FILE")]
+        files: Vec<PathBuf>,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+
     /// Try it all in a network made for it, and show which flow went where
     #[command(after_help = LAB_EXAMPLES)]
     Lab(Lab),
@@ -319,6 +330,21 @@ Examples:
 A rule file with an error changes nothing: the rules in force stay.
 
 Exit codes: 0 the new rules are in force, 1 they are not";
+
+const REPLAY_EXAMPLES: &str = "\
+Examples:
+  wansplit replay evening.pcap          names, and rules where they are known
+  wansplit --config ./wansplit.toml replay evening.pcap
+  wansplit replay --json *.pcapng | jq '.flows[] | select(.name == null)'
+  tcpdump -i lan0 -w - | wansplit replay -
+
+A TCP flow is decided by what is known when it begins: a DNS answer seen before
+it, an earlier flow to the same address. A UDP flow tells by its first
+datagrams. Frames may be Ethernet (with VLANs, PPPoE), raw IP or cooked; of
+tunnels (IP in IP, GRE) the flows inside are shown.
+
+Exit codes: 0 all files were read, 1 one of them could not be,
+2 bad configuration or usage";
 
 const LAB_EXAMPLES: &str = "\
 Examples:

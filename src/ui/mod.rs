@@ -7,6 +7,7 @@ mod example;
 mod human;
 pub mod lab;
 pub mod problems;
+pub mod replay;
 pub mod status;
 pub mod style;
 mod table;

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::human::{age, bar, bytes, count, counted, duration, percent, printable, rate, shorten};
 use super::style::{Paint, Style};
 use super::table::{Cell, Table, UNBROKEN, indented, name, number, word};
-use crate::control::message::{Recent, Status, Tally, Uplink, UplinkFamily, Usable};
+use crate::control::message::{Names, Recent, Status, Tally, Uplink, UplinkFamily, Usable};
 
 /// Width of a bar of shares.
 const BAR: usize = 10;
@@ -25,6 +25,7 @@ pub fn render(status: &Status, style: Style, flows: bool) -> String {
         rules(status, style),
         reasons(status, style),
         queues(status, style),
+        names(status),
         latest,
     ])
 }
@@ -71,6 +72,19 @@ fn warnings(status: &Status, style: Style) -> String {
     }
     let texts = status.warnings.iter().map(|text| indented(&printable(text), Paint::Warn, style));
     format!("{}\n{}", style.paint(Paint::Title, "WARNINGS"), texts.collect::<String>())
+}
+
+/// Names learned from DNS answers, where any were looked at.
+fn names(status: &Status) -> String {
+    if status.names.answers == 0 {
+        return String::new();
+    }
+    let Names { answers, learned, ambiguous } = &status.names;
+    let several = match ambiguous {
+        0 => String::new(),
+        times => format!("; {} for an address with another name", count(*times)),
+    };
+    format!("{} learned from {}{several}\n", counted(*learned, "name"), counted(*answers, "DNS answer"))
 }
 
 /// Who may be chosen, and who was: each line's share of the decided flows

@@ -81,6 +81,12 @@ pub fn stdout_is_terminal() -> bool {
     std::io::stdout().is_terminal()
 }
 
+/// Whether standard error is a terminal, so that a bar may move there.
+#[must_use]
+pub fn stderr_is_terminal() -> bool {
+    std::io::stderr().is_terminal()
+}
+
 /// The bytes that empty the terminal.
 pub const CLEAR: &str = "\x1b[H\x1b[2J";
 

@@ -26,6 +26,7 @@ pub(crate) fn rule(matches: Matchers, not: Matchers) -> Rule {
         matches,
         not,
         choice: Choice { policy: Policy::Ordered, uplinks: vec![(UplinkId(0), 1)] },
+        sticky: None,
         none: WhenNone::NextRule,
     }
 }

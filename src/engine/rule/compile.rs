@@ -15,6 +15,7 @@ pub struct RuleSet {
     rules: Vec<Rule>,
     compiled: Vec<Compiled>,
     index: Index,
+    asks_for_contents: bool,
 }
 
 #[derive(Debug, Clone)]
@@ -32,6 +33,7 @@ impl RuleSet {
             rules: rules.to_vec(),
             compiled: rules.iter().map(Compiled::new).collect(),
             index: Index::new(rules),
+            asks_for_contents: rules.iter().any(Rule::asks_for_contents),
         }
     }
 
@@ -39,6 +41,12 @@ impl RuleSet {
     #[must_use]
     pub fn first_match_from(&self, start: RuleId, facts: &Facts) -> Option<RuleId> {
         self.index.lists(facts).fold(None, |best, list| self.first_in(list, start, best, facts).or(best))
+    }
+
+    /// Whether any rule asks what only the bytes of a client can tell.
+    #[must_use]
+    pub fn asks_for_contents(&self) -> bool {
+        self.asks_for_contents
     }
 
     /// The rules as they were given.

@@ -11,6 +11,7 @@ use super::texts::{Expressions, Texts};
 use crate::engine::flow::{LanId, Mac};
 use crate::engine::packet::Family;
 use crate::engine::sniff::App;
+use crate::engine::sticky::{Sticky, StickyBy};
 use crate::engine::uplink::UplinkId;
 
 /// A rule's place in the order in which rules are tried, counted from 0.
@@ -31,6 +32,8 @@ pub struct Rule {
     pub not: Matchers,
     /// The uplinks it uses and how it picks among them.
     pub choice: Choice,
+    /// Which later flows shall go the way of an earlier one, if any.
+    pub sticky: Option<Sticky>,
     /// What happens when none of its uplinks is usable.
     pub none: WhenNone,
 }
@@ -86,12 +89,33 @@ pub struct Matchers {
     pub payload: Payload,
 }
 
+impl Rule {
+    /// Whether the rule asks what a flow's host is called.
+    #[must_use]
+    pub fn asks_for_names(&self) -> bool {
+        let by_site = self.sticky.is_some_and(|sticky| sticky.by == StickyBy::ClientSite);
+        by_site || [&self.matches, &self.not].iter().any(|matchers| matchers.ask_for_names())
+    }
+
+    /// Whether the rule asks what only the bytes of a client can tell.
+    #[must_use]
+    pub fn asks_for_contents(&self) -> bool {
+        self.asks_for_names() || self.matches.ask_for_contents() || self.not.ask_for_contents()
+    }
+}
+
 impl Matchers {
+    /// Whether a host's name is asked for.
+    #[must_use]
+    pub fn ask_for_names(&self) -> bool {
+        !self.host.is_empty() || !self.host_list.is_empty()
+    }
+
     /// Whether something is asked that only the bytes which a client sends can tell. The kernel cannot
     /// answer that alone, and the first packet of a flow often cannot either.
     #[must_use]
     pub fn ask_for_contents(&self) -> bool {
-        let names = !self.host.is_empty() || !self.host_list.is_empty() || !self.app.is_empty();
+        let names = self.ask_for_names() || !self.app.is_empty();
         let offers = !self.alpn.is_empty() || !self.http_method.is_empty() || !self.user_agent.is_empty();
         names || offers || !self.payload.is_empty()
     }

@@ -1,5 +1,7 @@
 //! HTTP/1: a request's head, read by httparse, and the host it is for (RFC 9112, section 3.2).
 
+use std::net::{IpAddr, SocketAddr};
+
 use super::bytes::after_any_case;
 use super::{App, Hint, Name, Sniffed, bittorrent};
 
@@ -38,10 +40,12 @@ pub fn sniff(stream: &[u8]) -> Sniffed<Hint<'_>> {
     if parsed == Ok(httparse::Status::Partial) && !told && stream.len() < LONGEST_HEAD {
         return Sniffed::NeedMore;
     }
+    let authority = authority(method, target.as_bytes(), host);
     Sniffed::Certain(Hint {
         method: Some(method.as_bytes()),
         user_agent,
-        ..Hint::named(app(target.as_bytes()), name(method, target.as_bytes(), host))
+        address: authority.and_then(address),
+        ..Hint::named(app(target.as_bytes()), authority.and_then(name))
     })
 }
 
@@ -68,14 +72,24 @@ fn app(target: &[u8]) -> App {
 }
 
 /// A target that says its host overrides the header (RFC 9112, section 3.2.2).
-fn name(method: &str, target: &[u8], host: Option<&[u8]>) -> Option<Name> {
+fn authority<'a>(method: &str, target: &'a [u8], host: Option<&'a [u8]>) -> Option<&'a [u8]> {
     let authority = match after_any_case(target, HTTP) {
         Sniffed::Certain(rest) => rest.split(|byte| matches!(byte, b'/' | b'?')).next(),
         _ if method == "CONNECT" => Some(target),
         _ => host,
     };
-    let host = authority?.rsplit(|&byte| byte == b'@').next()?;
-    Name::new(host.split(|&byte| byte == b':').next()?)
+    authority?.rsplit(|&byte| byte == b'@').next()
+}
+
+fn name(authority: &[u8]) -> Option<Name> {
+    Name::new(authority.split(|&byte| byte == b':').next()?)
+}
+
+/// An address, with or without a port; IPv6 in brackets (RFC 3986, section 3.2.2).
+fn address(authority: &[u8]) -> Option<IpAddr> {
+    let text = str::from_utf8(authority).ok()?;
+    let with_port = || text.parse().map(|address: SocketAddr| address.ip());
+    text.trim_matches(['[', ']']).parse().or_else(|_| with_port()).ok()
 }
 
 #[cfg(test)]
@@ -116,6 +130,21 @@ mod tests {
             assert_eq!(named(&format!("GET / HTTP/1.1\r\nHost: {host}\r\n\r\n")), None, "{host}");
         }
         assert_eq!(named("GET / HTTP/1.0\r\n\r\n"), None);
+    }
+
+    #[test]
+    fn a_host_that_is_an_address_is_told_as_one() {
+        for (host, expected) in [
+            ("192.0.2.1", Some("192.0.2.1")),
+            ("192.0.2.1:80", Some("192.0.2.1")),
+            ("[2001:db8::1]:80", Some("2001:db8::1")),
+            ("[2001:db8::1]", Some("2001:db8::1")),
+            ("www.example.org:80", None),
+        ] {
+            let request = format!("GET / HTTP/1.1\r\nHost: {host}\r\n\r\n");
+            let Sniffed::Certain(hint) = sniff(request.as_bytes()) else { panic!("{host}") };
+            assert_eq!(hint.address, expected.map(|address| address.parse().unwrap()), "{host}");
+        }
     }
 
     #[test]

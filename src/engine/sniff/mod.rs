@@ -8,6 +8,8 @@
 //! Sniffers say [`Sniffed::Certain`] only on structure, never on a port alone: a
 //! port may break a tie between protocols that a payload fits equally well.
 
+use std::net::IpAddr;
+
 mod bytes;
 mod pieces;
 
@@ -33,6 +35,7 @@ pub mod stream;
 pub mod stun;
 pub mod text;
 pub mod tls;
+pub mod watch;
 pub mod wireguard;
 
 #[cfg(test)]
@@ -127,6 +130,8 @@ pub struct Hint<'a> {
     pub app: App,
     /// The host that the client names as the one it wants.
     pub name: Option<Name>,
+    /// The address that the client names in place of a host.
+    pub address: Option<IpAddr>,
     /// What it offers to speak, where it says so.
     pub alpn: Alpn,
     /// The name is that of an outer ClientHello (RFC 9849): a front's, not the site's.
@@ -150,7 +155,15 @@ impl Hint<'_> {
     /// A flow of which only the protocol is known.
     #[must_use]
     pub fn of(app: App) -> Self {
-        Hint { app, name: None, alpn: Alpn::default(), outer: false, method: None, user_agent: None }
+        Hint {
+            app,
+            name: None,
+            address: None,
+            alpn: Alpn::default(),
+            outer: false,
+            method: None,
+            user_agent: None,
+        }
     }
 
     /// A flow whose client names its host.

@@ -1,10 +1,15 @@
 //! One flow under watch: its client's packets one after the other, until they have said what it is.
 
-use super::stream::StreamAssembly;
-use super::{Alpn, App, Hint, Name, Ports, Sniffed, quic};
+use std::net::IpAddr;
 
-/// Datagrams of a client that are looked at before its flow stays what it is taken for.
-pub const DATAGRAMS: u8 = 8;
+use super::stream::{Placed, StreamAssembly};
+use super::{Alpn, App, Hint, Name, Ports, Sniffed, mail, quic, rtp, tls};
+
+/// Datagrams of a client that are looked at; after them its flow stays what it is taken for.
+pub const DATAGRAMS: u8 = quic::Assembly::DATAGRAMS;
+
+/// As much of a first datagram as the second is compared with.
+const COMPARED: usize = 2048;
 
 /// What is known of a flow.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -13,14 +18,16 @@ pub struct Known {
     pub app: Option<App>,
     /// The host that the client names.
     pub name: Option<Name>,
+    /// The address that the client names in place of a host.
+    pub address: Option<IpAddr>,
     /// What it offers to speak.
     pub alpn: Alpn,
     /// The name is a front's (see [`Hint::outer`]).
     pub outer: bool,
 }
 
-/// A flow whose client is listened to. Fixed bounds: [`DATAGRAMS`], and what the assemblies
-/// of QUIC and of TCP streams keep.
+/// A flow whose client is listened to, within fixed bounds: [`DATAGRAMS`], and
+/// [`StreamAssembly::MOST`] bytes of a stream.
 #[derive(Debug)]
 pub struct Watch {
     ports: Ports,
@@ -32,22 +39,35 @@ pub struct Watch {
 
 #[derive(Debug)]
 enum Heard {
-    Datagrams { number: u8, quic: Option<Box<quic::Assembly>> },
-    Stream(Box<StreamAssembly>),
+    Datagrams(Datagrams),
+    Stream(Option<StreamAssembly>),
+}
+
+#[derive(Debug, Default)]
+struct Datagrams {
+    number: u8,
+    /// While it may be QUIC.
+    quic: Option<quic::Assembly>,
+    /// The beginning of the first, where it alone did not tell.
+    first: Vec<u8>,
 }
 
 impl Watch {
     /// Begins to watch a flow of datagrams.
     #[must_use]
     pub fn datagrams(ports: Ports) -> Self {
-        let heard = Heard::Datagrams { number: 0, quic: Some(Box::default()) };
-        Watch { ports, heard, known: Known::default(), over: false }
+        let datagrams = Datagrams { quic: Some(quic::Assembly::default()), ..Datagrams::default() };
+        Watch::new(ports, Heard::Datagrams(datagrams))
     }
 
     /// Begins to watch a TCP connection.
     #[must_use]
     pub fn stream(ports: Ports) -> Self {
-        Watch { ports, heard: Heard::Stream(Box::default()), known: Known::default(), over: false }
+        Watch::new(ports, Heard::Stream(None))
+    }
+
+    fn new(ports: Ports, heard: Heard) -> Self {
+        Watch { ports, heard, known: Known::default(), over: false }
     }
 
     /// What is known by now.
@@ -64,56 +84,93 @@ impl Watch {
 
     /// The client's next datagram; empty ones say nothing.
     pub fn datagram(&mut self, payload: &[u8]) {
-        let Heard::Datagrams { number, quic } = &mut self.heard else { return };
+        let Heard::Datagrams(heard) = &mut self.heard else { return };
         if self.over || payload.is_empty() {
             return;
         }
-        *number += 1;
-        let last = *number == DATAGRAMS;
-        let by_quic = quic.as_mut().map_or(Sniffed::NotMine, |assembly| assembly.push(payload));
-        let answer = match by_quic {
-            Sniffed::NotMine => {
-                *quic = None;
-                super::datagram(payload, self.ports)
-            }
-            answer => {
-                self.known.app = Some(App::Quic);
-                answer
-            }
-        };
-        self.take(answer, last);
+        let answer = heard.next(payload, self.ports);
+        if heard.is_quic() {
+            self.known.app = Some(App::Quic);
+        }
+        self.over = heard.number >= DATAGRAMS;
+        self.learn(answer);
     }
 
-    /// The client's next segment: the sequence number of its first byte, and its bytes.
-    pub fn segment(&mut self, sequence: u32, payload: &[u8]) {
+    /// The client's next segment: the sequence number of its header, whether it is a SYN, its data.
+    pub fn segment(&mut self, sequence: u32, syn: bool, data: &[u8]) {
         let Heard::Stream(stream) = &mut self.heard else { return };
-        if self.over || payload.is_empty() {
+        if self.over {
             return;
         }
-        stream.push(sequence, payload);
-        let last = stream.is_full();
-        let answer = super::stream(stream.contiguous(), self.ports).map(|hint| Known::from(&hint));
-        self.learn(answer, last);
+        if syn {
+            stream.get_or_insert_with(|| StreamAssembly::after_syn(sequence));
+        }
+        let stream = stream.get_or_insert_default();
+        if stream.push(sequence.wrapping_add(syn.into()), data) != Placed::Grew {
+            return;
+        }
+        let bytes = stream.contiguous();
+        self.over = bytes.len() >= StreamAssembly::MOST;
+        let answer = super::stream(bytes, self.ports).map(|hint| Known::from(&hint));
+        let answer = behind_starttls(bytes, answer);
+        self.learn(answer);
     }
 
-    fn take(&mut self, answer: Sniffed<Hint<'_>>, last: bool) {
-        self.learn(answer.map(|hint| Known::from(&hint)), last);
-    }
-
-    fn learn(&mut self, answer: Sniffed<Known>, last: bool) {
+    fn learn(&mut self, answer: Sniffed<Known>) {
         match answer {
             Sniffed::Certain(known) => {
                 self.known = known;
-                self.over = true;
+                self.over |= known.name.is_some() || !may_start_tls(known.app);
             }
-            Sniffed::NeedMore => self.over = last,
+            Sniffed::NeedMore => {}
             Sniffed::NotMine => self.over = true,
         }
     }
 }
 
+impl Datagrams {
+    fn next(&mut self, payload: &[u8], ports: Ports) -> Sniffed<Known> {
+        self.number = self.number.saturating_add(1);
+        if let Some(assembly) = &mut self.quic {
+            match assembly.push(payload) {
+                Sniffed::NotMine => self.quic = None,
+                answer => return answer.map(|hint| Known::from(&hint)),
+            }
+        }
+        if self.number == 2 && rtp::continues(&self.first, payload) {
+            return Sniffed::Certain(Known { app: Some(App::Rtp), ..Known::default() });
+        }
+        if self.number == 1 {
+            self.first = payload[..payload.len().min(COMPARED)].to_vec();
+        }
+        super::datagram(payload, ports).map(|hint| Known::from(&hint))
+    }
+
+    fn is_quic(&self) -> bool {
+        self.quic.is_some()
+    }
+}
+
+/// Whether TLS may begin in the middle of the stream.
+fn may_start_tls(app: Option<App>) -> bool {
+    matches!(app, Some(App::Smtp | App::Imap | App::Pop3 | App::Ftp))
+}
+
+/// Mail and files stay mail and files when TLS begins, and get the name that it tells.
+fn behind_starttls(bytes: &[u8], answer: Sniffed<Known>) -> Sniffed<Known> {
+    let Sniffed::Certain(known) = answer else { return answer };
+    if !may_start_tls(known.app) {
+        return answer;
+    }
+    match mail::after_starttls(bytes).map(tls::sniff) {
+        Some(Sniffed::Certain(hint)) => Sniffed::Certain(Known { app: known.app, ..Known::from(&hint) }),
+        _ => answer,
+    }
+}
+
 impl From<&Hint<'_>> for Known {
     fn from(hint: &Hint<'_>) -> Self {
-        Known { app: Some(hint.app), name: hint.name, alpn: hint.alpn, outer: hint.outer }
+        let Hint { app, name, address, alpn, outer, .. } = *hint;
+        Known { app: Some(app), name, address, alpn, outer }
     }
 }

@@ -34,6 +34,9 @@ use crate::engine::uplink::UplinkId;
 /// IP protocol number of UDP (IANA).
 const UDP: u8 = 17;
 
+/// Port of name servers (IANA).
+const DNS: u16 = 53;
+
 /// The firewall state for these uplinks and this many queues.
 #[must_use]
 pub fn firewall(config: &Config, lines: &[Line], observed: &Observed, queues: u16) -> Firewall {
@@ -45,7 +48,7 @@ pub fn firewall(config: &Config, lines: &[Line], observed: &Observed, queues: u1
     chains.push(forwards(config, lines));
     chains.push(own(config, queues));
     chains.extend(forward(config, lines));
-    chains.push(pin(config));
+    chains.push(pin(config, queues));
     chains.push(source(config, lines, observed));
     chains.retain(|chain| !chain.rules.is_empty());
     Firewall {
@@ -424,13 +427,19 @@ fn used(config: &Config) -> impl Iterator<Item = (&Uplink, Family)> {
         .filter(|(uplink, family)| *uplink.gateway(*family) != Gateway::Unused)
 }
 
-/// Postrouting: every flow without uplink bits belongs to the uplink it actually leaves by.
-fn pin(config: &Config) -> Chain {
-    let rules = config.uplinks.iter().map(|uplink| {
+/// Postrouting: every flow without uplink bits belongs to the uplink it actually leaves by,
+/// and DNS answers teach names before their clients see them.
+fn pin(config: &Config, queues: u16) -> Chain {
+    let pinned = config.uplinks.iter().map(|uplink| {
         let unknown = [Match::Out(uplink.interface.clone()), Match::ConnectionHasUplink(false)];
         rule(unknown, Action::MarkConnection(config.marks.value(uplink.id)))
     });
-    Chain { name: "pin".into(), hook: Some(Hook::Pin), rules: rules.collect() }
+    let asking = config.lan.iter().filter(|_| config.asks_for_names());
+    let answers = asking.map(|lan| {
+        let answer = [Match::Out(lan.clone()), Match::SourcePort(UDP, DNS..=DNS), Match::GateIsOpen];
+        rule(answer, Action::Queue { first: config.queue.first + queues, count: 1 })
+    });
+    Chain { name: "pin".into(), hook: Some(Hook::Pin), rules: pinned.chain(answers).collect() }
 }
 
 fn source(config: &Config, lines: &[Line], observed: &Observed) -> Chain {

@@ -4,15 +4,12 @@
 //! Where that client is not known to have asked (it kept the answer from before, it asked
 //! over TLS), the name that somebody else was given for the address is the best guess.
 
-mod store;
-
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
-use store::Store;
-
 use super::flow::Millis;
+use super::memory::Memory;
 use super::sniff::Name;
 
 /// An answer is believed for at least this long: programs keep addresses longer than they were told.
@@ -27,13 +24,20 @@ pub const SAID: Duration = Duration::from_secs(3600);
 pub struct Names {
     /// Told to this client, about this address. A client's names are in one shard: one
     /// that asks for a million forgets its own.
-    clients: Store<(IpAddr, IpAddr)>,
+    clients: Memory<(IpAddr, IpAddr), Box<[u8]>>,
     /// Said by a client to this address and port.
-    services: Store<(IpAddr, u16)>,
+    services: Memory<(IpAddr, u16), Box<[u8]>>,
     /// Told to anybody about this address.
-    addresses: Store<IpAddr>,
+    addresses: Memory<IpAddr, Box<[u8]>>,
     learned: AtomicU64,
     ambiguous: AtomicU64,
+}
+
+impl Default for Names {
+    /// The least room there is.
+    fn default() -> Self {
+        Names::new(0)
+    }
 }
 
 /// Where a name comes from.
@@ -52,9 +56,9 @@ impl Names {
     #[must_use]
     pub fn new(capacity: usize) -> Self {
         Names {
-            clients: Store::new(capacity),
-            services: Store::new(capacity),
-            addresses: Store::new(capacity),
+            clients: Memory::new(capacity),
+            services: Memory::new(capacity),
+            addresses: Memory::new(capacity),
             learned: AtomicU64::new(0),
             ambiguous: AtomicU64::new(0),
         }
@@ -63,26 +67,33 @@ impl Names {
     /// A client was told that this name has this address, for so many seconds.
     pub fn told(&self, client: IpAddr, address: IpAddr, name: &Name, ttl: u32, now: Millis) {
         let until = now.after(Duration::from_secs(ttl.into()).clamp(LEAST, MOST));
-        self.clients.insert(client, (client, address), name, until, now);
-        let replaced = self.addresses.insert(address, address, name, until, now);
-        self.learned.fetch_add(1, Relaxed);
-        self.ambiguous.fetch_add(replaced.into(), Relaxed);
+        self.clients.keep(client, (client, address), name.as_bytes().into(), until);
+        let other = self.addresses.find(address, &address, now, |known| **known != *name.as_bytes());
+        self.addresses.keep(address, address, name.as_bytes().into(), until);
+        self.count(other == Some(true));
     }
 
     /// A client asked this address and port for this name.
     pub fn said(&self, address: IpAddr, port: u16, name: &Name, now: Millis) {
-        let replaced = self.services.insert(address, (address, port), name, now.after(SAID), now);
-        self.learned.fetch_add(1, Relaxed);
-        self.ambiguous.fetch_add(replaced.into(), Relaxed);
+        let key = (address, port);
+        let other = self.services.find(address, &key, now, |known| **known != *name.as_bytes());
+        self.services.keep(address, key, name.as_bytes().into(), now.after(SAID));
+        self.count(other == Some(true));
     }
 
     /// The name of an address that a client turns to.
     #[must_use]
     pub fn of(&self, client: IpAddr, address: IpAddr, port: u16, now: Millis) -> Option<(Name, Origin)> {
-        let told = self.clients.find(client, &(client, address), now).map(|name| (name, Origin::Client));
-        let said = || Some((self.services.find(address, &(address, port), now)?, Origin::Service));
-        let known = || Some((self.addresses.find(address, &address, now)?, Origin::Address));
-        told.or_else(said).or_else(known)
+        let name = |bytes: &Box<[u8]>| Name::new(bytes);
+        let told = || Some((self.clients.find(client, &(client, address), now, name)??, Origin::Client));
+        let said = || Some((self.services.find(address, &(address, port), now, name)??, Origin::Service));
+        let known = || Some((self.addresses.find(address, &address, now, name)??, Origin::Address));
+        told().or_else(said).or_else(known)
+    }
+
+    fn count(&self, replaced: bool) {
+        self.learned.fetch_add(1, Relaxed);
+        self.ambiguous.fetch_add(replaced.into(), Relaxed);
     }
 
     /// Names learned so far.
@@ -145,18 +156,5 @@ mod tests {
         assert!(names.of(ip(1), ip(9), 1, later(301)).is_none());
         assert!(names.of(ip(1), ip(8), 1, later(86_399)).is_some());
         assert!(names.of(ip(1), ip(8), 1, later(86_401)).is_none());
-    }
-
-    #[test]
-    fn a_client_that_asks_for_everything_forgets_its_own_names_only() {
-        let names = Names::new(64 * 16);
-        names.told(ip(1), ip(9), &name("kept.example"), 60, NOW);
-        for number in 0..10_000u32 {
-            names.told(ip(2), number.to_be_bytes().into(), &name("many.example"), 60, NOW);
-        }
-        let room = |client: IpAddr| names.clients.shard_of(client);
-        let kept = names.of(ip(1), ip(9), 443, NOW);
-        assert!(room(ip(1)) == room(ip(2)) || kept == Some((name("kept.example"), Origin::Client)));
-        assert!(names.clients.len() <= 64 * 16);
     }
 }

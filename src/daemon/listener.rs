@@ -1,0 +1,55 @@
+//! One thread with a queue of its own: DNS answers on their way to the LAN teach names, and go on.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::thread::{self, JoinHandle};
+
+use super::shared::{Shared, add};
+use crate::engine::flow::Millis;
+use crate::engine::packet::parse;
+use crate::engine::sniff::dns;
+use crate::system::clock;
+use crate::system::queue::{PacketQueue, Turn, Verdict};
+
+/// A UDP header (RFC 768).
+const UDP_HEADER: usize = 8;
+
+/// Starts to listen.
+///
+/// # Errors
+/// When no thread can be started.
+pub fn start(queue: Box<dyn PacketQueue>, shared: Arc<Shared>) -> io::Result<JoinHandle<()>> {
+    thread::Builder::new().name("names".into()).spawn(move || listen(queue, &shared))
+}
+
+/// Until told to stop; a broken socket ends it too, and the gate with it.
+fn listen(mut queue: Box<dyn PacketQueue>, shared: &Shared) {
+    let tally = &shared.listener;
+    while !shared.stop.load(Relaxed) {
+        let turn = queue.turn(&mut |packet| {
+            learn(packet.bytes, shared);
+            add(&tally.packets, 1);
+            Verdict::Keep
+        });
+        match turn {
+            Ok(Turn::Answered(_)) => tally.turn(false),
+            Ok(Turn::Idle) => tally.turn(true),
+            Ok(Turn::Refused | Turn::Overrun) => add(&tally.errors, 1),
+            Err(error) => {
+                tracing::error!("no names can be learned, their queue is broken: {error}");
+                return;
+            }
+        }
+    }
+}
+
+/// The answer is for whom it is addressed to.
+fn learn(bytes: &[u8], shared: &Shared) {
+    let now = Millis(clock::monotonic_ms());
+    let Ok(packet) = parse(bytes) else { return };
+    let Some(message) = packet.payload.get(UDP_HEADER..) else { return };
+    dns::answers(message, |answer| {
+        shared.names.told(packet.dst, answer.address, &answer.name, answer.ttl, now);
+    });
+}
