@@ -60,9 +60,11 @@ const UNLOCKING: Duration = Duration::from_secs(1);
 const RELOAD: Duration = Duration::from_secs(20);
 
 /// Names of each kind that are remembered.
-const NAMES: usize = 65_536;
+const NAMES: usize = 16_384;
 /// Sticky choices that are remembered.
 const CHOICES: usize = 65_536;
+
+type BoxedQueue = Box<dyn PacketQueue>;
 
 /// How to run.
 #[derive(Debug, Clone)]
@@ -437,7 +439,7 @@ fn heed_misfits(plan: &Plan) -> Result<()> {
 }
 
 /// A queue for each worker, and behind them one for DNS answers.
-fn open_queues(config: &Config) -> Result<(Vec<Box<dyn PacketQueue>>, Box<dyn PacketQueue>)> {
+fn open_queues(config: &Config) -> Result<(Vec<BoxedQueue>, BoxedQueue)> {
     let first = config.queue.first;
     let queues = (first..first + workers(config)).map(|number| open_queue(number, config));
     let queues = queues.collect::<Result<Vec<_>>>()?;
@@ -445,7 +447,7 @@ fn open_queues(config: &Config) -> Result<(Vec<Box<dyn PacketQueue>>, Box<dyn Pa
     Ok((queues, names))
 }
 
-fn open_queue(number: u16, config: &Config) -> Result<Box<dyn PacketQueue>> {
+fn open_queue(number: u16, config: &Config) -> Result<BoxedQueue> {
     let queue = NfqQueue::open(number, config.queue.length).with_context(|| {
         format!(
             "cannot bind queue {number} (needs root; another program may have it, see `first` under [queue])"

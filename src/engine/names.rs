@@ -24,11 +24,11 @@ pub const SAID: Duration = Duration::from_secs(3600);
 pub struct Names {
     /// Told to this client, about this address. A client's names are in one shard: one
     /// that asks for a million forgets its own.
-    clients: Memory<(IpAddr, IpAddr), Box<[u8]>>,
+    clients: Memory<(IpAddr, IpAddr), Name>,
     /// Said by a client to this address and port.
-    services: Memory<(IpAddr, u16), Box<[u8]>>,
+    services: Memory<(IpAddr, u16), Name>,
     /// Told to anybody about this address.
-    addresses: Memory<IpAddr, Box<[u8]>>,
+    addresses: Memory<IpAddr, Name>,
     learned: AtomicU64,
     ambiguous: AtomicU64,
 }
@@ -67,27 +67,28 @@ impl Names {
     /// A client was told that this name has this address, for so many seconds.
     pub fn told(&self, client: IpAddr, address: IpAddr, name: &Name, ttl: u32, now: Millis) {
         let until = now.after(Duration::from_secs(ttl.into()).clamp(LEAST, MOST));
-        self.clients.keep(client, (client, address), name.as_bytes().into(), until);
-        let other = self.addresses.find(address, &address, now, |known| **known != *name.as_bytes());
-        self.addresses.keep(address, address, name.as_bytes().into(), until);
+        self.clients.keep(client, (client, address), *name, until);
+        let other = self.addresses.find(address, &address, now, |known| known != name);
+        self.addresses.keep(address, address, *name, until);
         self.count(other == Some(true));
     }
 
     /// A client asked this address and port for this name.
     pub fn said(&self, address: IpAddr, port: u16, name: &Name, now: Millis) {
         let key = (address, port);
-        let other = self.services.find(address, &key, now, |known| **known != *name.as_bytes());
-        self.services.keep(address, key, name.as_bytes().into(), now.after(SAID));
+        let other = self.services.find(address, &key, now, |known| known != name);
+        self.services.keep(address, key, *name, now.after(SAID));
         self.count(other == Some(true));
     }
 
     /// The name of an address that a client turns to.
     #[must_use]
     pub fn of(&self, client: IpAddr, address: IpAddr, port: u16, now: Millis) -> Option<(Name, Origin)> {
-        let name = |bytes: &Box<[u8]>| Name::new(bytes);
-        let told = || Some((self.clients.find(client, &(client, address), now, name)??, Origin::Client));
-        let said = || Some((self.services.find(address, &(address, port), now, name)??, Origin::Service));
-        let known = || Some((self.addresses.find(address, &address, now, name)??, Origin::Address));
+        let told =
+            || Some((self.clients.find(client, &(client, address), now, Name::clone)?, Origin::Client));
+        let said =
+            || Some((self.services.find(address, &(address, port), now, Name::clone)?, Origin::Service));
+        let known = || Some((self.addresses.find(address, &address, now, Name::clone)?, Origin::Address));
         told().or_else(said).or_else(known)
     }
 

@@ -38,6 +38,7 @@ impl Default for Choices {
 }
 
 /// What goes together for one client.
+#[expect(clippy::large_enum_variant, reason = "a key on the stack of a decision, which allocates nothing")]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 enum Subject {
     Everything,

@@ -1,16 +1,18 @@
 //! The engine as a whole: packets in, decisions out.
 
 use std::collections::HashMap;
+use std::net::IpAddr;
 
 use proptest::prelude::*;
 
 use super::packet::samples::{self, Builder};
 use super::rule::arbitrary::rule;
+use super::rule::hosts::HostName;
 use super::rule::model::{HashKey, Matchers, Rule};
+use super::sniff::Name;
+use super::sticky::{Sticky, StickyBy};
 use super::uplink::UplinkSet;
 use super::*;
-
-const UDP: u8 = 17;
 
 #[test]
 fn without_rules_flows_take_turns_by_weight_in_each_family() {
@@ -198,6 +200,58 @@ proptest! {
             prop_assert!(decided.key.is_some() || decided.decision.action == Action::Keep);
         }
     }
+}
+
+#[test]
+fn a_rule_for_a_name_takes_the_first_flow_of_the_client_that_was_told_it() {
+    let host = Matchers { host: vec![HostName::parse("*.video.example").unwrap()], ..Matchers::default() };
+    let video = Rule { choice: ordered(&[1]), ..rule(host, Matchers::default()) };
+    for family in Family::BOTH {
+        let mut router = Router::new(vec![video.clone()], &[1, 1]);
+        let packet = Builder::new(family).ports(6, 1, 443).build();
+        let (client, server) = ends(&packet);
+        assert_eq!(router.decide(&packet).decision.reason, Reason::NoRule);
+        let name = Name::new(b"www.video.example").unwrap();
+        router.snapshot.names.told(client, server, &name, 0, router.now.at);
+        let next = Builder::new(family).ports(6, 2, 443).build();
+        assert_eq!(router.decide(&next).decision, routed(1, Reason::RuleMatched, Some(0)));
+    }
+}
+
+#[test]
+fn what_a_resolver_is_asked_for_is_not_the_host_of_the_question() {
+    let host = Matchers { host: vec![HostName::parse("*.video.example").unwrap()], ..Matchers::default() };
+    let mut router = Router::new(vec![rule(host, Matchers::default())], &[1, 1]);
+    let question = b"\x12\x34\x01\0\0\x01\0\0\0\0\0\0\x03www\x05video\x07example\0\0\x01\0\x01";
+    let mut packet = Builder::new(Family::V4).ports(UDP, 40_000, 53).build();
+    packet.truncate(28);
+    packet.extend(question);
+    let total = packet.len() as u16;
+    packet[2..4].copy_from_slice(&total.to_be_bytes());
+    assert_eq!(router.decide(&packet).decision.reason, Reason::NoRule);
+}
+
+#[test]
+fn flows_stick_to_the_line_of_the_first_until_it_is_gone() {
+    let sticky = Some(Sticky { by: StickyBy::Client, lasts: Duration::from_secs(600) });
+    let turns = Choice { policy: Policy::RoundRobin, ..ordered(&[0, 1]) };
+    let mut router = Router::new(vec![Rule { sticky, ..to_port(53, turns) }], &[1, 1]);
+    assert_eq!(router.udp(Family::V4, 1, 53), routed(0, Reason::RuleMatched, Some(0)));
+    for port in 2..5 {
+        assert_eq!(router.udp(Family::V4, port, 53), routed(0, Reason::Sticky, Some(0)));
+    }
+    router.up(&[1]);
+    assert_eq!(router.udp(Family::V4, 5, 53), routed(1, Reason::RuleMatched, Some(0)));
+    router.up(&[0, 1]);
+    assert_eq!(router.udp(Family::V4, 6, 53), routed(1, Reason::Sticky, Some(0)));
+    router.now.at = router.now.at.after(Duration::from_secs(600));
+    assert_eq!(router.udp(Family::V4, 7, 53).reason, Reason::RuleMatched);
+}
+
+/// A packet's source and destination.
+fn ends(packet: &[u8]) -> (IpAddr, IpAddr) {
+    let packet = packet::parse(packet).unwrap();
+    (packet.src, packet.dst)
 }
 
 /// An engine and all that it is told.

@@ -62,10 +62,10 @@ fn judge(path: &Path, replay: &mut Replay, printer: &mut Printer<'_>, quiet: boo
     let mut capture = Capture::new(BufReader::with_capacity(CHUNK, source))?;
     let mut screen = Screen::new(path, length, quiet);
     let mut frames = 0u64;
-    while let Some(frame) = capture.next()? {
+    while let Some(frame) = capture.next_frame()? {
         replay.frame(&frame, &mut |flow| printer.flow(&flow));
         frames += 1;
-        if frames % FRAMES == 0 {
+        if frames.is_multiple_of(FRAMES) {
             screen.show(read.load(Relaxed));
         }
     }

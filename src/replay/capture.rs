@@ -124,7 +124,7 @@ impl<R: BufRead> Capture<R> {
     ///
     /// # Errors
     /// When the rest cannot be read.
-    pub fn next(&mut self) -> Result<Option<Frame<'_>>, Error> {
+    pub fn next_frame(&mut self) -> Result<Option<Frame<'_>>, Error> {
         let place = match self.format {
             Format::Pcap { link, nanoseconds } => self.record(link, nanoseconds)?,
             Format::Pcapng { .. } => self.framed_block()?,
@@ -319,7 +319,7 @@ mod tests {
     fn read(file: &[u8]) -> Result<Vec<Read>, Error> {
         let mut capture = Capture::new(Cursor::new(file))?;
         let mut frames = Vec::new();
-        while let Some(frame) = capture.next()? {
+        while let Some(frame) = capture.next_frame()? {
             frames.push((frame.at, frame.link, frame.bytes.to_vec()));
         }
         Ok(frames)

@@ -28,7 +28,7 @@ use crate::engine::uplink::{Board, UplinkSet};
 use crate::engine::{Engine, Snapshot};
 
 /// Names that are remembered, of each kind.
-const NAMES: usize = 65_536;
+const NAMES: usize = 16_384;
 
 const TCP: u8 = 6;
 const UDP: u8 = 17;

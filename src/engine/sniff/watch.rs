@@ -40,7 +40,7 @@ pub struct Watch {
 #[derive(Debug)]
 enum Heard {
     Datagrams(Datagrams),
-    Stream(Option<StreamAssembly>),
+    Stream(Option<Box<StreamAssembly>>),
 }
 
 #[derive(Debug, Default)]
@@ -103,7 +103,7 @@ impl Watch {
             return;
         }
         if syn {
-            stream.get_or_insert_with(|| StreamAssembly::after_syn(sequence));
+            stream.get_or_insert_with(|| Box::new(StreamAssembly::after_syn(sequence)));
         }
         let stream = stream.get_or_insert_default();
         if stream.push(sequence.wrapping_add(syn.into()), data) != Placed::Grew {

@@ -1,0 +1,211 @@
+//! `wansplit replay` over captures made here.
+
+use std::fs;
+use std::path::Path;
+use std::process::Output;
+
+use assert_cmd::Command;
+use pcap_file::pcap::{PcapPacket, PcapWriter};
+use serde_json::Value;
+use std::time::Duration;
+
+const CLIENT: [u8; 4] = [10, 77, 0, 5];
+const SERVER: [u8; 4] = [198, 51, 100, 7];
+const RESOLVER: [u8; 4] = [10, 77, 0, 1];
+
+const CONFIG: &str = r#"
+[lan]
+interfaces = ["lan0"]
+[[uplink]]
+name = "isp1"
+interface = "wan1"
+gateway = "192.0.2.1"
+[[uplink]]
+name = "isp2"
+interface = "wan2"
+gateway = "203.0.113.1"
+"#;
+
+const RULES: &str = r#"
+[[rule]]
+name = "video"
+match = { host = "*.video.example" }
+use = "isp2"
+[[rule]]
+name = "questions"
+match = { app = "dns" }
+use = "isp1"
+"#;
+
+#[test]
+fn a_connection_is_named_by_the_answer_before_it_and_by_its_own_request() {
+    let frames = [
+        udp(CLIENT, 5000, RESOLVER, 53, &question("www.video.example")),
+        udp(RESOLVER, 53, CLIENT, 5000, &answer("www.video.example", SERVER)),
+        tcp(CLIENT, 6000, SERVER, 80, 100, SYN, b""),
+        tcp(SERVER, 80, CLIENT, 6000, 900, SYN | ACK, b""),
+        tcp(CLIENT, 6000, SERVER, 80, 101, ACK, b"GET / HTTP/1.1\r\nHost: cdn.oth"),
+        tcp(CLIENT, 6000, SERVER, 80, 130, ACK, b"er.example\r\nUser-Agent: x\r\n\r\n"),
+        tcp(CLIENT, 6001, SERVER, 80, 100, SYN, b""),
+    ];
+    let output = replay(&frames, true);
+    let flows = output["flows"].as_array().unwrap();
+    let seen = |flow: &Value| {
+        ["protocol", "client", "server", "app", "name", "name_from", "packet", "rule", "uplink"]
+            .map(|key| flow[key].to_string().replace('"', ""))
+    };
+    assert_eq!(
+        seen(&flows[0]),
+        [
+            "udp",
+            "10.77.0.5:5000",
+            "10.77.0.1:53",
+            "dns",
+            "www.video.example",
+            "own bytes",
+            "1",
+            "questions",
+            "isp1"
+        ]
+    );
+    // Its own name came too late for its line, which the answer had decided.
+    assert_eq!(
+        seen(&flows[1]),
+        [
+            "tcp",
+            "10.77.0.5:6000",
+            "198.51.100.7:80",
+            "http",
+            "cdn.other.example",
+            "own bytes",
+            "4",
+            "video",
+            "isp2"
+        ]
+    );
+    assert_eq!(seen(&flows[2])[4..], ["www.video.example", "dns", "1", "video", "isp2"]);
+    assert_eq!(output["totals"]["flows"], 3);
+    assert_eq!(output["totals"]["rules"]["video"]["uplinks"]["isp2"], 2);
+}
+
+#[test]
+fn without_a_configuration_flows_are_named_and_not_decided() {
+    let frames = [udp(CLIENT, 5000, RESOLVER, 53, &question("a.example"))];
+    let output = replay(&frames, false);
+    let flow = &output["flows"][0];
+    assert_eq!(
+        (&flow["name"], &flow["rule"], &flow["uplink"]),
+        (&"a.example".into(), &Value::Null, &Value::Null)
+    );
+}
+
+#[test]
+fn people_read_one_line_a_flow_and_the_totals() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = capture(directory.path(), &[udp(CLIENT, 5000, RESOLVER, 53, &question("a.example"))]);
+    let output = run(directory.path(), &["replay", &file]);
+    let text = String::from_utf8(output.stdout).unwrap();
+    let line = "udp 10.77.0.5:5000 > 10.77.0.1:53  dns  a.example (own bytes, packet 1)\n";
+    assert!(text.starts_with(line), "{text}");
+    assert!(text.contains("1 frame, 1 flow, 100.0% of them named"), "{text}");
+}
+
+#[test]
+fn a_file_that_is_no_capture_is_named_and_the_others_are_read() {
+    let directory = tempfile::tempdir().unwrap();
+    let good = capture(directory.path(), &[udp(CLIENT, 5000, RESOLVER, 53, &question("a.example"))]);
+    let bad = directory.path().join("notes.txt");
+    fs::write(&bad, "not a capture").unwrap();
+    let output = run(directory.path(), &["replay", "--json", bad.to_str().unwrap(), &good]);
+    assert_eq!(output.status.code(), Some(1));
+    let complaint = String::from_utf8(output.stderr).unwrap();
+    assert!(complaint.contains("notes.txt: not a capture: neither pcap nor pcapng"), "{complaint}");
+    let flows: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(flows["flows"].as_array().unwrap().len(), 1);
+}
+
+/// What `replay --json` prints about these frames; with the rules above or without any.
+fn replay(frames: &[Vec<u8>], with_rules: bool) -> Value {
+    let directory = tempfile::tempdir().unwrap();
+    let file = capture(directory.path(), frames);
+    let config = directory.path().join("wansplit.toml");
+    let mut arguments = vec!["replay", "--json", &file];
+    if with_rules {
+        fs::write(&config, CONFIG).unwrap();
+        fs::create_dir(directory.path().join("rules")).unwrap();
+        fs::write(directory.path().join("rules/10.toml"), RULES).unwrap();
+        arguments.extend(["--config", config.to_str().unwrap()]);
+    }
+    let output = run(directory.path(), &arguments);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+fn run(directory: &Path, arguments: &[&str]) -> Output {
+    let mut command = Command::cargo_bin("wansplit").unwrap();
+    command.env_remove("WANSPLIT_CONFIG").current_dir(directory).args(arguments).output().unwrap()
+}
+
+fn capture(directory: &Path, frames: &[Vec<u8>]) -> String {
+    let path = directory.join("capture.pcap");
+    let mut writer = PcapWriter::new(fs::File::create(&path).unwrap()).unwrap();
+    for (number, frame) in (0..).zip(frames) {
+        let at = Duration::from_millis(1_700_000_000_000 + number);
+        writer.write_packet(&PcapPacket::new(at, frame.len() as u32, frame)).unwrap();
+    }
+    path.to_str().unwrap().to_owned()
+}
+
+const SYN: u8 = 2;
+const ACK: u8 = 16;
+
+fn udp(from: [u8; 4], src_port: u16, to: [u8; 4], dst_port: u16, data: &[u8]) -> Vec<u8> {
+    let length = (8 + data.len() as u16).to_be_bytes();
+    let header = [src_port.to_be_bytes(), dst_port.to_be_bytes(), length, [0, 0]].concat();
+    ethernet(17, from, to, &[&header, data].concat())
+}
+
+fn tcp(
+    from: [u8; 4],
+    src_port: u16,
+    to: [u8; 4],
+    dst_port: u16,
+    sequence: u32,
+    flags: u8,
+    data: &[u8],
+) -> Vec<u8> {
+    let mut segment = [src_port.to_be_bytes(), dst_port.to_be_bytes()].concat();
+    segment.extend(sequence.to_be_bytes());
+    segment.extend([0, 0, 0, 0, 5 << 4, flags, 255, 255, 0, 0, 0, 0]);
+    segment.extend(data);
+    ethernet(6, from, to, &segment)
+}
+
+fn ethernet(protocol: u8, from: [u8; 4], to: [u8; 4], payload: &[u8]) -> Vec<u8> {
+    let mut frame = vec![2; 12];
+    frame.extend([8, 0, 0x45, 0]);
+    frame.extend((20 + payload.len() as u16).to_be_bytes());
+    frame.extend([0, 0, 0, 0, 64, protocol, 0, 0]);
+    frame.extend([from, to].concat());
+    frame.extend(payload);
+    frame
+}
+
+fn question(name: &str) -> Vec<u8> {
+    let mut message = vec![0x12, 0x34, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0];
+    for label in name.split('.') {
+        message.push(label.len() as u8);
+        message.extend(label.as_bytes());
+    }
+    message.extend([0, 0, 1, 0, 1]);
+    message
+}
+
+fn answer(name: &str, address: [u8; 4]) -> Vec<u8> {
+    let mut message = question(name);
+    message[2] |= 0x80;
+    message[7] = 1;
+    message.extend([0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 60, 0, 4]);
+    message.extend(address);
+    message
+}
