@@ -1,6 +1,7 @@
 //! Wiring: builds the parts and the threads, feeds them events, and ends them in order.
 
 pub mod accounts;
+pub mod explain;
 pub mod keeper;
 pub mod listener;
 pub mod machine;
@@ -490,6 +491,7 @@ fn serve_control(
     let server = Server::bind(&run.socket())?;
     Ok(server.serve(move |request| match request {
         Request::Status => Response::Status(Box::new(reporter.status())),
+        Request::Explain { flow, down } => reporter.explain(&flow, &down),
         Request::Reload => {
             let (answer, answered) = reply::sync_channel(1);
             let sent = reload.try_send(answer).is_ok();

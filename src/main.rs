@@ -14,6 +14,7 @@ use nix::unistd::geteuid;
 use wansplit::config::{self, Problem, Problems};
 use wansplit::control::client;
 use wansplit::control::message::{Request, Response, Status};
+use wansplit::daemon::explain::BadQuestion;
 use wansplit::daemon::sources::Unreadable;
 use wansplit::daemon::{self, Options};
 use wansplit::lab::fit::Unfit;
@@ -22,6 +23,7 @@ use wansplit::lab::session::{self, Lab, RouterFile, Update};
 use wansplit::lab::world::{Entered, World};
 use wansplit::system::state::RunDirectory;
 use wansplit::ui::cli::{self, Args, Command, Exit};
+use wansplit::ui::explain as view_of_flow;
 use wansplit::ui::lab as view;
 use wansplit::ui::problems::{ProblemJson, Report, Severity};
 use wansplit::ui::status;
@@ -79,6 +81,7 @@ fn execute(args: &Args, world: Option<World>) -> anyhow::Result<Exit> {
         }
         Command::Status { json, watch, flows } => show_status(args, *json, *watch, *flows),
         Command::Reload => reload(args),
+        Command::Explain { flow, down, live, json } => explain(args, flow, down, *live, *json),
         Command::Replay { files, json } => replay::replay(args, files, *json),
         Command::Lab(lab) => try_lab(args, lab, world.context("the lab has a world of its own")?),
     }
@@ -102,7 +105,7 @@ fn report(error: &anyhow::Error) -> Exit {
             }
             Exit::Refused
         }
-        None if error.is::<Unfit>() => Exit::Refused,
+        None if error.is::<Unfit>() || error.is::<BadQuestion>() => Exit::Refused,
         None => Exit::Failed,
     }
 }
@@ -198,7 +201,9 @@ fn fetch_status(args: &Args) -> anyhow::Result<Status> {
     match ask(args, Request::Status)? {
         Response::Status(status) => Ok(*status),
         Response::Failed { message } => anyhow::bail!(message),
-        Response::Reloaded { .. } => anyhow::bail!("the daemon answered something else"),
+        Response::Reloaded { .. } | Response::Explained(_) => {
+            anyhow::bail!("the daemon answered something else")
+        }
     }
 }
 
@@ -212,8 +217,31 @@ fn reload(args: &Args) -> anyhow::Result<Exit> {
             eprintln!("nothing was changed: {message}");
             Ok(Exit::Failed)
         }
-        Response::Status(_) => anyhow::bail!("the daemon answered something else"),
+        Response::Status(_) | Response::Explained(_) => {
+            anyhow::bail!("the daemon answered something else")
+        }
     }
+}
+
+fn explain(args: &Args, flow: &[String], down: &[String], live: bool, json: bool) -> anyhow::Result<Exit> {
+    // The shell makes `>` hard to type.
+    let words = flow.iter().flat_map(|words| words.split_whitespace());
+    let flow = words.map(|word| if word == "to" { ">" } else { word }).collect::<Vec<_>>().join(" ");
+    let explanation = if live {
+        match ask(args, Request::Explain { flow, down: down.to_vec() })? {
+            Response::Explained(explanation) => *explanation,
+            Response::Failed { message } => anyhow::bail!(message),
+            _ => anyhow::bail!("the daemon answered something else"),
+        }
+    } else {
+        daemon::explain::offline(&args.config_path(), &flow, down)?
+    };
+    if json {
+        println!("{}", serde_json::to_string_pretty(&explanation)?);
+    } else {
+        print!("{}", view_of_flow::render(&explanation, Style::of_stdout()));
+    }
+    Ok(Exit::Good)
 }
 
 fn ask(args: &Args, request: Request) -> anyhow::Result<Response> {

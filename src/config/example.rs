@@ -29,8 +29,16 @@ const LENGTH: u32 = 60;
 
 /// The flow that an example describes.
 pub(super) fn facts(value: &Value, names: &Names) -> Read<Facts<'static>> {
-    let shape = || Fault::not_a("text like \"tcp 10.77.0.5:40000 > 198.51.100.7:22\"");
-    let mut words = value.get_ref().as_str().ok_or_else(shape)?.split_whitespace();
+    parse(value.get_ref().as_str().ok_or_else(shape)?, names)
+}
+
+fn shape() -> Fault {
+    Fault::not_a("text like \"tcp 10.77.0.5:40000 > 198.51.100.7:22\"")
+}
+
+/// The flow that a text describes.
+pub(super) fn parse(text: &str, names: &Names) -> Read<Facts<'static>> {
+    let mut words = text.split_whitespace();
     let head = (words.next(), words.next(), words.next(), words.next());
     let (Some(protocol), Some(src), Some(">"), Some(dst)) = head else { return Err(shape()) };
     let mut facts = flow(protocol, src, dst)?;

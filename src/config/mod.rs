@@ -29,6 +29,9 @@ mod words;
 use std::collections::BTreeSet;
 use std::path::Path;
 
+use reader::Fault;
+
+use crate::engine::flow::Facts;
 use crate::engine::rule::model::Rule;
 
 pub use checked::*;
@@ -84,6 +87,19 @@ pub fn rules_directory(main: &SourceFile) -> Result<String, Problems> {
         Some(directory) if problems.is_empty() => Ok(beside(&main.path, &directory)),
         _ => Err(problems.sorted()),
     }
+}
+
+/// The flow that a text like `tcp 10.77.0.5:40000 > 198.51.100.7:22 host=www.example.org` describes, as
+/// rules' examples do.
+///
+/// # Errors
+/// What is wrong with it, and what was expected.
+pub fn flow(text: &str, config: &Config) -> Result<Facts<'static>, String> {
+    example::parse(text, &names::Names::of(config)).map_err(|fault| match fault {
+        Fault::Refused { hint } => hint,
+        Fault::Because { message, hint } => format!("{message}: {hint}"),
+        Fault::Elsewhere => "a name in it is not known".into(),
+    })
 }
 
 /// The paths of the lists that rule files name, each seen from its rule file's own directory. Needed before

@@ -68,7 +68,7 @@ pub enum ClientError {
 /// [`ClientError`]; a daemon that says no is an answer, [`Response::Failed`].
 pub fn ask(path: &Path, request: Request) -> Result<Response, ClientError> {
     let patience = match request {
-        Request::Status => STATUS_PATIENCE,
+        Request::Status | Request::Explain { .. } => STATUS_PATIENCE,
         Request::Reload => RELOAD_PATIENCE,
     };
     ask_within(path, request, patience)

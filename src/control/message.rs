@@ -13,13 +13,21 @@ use serde::{Deserialize, Serialize};
 pub const PROTOCOL: u32 = 1;
 
 /// What can be asked of the daemon.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "request", rename_all = "kebab-case")]
 pub enum Request {
     /// How things are.
     Status,
     /// Read the rule files again, all or nothing.
     Reload,
+    /// What would become of a flow now, and why.
+    Explain {
+        /// The flow, as rules' examples write it.
+        flow: String,
+        /// Names of uplinks to be thought of as down.
+        #[serde(default)]
+        down: Vec<String>,
+    },
 }
 
 impl Request {
@@ -66,6 +74,8 @@ pub enum Response {
         /// How many rules there are now.
         rules: usize,
     },
+    /// What would become of the flow.
+    Explained(Box<Explanation>),
     /// It was not done.
     Failed {
         /// Why, for people; may have several lines.
@@ -127,6 +137,50 @@ pub struct Status {
     pub recent: Vec<Recent>,
     /// What the owner should know.
     pub warnings: Vec<String>,
+}
+
+/// What becomes of a flow, and why.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Explanation {
+    /// The flow, as it was asked for.
+    pub flow: String,
+    /// The host it goes to, where that is known.
+    pub name: Option<String>,
+    /// The rules that were tried, in order.
+    pub rules: Vec<Tried>,
+    /// The line it leaves by; none: as the kernel chooses, or not at all.
+    pub uplink: Option<String>,
+    /// Why, in a sentence.
+    pub reason: String,
+    /// What would become of it if one more line were down.
+    pub without: Vec<Without>,
+}
+
+/// A rule that was tried.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Tried {
+    /// Its name.
+    pub name: String,
+    /// Where it stands.
+    pub origin: String,
+    /// Whether it matches.
+    pub matches: bool,
+    /// Why it does not match, or why it did not decide.
+    pub why: String,
+}
+
+/// What becomes of a flow if a line is down.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Without {
+    /// The line.
+    pub down: String,
+    /// The line the flow would leave by then.
+    pub uplink: Option<String>,
+    /// Why.
+    pub reason: String,
 }
 
 /// What is known of names.

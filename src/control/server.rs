@@ -411,6 +411,7 @@ mod tests {
 
         fn serve(&self) -> Serving {
             let answer = |request| match request {
+                Request::Explain { flow, .. } => Response::Failed { message: flow },
                 Request::Status => Response::Status(Box::default()),
                 Request::Reload => Response::Reloaded { rules: 7 },
             };

@@ -7,13 +7,15 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use super::accounts::{Account, Accounts, Sum};
+use super::explain::explain;
 use super::shared::Shared;
 use super::worker::Event;
 use crate::config::Config;
 use crate::control::message::{
-    Gate, Names, Queue, Reason as ReasonCount, Recent, Rule, Status, Tally, Uplink, UplinkFamily, Usable,
+    Gate, Names, Queue, Reason as ReasonCount, Recent, Response, Rule, Status, Tally, Uplink, UplinkFamily,
+    Usable,
 };
-use crate::engine::flow::FlowKey;
+use crate::engine::flow::{FlowKey, Millis};
 use crate::engine::gate::is_stale;
 use crate::engine::packet::Family;
 use crate::engine::rule::model::RuleId;
@@ -45,6 +47,17 @@ pub struct Reporter {
 }
 
 impl Reporter {
+    /// What would become of a flow now.
+    #[must_use]
+    pub fn explain(&self, flow: &str, down: &[String]) -> Response {
+        let (config, _) = self.current.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let deciding = self.shared.deciding.load();
+        match explain(&config, &deciding.snapshot, flow, down, Millis(clock::monotonic_ms())) {
+            Ok(explanation) => Response::Explained(Box::new(explanation)),
+            Err(message) => Response::Failed { message },
+        }
+    }
+
     /// How things are now.
     #[must_use]
     pub fn status(&self) -> Status {

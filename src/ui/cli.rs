@@ -143,6 +143,23 @@ pub enum Command {
     #[command(after_help = RELOAD_EXAMPLES)]
     Reload,
 
+    /// Tell which line a flow would go by, and why
+    #[command(after_help = EXPLAIN_EXAMPLES)]
+    Explain {
+        /// The flow: protocol, source, `to`, destination, and details
+        #[arg(required = true, value_name = "FLOW", num_args = 1..)]
+        flow: Vec<String>,
+        /// Think of this line as down; may be repeated
+        #[arg(long, value_name = "UPLINK")]
+        down: Vec<String>,
+        /// Ask the running daemon, which knows names and lines
+        #[arg(long)]
+        live: bool,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+
     /// Judge captured traffic: what each flow is, its name, rule and line
     #[command(after_help = REPLAY_EXAMPLES)]
     Replay {
@@ -330,6 +347,19 @@ Examples:
 A rule file with an error changes nothing: the rules in force stay.
 
 Exit codes: 0 the new rules are in force, 1 they are not";
+
+const EXPLAIN_EXAMPLES: &str = "\
+Examples:
+  wansplit explain tcp 10.77.0.5:40000 to 198.51.100.7:443 host=example.org
+  wansplit explain 'udp 10.77.0.5:4000 > 198.51.100.7:443 app=quic' --down isp1
+  wansplit explain --live tcp 10.77.0.5:40000 to 198.51.100.7:443
+
+Details are those of rules' examples: host=, app=, alpn=, dscp=, lan=, mac=,
+length=, at=mon-09:30, an ICMP type. Without --live all lines are thought to work
+and nothing is known of names.
+
+Exit codes: 0 explained, 1 the daemon does not answer or cannot tell,
+2 bad configuration or usage";
 
 const REPLAY_EXAMPLES: &str = "\
 Examples:

@@ -4,6 +4,7 @@
 pub mod cli;
 #[cfg(test)]
 mod example;
+pub mod explain;
 mod human;
 pub mod lab;
 pub mod problems;

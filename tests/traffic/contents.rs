@@ -42,6 +42,11 @@ fn names_choose_lines(backend: &str) {
         router.wansplit(&["reload"]).unwrap();
         assert_eq!(lines(0), [0, 8], "{backend} {family}: names outlive a reload");
     }
+    let client = router.network.clients().next().unwrap().addresses.v4;
+    let flow = format!("tcp {client}:5 to {}:80", router.network.servers[1].v4);
+    let words: Vec<&str> = ["explain", "--live", "--json"].into_iter().chain(flow.split(' ')).collect();
+    let told: serde_json::Value = serde_json::from_str(&router.wansplit(&words).unwrap()).unwrap();
+    assert_eq!((&told["name"], &told["uplink"]), (&"www.video.example".into(), &"isp2".into()), "{told}");
     let names = &router.status()["names"];
     assert!(names["learned"].as_u64() >= Some(4), "{names}");
     resolver.stop();

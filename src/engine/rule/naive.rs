@@ -20,40 +20,66 @@ pub fn first_match_from(rules: &[Rule], start: RuleId, facts: &Facts) -> Option<
 /// and no key of `not` does.
 #[must_use]
 pub fn matches(rule: &Rule, facts: &Facts) -> bool {
-    let all = answers(&rule.matches, facts).into_iter().flatten().all(|fits| fits);
-    let none = answers(&rule.not, facts).into_iter().flatten().all(|fits| !fits);
-    all && none
+    objections(rule, facts).next().is_none()
+}
+
+/// A key of a rule because of which it does not match.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Objection {
+    /// Its name in rule files.
+    pub key: &'static str,
+    /// It stands under `not`, and fits; else under `match`, and does not.
+    pub under_not: bool,
+}
+
+/// All keys because of which a rule does not match.
+pub fn objections(rule: &Rule, facts: &Facts) -> impl Iterator<Item = Objection> {
+    let missing = answered(&rule.matches, facts, false).map(|key| Objection { key, under_not: false });
+    let excluded = answered(&rule.not, facts, true).map(|key| Objection { key, under_not: true });
+    missing.chain(excluded)
+}
+
+/// The keys with this answer.
+fn answered(matchers: &Matchers, facts: &Facts, wanted: bool) -> impl Iterator<Item = &'static str> {
+    let answers = answers(matchers, facts).into_iter();
+    answers.filter(move |(_, answer)| *answer == Some(wanted)).map(|(key, _)| key)
 }
 
 /// Each key's answer; `None` from a key that asks nothing.
-fn answers(matchers: &Matchers, facts: &Facts) -> [Option<bool>; 19] {
+fn answers(matchers: &Matchers, facts: &Facts) -> [(&'static str, Option<bool>); 19] {
     let key = &facts.key;
     [
-        any(&matchers.protocol, |protocol| *protocol == key.protocol),
-        any(&matchers.src, |net| holds(net, key.src)),
-        either(
-            any(&matchers.dst, |net| holds(net, key.dst)),
-            any(&matchers.dst_list, |list| list.contains(key.dst)),
+        ("protocol", any(&matchers.protocol, |protocol| *protocol == key.protocol)),
+        ("src", any(&matchers.src, |net| holds(net, key.src))),
+        (
+            "dst",
+            either(
+                any(&matchers.dst, |net| holds(net, key.dst)),
+                any(&matchers.dst_list, |list| list.contains(key.dst)),
+            ),
         ),
-        any(&matchers.src_port, |range| facts.has_ports && range.contains(&key.src_port)),
-        any(&matchers.dst_port, |range| facts.has_ports && range.contains(&key.dst_port)),
-        any(&matchers.icmp_type, |icmp| is_type(icmp, facts)),
-        any(&matchers.src_mac, |mac| facts.src_mac == Some(*mac)),
-        any(&matchers.lan, |lan| facts.lan == Some(*lan)),
-        any(&matchers.dscp, |dscp| *dscp == facts.dscp),
-        any(&matchers.family, |family| *family == facts.family),
-        any(&matchers.length, |range| length_in(range, facts.length)),
-        any(&matchers.time, |span| minute_in(span, facts.when.minute)),
-        any(&matchers.weekday, |weekday| *weekday == facts.when.weekday),
-        either(
-            any(&matchers.host, |host| facts.name.is_some_and(|name| host.means(&name))),
-            any(&matchers.host_list, |list| facts.name.is_some_and(|name| list.contains(&name))),
+        ("src_port", any(&matchers.src_port, |range| facts.has_ports && range.contains(&key.src_port))),
+        ("dst_port", any(&matchers.dst_port, |range| facts.has_ports && range.contains(&key.dst_port))),
+        ("icmp_type", any(&matchers.icmp_type, |icmp| is_type(icmp, facts))),
+        ("src_mac", any(&matchers.src_mac, |mac| facts.src_mac == Some(*mac))),
+        ("lan", any(&matchers.lan, |lan| facts.lan == Some(*lan))),
+        ("dscp", any(&matchers.dscp, |dscp| *dscp == facts.dscp)),
+        ("family", any(&matchers.family, |family| *family == facts.family)),
+        ("length", any(&matchers.length, |range| length_in(range, facts.length))),
+        ("time", any(&matchers.time, |span| minute_in(span, facts.when.minute))),
+        ("weekday", any(&matchers.weekday, |weekday| *weekday == facts.when.weekday)),
+        (
+            "host",
+            either(
+                any(&matchers.host, |host| facts.name.is_some_and(|name| host.means(&name))),
+                any(&matchers.host_list, |list| facts.name.is_some_and(|name| list.contains(&name))),
+            ),
         ),
-        any(&matchers.app, |app| facts.app == Some(*app)),
-        any(&matchers.alpn, |wanted| facts.alpn.ids().any(|id| id == wanted)),
-        any(&matchers.http_method, |method| facts.method == Some(method)),
-        names_itself(&matchers.user_agent, facts.user_agent.unwrap_or_default()),
-        looks_like(&matchers.payload, facts.payload),
+        ("app", any(&matchers.app, |app| facts.app == Some(*app))),
+        ("alpn", any(&matchers.alpn, |wanted| facts.alpn.ids().any(|id| id == wanted))),
+        ("http_method", any(&matchers.http_method, |method| facts.method == Some(method))),
+        ("user_agent", names_itself(&matchers.user_agent, facts.user_agent.unwrap_or_default())),
+        ("payload", looks_like(&matchers.payload, facts.payload)),
     ]
 }
 

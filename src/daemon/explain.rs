@@ -1,0 +1,137 @@
+//! What would become of a flow, and why: for `wansplit explain`, from files or in the running daemon.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::Result;
+
+use crate::config::{self, Config};
+use crate::control::message::{Explanation, Tried, Without};
+use crate::engine::flow::{Facts, Millis};
+use crate::engine::rule::RuleSet;
+use crate::engine::rule::model::{Rule, WhenNone};
+use crate::engine::rule::naive::{Objection, objections};
+use crate::engine::uplink::{Board, UplinkId, UplinkSet};
+use crate::engine::verdict::{Action, Decision};
+use crate::engine::{Engine, Snapshot};
+
+/// A flow that cannot be read, or an uplink that does not exist.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct BadQuestion(String);
+
+/// Explains from the configuration alone: all uplinks work but those that are said to be down.
+///
+/// # Errors
+/// A broken configuration, or a [`BadQuestion`].
+pub fn offline(path: &Path, flow: &str, down: &[String]) -> Result<Explanation> {
+    let config = super::load(path)?;
+    let all: UplinkSet = config.uplinks.iter().map(|uplink| uplink.id).collect();
+    let weights = config.uplinks.iter().map(|uplink| uplink.weight).collect();
+    let snapshot = Snapshot {
+        rules: Arc::new(RuleSet::compile(&config.rules)),
+        board: Board { usable_v4: all, usable_v6: all, weights },
+        ..Snapshot::default()
+    };
+    explain(&config, &snapshot, flow, down, Millis::default()).map_err(|error| BadQuestion(error).into())
+}
+
+/// Explains by what is known and usable now. Nothing of it is remembered; a rule that takes turns
+/// is shown with the turn that would be its first.
+///
+/// # Errors
+/// What is wrong with the flow or the uplinks' names.
+pub fn explain(
+    config: &Config,
+    snapshot: &Snapshot,
+    flow: &str,
+    down: &[String],
+    now: Millis,
+) -> Result<Explanation, String> {
+    let mut facts = config::flow(flow, config)?;
+    if facts.name.is_none() {
+        let key = &facts.key;
+        facts.name = snapshot.names.of(key.src, key.dst, key.dst_port, now).map(|(name, _)| name);
+    }
+    let mut board = snapshot.board.clone();
+    for name in down {
+        let id = uplink_named(config, name)?;
+        board = without(&board, id);
+    }
+    let usable = board.usable(facts.family);
+    let decision = judge(snapshot, &board, &facts, now);
+    let without = usable.iter().map(|id| {
+        let decision = judge(snapshot, &self::without(&board, id), &facts, now);
+        Without {
+            down: uplink_name(config, id),
+            uplink: uplink_of(config, &decision),
+            reason: why(config, &decision),
+        }
+    });
+    Ok(Explanation {
+        flow: flow.into(),
+        name: facts.name.map(|name| name.to_string()),
+        rules: tried(config, usable, &facts, &decision),
+        uplink: uplink_of(config, &decision),
+        reason: why(config, &decision),
+        without: without.collect(),
+    })
+}
+
+/// Turns begin anew and choices are not remembered.
+fn judge(snapshot: &Snapshot, board: &Board, facts: &Facts, now: Millis) -> Decision {
+    let snapshot = Snapshot { board: board.clone(), choices: Arc::default(), ..snapshot.clone() };
+    Engine::new(1).judge(&snapshot, facts, now)
+}
+
+/// The rules up to the one that decides.
+fn tried(config: &Config, usable: UplinkSet, facts: &Facts, decision: &Decision) -> Vec<Tried> {
+    let last = decision.rule.map_or(config.rules.len(), |rule| usize::from(rule.0) + 1);
+    config.rules.iter().take(last).map(|rule| try_one(rule, usable, facts)).collect()
+}
+
+fn try_one(rule: &Rule, usable: UplinkSet, facts: &Facts) -> Tried {
+    let objections: Vec<String> = objections(rule, facts).map(objection).collect();
+    let has_uplink = rule.choice.uplinks.iter().any(|(uplink, _)| usable.contains(*uplink));
+    let why = match rule.none {
+        _ if !objections.is_empty() => objections.join(", "),
+        _ if has_uplink => String::new(),
+        WhenNone::NextRule => "none of its uplinks is usable: the next rule".into(),
+        WhenNone::Any => "none of its uplinks is usable: any other".into(),
+        WhenNone::Drop => "none of its uplinks is usable: dropped".into(),
+    };
+    Tried { name: rule.name.clone(), origin: rule.origin.clone(), matches: objections.is_empty(), why }
+}
+
+fn objection(Objection { key, under_not }: Objection) -> String {
+    if under_not { format!("`{key}` under `not` fits") } else { format!("`{key}` does not fit") }
+}
+
+fn without(board: &Board, uplink: UplinkId) -> Board {
+    let others = |set: UplinkSet| set.iter().filter(|&other| other != uplink).collect();
+    Board { usable_v4: others(board.usable_v4), usable_v6: others(board.usable_v6), ..board.clone() }
+}
+
+fn uplink_named(config: &Config, name: &str) -> Result<UplinkId, String> {
+    let found = config.uplinks.iter().find(|uplink| uplink.name == name);
+    let names = || config.uplinks.iter().map(|uplink| uplink.name.as_str()).collect::<Vec<_>>().join(", ");
+    found
+        .map(|uplink| uplink.id)
+        .ok_or_else(|| format!("no uplink is called {name:?}; there are {}", names()))
+}
+
+fn uplink_name(config: &Config, id: UplinkId) -> String {
+    config.uplinks.get(usize::from(id.0)).map(|uplink| uplink.name.clone()).unwrap_or_default()
+}
+
+fn uplink_of(config: &Config, decision: &Decision) -> Option<String> {
+    match decision.action {
+        Action::Route(id) => Some(uplink_name(config, id)),
+        Action::Keep | Action::Drop => None,
+    }
+}
+
+fn why(config: &Config, decision: &Decision) -> String {
+    let names: Vec<&str> = config.uplinks.iter().map(|uplink| uplink.name.as_str()).collect();
+    decision.explain(&config.rules, &names)
+}

@@ -1,0 +1,34 @@
+//! `wansplit explain`: the way of a flow through the rules.
+
+use super::human::printable;
+use super::style::{Paint, Style};
+use crate::control::message::{Explanation, Tried, Without};
+
+/// The explanation for people: the rules that were tried, what becomes of the flow, and what
+/// would if a line were down.
+#[must_use]
+pub fn render(explanation: &Explanation, style: Style) -> String {
+    let name = match &explanation.name {
+        Some(name) => format!(", to {}", printable(name)),
+        None => String::new(),
+    };
+    let mut text = format!("{}{name}\n\n", style.paint(Paint::Title, &printable(&explanation.flow)));
+    text.extend(explanation.rules.iter().map(|tried| rule(tried, style)));
+    text += &format!("{}\n", style.paint(Paint::Good, &printable(&explanation.reason)));
+    text.extend(explanation.without.iter().map(without));
+    text
+}
+
+fn rule(tried: &Tried, style: Style) -> String {
+    let (sign, paint) = if tried.matches { ("+", Paint::Good) } else { ("-", Paint::Plain) };
+    let why = match tried.why.as_str() {
+        "" => "matches",
+        why => why,
+    };
+    let name = format!("\"{}\" ({})", printable(&tried.name), printable(&tried.origin));
+    format!("{} {name}: {}\n", style.paint(paint, sign), printable(why))
+}
+
+fn without(other: &Without) -> String {
+    format!("  without {}: {}\n", printable(&other.down), printable(&other.reason))
+}

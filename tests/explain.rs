@@ -1,0 +1,108 @@
+//! `wansplit explain` from files.
+
+use std::fs;
+use std::process::Output;
+
+use assert_cmd::Command;
+use serde_json::Value;
+
+const CONFIG: &str = r#"
+[lan]
+interfaces = ["lan0"]
+[[uplink]]
+name = "isp1"
+interface = "wan1"
+gateway = "192.0.2.1"
+[[uplink]]
+name = "isp2"
+interface = "wan2"
+gateway = "203.0.113.1"
+"#;
+
+const RULES: &str = r#"
+[[rule]]
+name = "shells"
+match = { protocol = "tcp", dst_port = 22 }
+use = "isp1"
+[[rule]]
+name = "video"
+match = { host = "*.video.example" }
+not = { src = "10.77.0.9" }
+use = { policy = "ordered", uplinks = ["isp2", "isp1"] }
+[[rule]]
+name = "the rest stays where it is"
+match = { protocol = "udp" }
+use = "isp2"
+none = "drop"
+"#;
+
+const VIDEO: &str = "tcp 10.77.0.5:40000 to 198.51.100.7:443 host=www.video.example";
+
+#[test]
+fn the_rules_before_say_why_they_did_not_match_and_each_line_what_would_be_without_it() {
+    let told = explain(VIDEO, &[]);
+    assert_eq!((&told["uplink"], &told["name"]), (&"isp2".into(), &"www.video.example".into()));
+    let rules = told["rules"].as_array().unwrap();
+    assert_eq!(rules.len(), 2, "the third was not tried");
+    assert_eq!((&rules[0]["matches"], &rules[0]["why"]), (&false.into(), &"`dst_port` does not fit".into()));
+    assert_eq!((&rules[1]["name"], &rules[1]["matches"]), (&"video".into(), &true.into()));
+    let without = |line: usize| (&told["without"][line]["down"], &told["without"][line]["uplink"]);
+    assert_eq!(without(0), (&"isp1".into(), &"isp2".into()));
+    assert_eq!(without(1), (&"isp2".into(), &"isp1".into()));
+}
+
+#[test]
+fn a_line_that_is_thought_of_as_down_is_not_chosen() {
+    assert_eq!(explain(VIDEO, &["--down", "isp2"])["uplink"], "isp1");
+    let dropped = explain("udp 10.77.0.5:40000 to 198.51.100.7:443", &["--down", "isp2"]);
+    assert_eq!(dropped["uplink"], Value::Null);
+    assert!(dropped["reason"].as_str().unwrap().ends_with("dropped"), "{dropped}");
+    assert_eq!(dropped["rules"][2]["why"], "none of its uplinks is usable: dropped");
+}
+
+#[test]
+fn a_fitting_key_under_not_is_an_objection() {
+    let told = explain(&VIDEO.replace("10.77.0.5", "10.77.0.9"), &[]);
+    assert_eq!(told["rules"][1]["why"], "`src` under `not` fits");
+    assert_eq!(told["reason"], "no rule matched, the next turn by weight: by isp1");
+}
+
+#[test]
+fn people_read_the_way_through_the_rules() {
+    let output = run(VIDEO, &[]);
+    let text = String::from_utf8(output.stdout).unwrap();
+    for line in
+        ["- \"shells\" (", "): `dst_port` does not fit", "+ \"video\" (", "  without isp2: \"video\" ("]
+    {
+        assert!(text.contains(line), "no {line:?} in:\n{text}");
+    }
+}
+
+#[test]
+fn a_question_that_cannot_be_read_says_what_was_expected() {
+    for (flow, options, expected) in [
+        ("tcp 10.77.0.5:40000 198.51.100.7:443", &[][..], "expected text like"),
+        (VIDEO, &["--down", "isp3"], "no uplink is called \"isp3\"; there are isp1, isp2"),
+    ] {
+        let output = run(flow, options);
+        assert_eq!(output.status.code(), Some(2));
+        let complaint = String::from_utf8(output.stderr).unwrap();
+        assert!(complaint.contains(expected), "{complaint}");
+    }
+}
+
+fn explain(flow: &str, options: &[&str]) -> Value {
+    let output = run(flow, &[options, &["--json"]].concat());
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+fn run(flow: &str, options: &[&str]) -> Output {
+    let directory = tempfile::tempdir().unwrap();
+    let config = directory.path().join("wansplit.toml");
+    fs::write(&config, CONFIG).unwrap();
+    fs::create_dir(directory.path().join("rules")).unwrap();
+    fs::write(directory.path().join("rules/10.toml"), RULES).unwrap();
+    let mut command = Command::cargo_bin("wansplit").unwrap();
+    command.arg("--config").arg(&config).arg("explain").args(flow.split(' ')).args(options).output().unwrap()
+}
