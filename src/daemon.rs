@@ -3,6 +3,7 @@
 pub mod accounts;
 pub mod explain;
 pub mod keeper;
+pub mod learned;
 pub mod listener;
 pub mod machine;
 pub mod report;
@@ -184,6 +185,7 @@ impl Signals {
 /// The running daemon.
 struct Daemon {
     options: Options,
+    run: RunDirectory,
     machine: Machine,
     config: Config,
     observed: Observed,
@@ -222,6 +224,7 @@ impl Daemon {
             choices: Arc::new(Choices::new(CHOICES)),
             ..Snapshot::default()
         };
+        learned::restore(&run, &config, &snapshot);
         let shared =
             Arc::new(Shared::new(deciding(&config, &plan, &observed, &rules, &snapshot), queues.len()));
         shared.set_local_time(clock::local_time());
@@ -247,6 +250,7 @@ impl Daemon {
         let serving = serve_control(&run, &reporter, reload)?;
         Ok(Self {
             options: options.clone(),
+            run,
             machine,
             config,
             observed,
@@ -417,7 +421,7 @@ impl Daemon {
         *current = (self.config.clone(), self.plan.clone());
     }
 
-    /// Stops deciding without losing a packet; the kernel's part stays.
+    /// Stops deciding without losing a packet; the kernel's part stays, and what was learned.
     fn stop(self) {
         let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
         self.keeper.close_and_drain();
@@ -425,6 +429,7 @@ impl Daemon {
         for worker in self.workers {
             let _ = worker.join();
         }
+        learned::save(&self.run, &self.config, &self.shared.deciding.load().snapshot);
         tracing::info!("stopped; the kernel goes on balancing (`wansplit down` takes it all away)");
     }
 }

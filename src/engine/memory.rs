@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::hash::{BuildHasher, Hash};
 use std::net::IpAddr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use foldhash::quality::RandomState;
 
@@ -26,9 +27,11 @@ pub struct Memory<K, V> {
 /// no entry is ever searched for.
 #[derive(Debug)]
 struct Generations<K, V> {
-    young: HashMap<K, Entry<V>, RandomState>,
-    old: HashMap<K, Entry<V>, RandomState>,
+    young: Entries<K, V>,
+    old: Entries<K, V>,
 }
+
+type Entries<K, V> = HashMap<K, Entry<V>, RandomState>;
 
 #[derive(Debug)]
 struct Entry<V> {
@@ -66,14 +69,47 @@ impl<K: Hash + Eq, V> Memory<K, V> {
         (entry.until > now).then(|| read(&entry.value))
     }
 
+    /// What `read` makes of every value that is still good and of the time it has left. The older
+    /// ones come first, so that a memory they are kept in again forgets them first.
+    #[must_use]
+    pub fn entries<T>(&self, now: Millis, read: impl Fn(&K, &V, Duration) -> T) -> Vec<T> {
+        let (mut old, mut young) = (Vec::new(), Vec::new());
+        for shard in &self.shards {
+            let generations = whole(shard);
+            let replaced = |key: &K| generations.young.contains_key(key);
+            let not_replaced = good(&generations.old, now).filter(|(key, ..)| !replaced(key));
+            old.extend(not_replaced.map(|(key, value, left)| read(key, value, left)));
+            young.extend(good(&generations.young, now).map(|(key, value, left)| read(key, value, left)));
+        }
+        old.append(&mut young);
+        old
+    }
+
     fn shard(&self, address: IpAddr) -> MutexGuard<'_, Generations<K, V>> {
-        // A thread that panics while it inserts leaves maps that are whole.
-        self.shards[self.shard_of(address)].lock().unwrap_or_else(PoisonError::into_inner)
+        whole(&self.shards[self.shard_of(address)])
     }
 
     pub(super) fn shard_of(&self, address: IpAddr) -> usize {
         self.hasher.hash_one(address) as usize % SHARDS
     }
+}
+
+/// The time that is left of so many seconds when `passed` is over: none where they are over too, or
+/// were more than `most`.
+#[must_use]
+pub fn time_left(seconds: u64, most: Duration, passed: Duration) -> Option<Duration> {
+    let before = Some(Duration::from_secs(seconds)).filter(|before| *before <= most)?;
+    before.checked_sub(passed).filter(|left| !left.is_zero())
+}
+
+/// A thread that panics while it inserts leaves maps that are whole.
+fn whole<T>(shard: &Mutex<T>) -> MutexGuard<'_, T> {
+    shard.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn good<K, V>(map: &Entries<K, V>, now: Millis) -> impl Iterator<Item = (&K, &V, Duration)> {
+    let good = map.iter().filter(move |(_, entry)| entry.until > now);
+    good.map(move |(key, entry)| (key, &entry.value, Duration::from_millis(entry.until.0 - now.0)))
 }
 
 #[cfg(test)]
@@ -98,6 +134,39 @@ mod tests {
         assert_eq!(get(&memory, 1, 7, Millis(2000)), None);
         memory.keep(ip(1), 7, 71, Millis(3000));
         assert_eq!(get(&memory, 1, 7, Millis(2000)), Some(71));
+    }
+
+    #[test]
+    fn the_entries_are_those_that_are_still_good_each_once_with_the_time_it_has_left() {
+        let memory = Memory::new(0);
+        for (key, value, until) in [(7, 70, 9000), (8, 80, 500), (9, 90, 9000)] {
+            memory.keep(ip(1), key, value, Millis(until));
+        }
+        // The least room: eight to a generation.
+        for filler in 100..105 {
+            memory.keep(ip(1), filler, 0, NOW);
+        }
+        memory.keep(ip(1), 7, 71, Millis(4000));
+        memory.keep(ip(1), 9, 91, NOW);
+        let entries = memory.entries(NOW, |&key, &value, left| (key, value, left));
+        assert_eq!(entries, [(7, 71, Duration::from_secs(3))]);
+    }
+
+    #[test]
+    fn older_entries_come_first_and_are_the_first_to_be_forgotten_again() {
+        let (memory, again) = (Memory::new(0), Memory::new(0));
+        for key in 0..12 {
+            memory.keep(ip(1), key, key, Millis(2000));
+        }
+        let entries = memory.entries(NOW, |&key, &value, _| (key, value));
+        assert!(entries[..8].iter().all(|(key, _)| *key < 8), "{entries:?}");
+        assert_eq!(entries.len(), 12);
+        for (key, value) in entries.into_iter().chain((20..24).map(|key| (key, key))) {
+            again.keep(ip(1), key, value, Millis(2000));
+        }
+        assert!((8..12).all(|key| get(&again, 1, key, NOW) == Some(key)));
+        again.keep(ip(1), 30, 30, Millis(2000));
+        assert_eq!(get(&again, 1, 0, NOW), None);
     }
 
     #[test]

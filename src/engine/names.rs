@@ -4,12 +4,15 @@
 //! Where that client is not known to have asked (it kept the answer from before, it asked
 //! over TLS), the name that somebody else was given for the address is the best guess.
 
+use std::hash::Hash;
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use super::flow::Millis;
-use super::memory::Memory;
+use super::memory::{Memory, time_left};
 use super::sniff::Name;
 
 /// An answer is believed for at least this long: programs keep addresses longer than they were told.
@@ -49,6 +52,23 @@ pub enum Origin {
     Service,
     /// A DNS answer to another client.
     Address,
+}
+
+/// Names as they are written down for a later run, each with the time it has left: the clock of
+/// that run begins anew.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Entries {
+    clients: Vec<Entry<(IpAddr, IpAddr)>>,
+    services: Vec<Entry<(IpAddr, u16)>>,
+    addresses: Vec<Entry<IpAddr>>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Entry<K> {
+    of: K,
+    name: String,
+    /// For how long it is still good.
+    seconds: u64,
 }
 
 impl Names {
@@ -92,6 +112,24 @@ impl Names {
         told().or_else(said).or_else(known)
     }
 
+    /// All that is known and still good.
+    #[must_use]
+    pub fn entries(&self, now: Millis) -> Entries {
+        Entries {
+            clients: entries(&self.clients, now),
+            services: entries(&self.services, now),
+            addresses: entries(&self.addresses, now),
+        }
+    }
+
+    /// Takes in what an earlier run knew so long ago, as far as it is still good and there is room.
+    /// What cannot be a name, or claims to be good for longer than it could, is left out.
+    pub fn restore(&self, entries: &Entries, passed: Duration, now: Millis) {
+        restore(&self.clients, &entries.clients, |of| of.0, MOST, passed, now);
+        restore(&self.services, &entries.services, |of| of.0, SAID, passed, now);
+        restore(&self.addresses, &entries.addresses, |of| *of, MOST, passed, now);
+    }
+
     fn count(&self, replaced: bool) {
         self.learned.fetch_add(1, Relaxed);
         self.ambiguous.fetch_add(replaced.into(), Relaxed);
@@ -107,6 +145,34 @@ impl Names {
     #[must_use]
     pub fn ambiguous(&self) -> u64 {
         self.ambiguous.load(Relaxed)
+    }
+}
+
+impl Entries {
+    /// How many there are.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.clients.len() + self.services.len() + self.addresses.len()
+    }
+}
+
+fn entries<K: Copy + Hash + Eq>(memory: &Memory<K, Name>, now: Millis) -> Vec<Entry<K>> {
+    memory.entries(now, |of, name, left| Entry { of: *of, name: name.to_string(), seconds: left.as_secs() })
+}
+
+fn restore<K: Copy + Hash + Eq>(
+    memory: &Memory<K, Name>,
+    entries: &[Entry<K>],
+    shard: impl Fn(&K) -> IpAddr,
+    most: Duration,
+    passed: Duration,
+    now: Millis,
+) {
+    for entry in entries {
+        let left = time_left(entry.seconds, most, passed);
+        if let (Some(name), Some(left)) = (Name::new(entry.name.as_bytes()), left) {
+            memory.keep(shard(&entry.of), entry.of, name, now.after(left));
+        }
     }
 }
 
@@ -146,6 +212,65 @@ mod tests {
         names.said(ip(9), 443, &name("said.example"), NOW);
         assert_eq!(names.of(ip(1), ip(9), 443, NOW), Some((name("said.example"), Origin::Service)));
         assert_eq!(names.of(ip(1), ip(9), 80, NOW), Some((name("told.example"), Origin::Address)));
+    }
+
+    #[test]
+    fn what_was_known_is_known_after_a_restart_for_the_time_it_had_left() {
+        let (before, after) = (Names::new(1000), Names::new(1000));
+        before.told(ip(1), ip(9), &name("a.example"), 900, NOW);
+        before.told(ip(2), ip(9), &name("b.example"), 900, NOW);
+        before.said(ip(8), 443, &name("said.example"), NOW);
+        before.told(ip(1), ip(7), &name("soon.example"), 300, NOW);
+        let written = serde_json::to_string(&before.entries(later(200))).unwrap();
+        let read: Entries = serde_json::from_str(&written).unwrap();
+        assert_eq!(read.count(), 6);
+
+        // Another clock, and 100 s in between.
+        let (passed, now) = (Duration::from_secs(100), Millis(7));
+        after.restore(&read, passed, now);
+        for (client, address, expected) in [
+            (1, 9, Some((name("a.example"), Origin::Client))),
+            (3, 9, Some((name("b.example"), Origin::Address))),
+            (3, 8, Some((name("said.example"), Origin::Service))),
+            (1, 7, None),
+        ] {
+            assert_eq!(after.of(ip(client), ip(address), 443, now), expected);
+        }
+        assert!(after.of(ip(1), ip(9), 443, now.after(Duration::from_secs(599))).is_some());
+        assert!(after.of(ip(1), ip(9), 443, now.after(Duration::from_secs(600))).is_none());
+        assert_eq!((after.learned(), after.ambiguous()), (0, 0));
+    }
+
+    #[test]
+    fn nonsense_is_left_out_of_what_is_restored_and_the_rest_is_kept() {
+        let entry = |of: u8, name: &str, seconds| Entry { of: ip(of), name: name.into(), seconds };
+        let entries = Entries {
+            addresses: vec![
+                entry(1, "not a name", 60),
+                entry(2, "192.0.2.1", 60),
+                entry(3, "too-long.example", 86_401),
+                entry(4, "for-ever.example", u64::MAX),
+                entry(5, "over.example", 0),
+                entry(6, "Good.Example.", 60),
+            ],
+            ..Entries::default()
+        };
+        let names = Names::new(1000);
+        names.restore(&entries, Duration::ZERO, NOW);
+        for last in 1..6 {
+            assert_eq!(names.of(ip(99), ip(last), 443, NOW), None, "{last}");
+        }
+        assert_eq!(names.of(ip(99), ip(6), 443, NOW), Some((name("good.example"), Origin::Address)));
+    }
+
+    #[test]
+    fn more_than_there_is_room_for_is_not_restored() {
+        let entry = |of| Entry { of: (ip(1), of), name: "a.example".into(), seconds: 60 };
+        let entries = Entries { services: (0..10_000).map(entry).collect(), ..Entries::default() };
+        let names = Names::new(0);
+        names.restore(&entries, Duration::ZERO, NOW);
+        let kept = names.entries(NOW).count();
+        assert!((8..=16).contains(&kept), "{kept}");
     }
 
     #[test]

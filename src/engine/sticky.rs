@@ -3,10 +3,15 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use super::flow::{Facts, Millis};
-use super::memory::Memory;
+use super::memory::{Memory, time_left};
 use super::sniff::Name;
 use super::uplink::UplinkId;
+
+/// A rule may keep flows together for at most this long.
+pub const MOST: Duration = Duration::from_secs(86_400);
 
 /// What a rule says about the next flows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,6 +58,26 @@ pub struct Choices {
     memory: Memory<(IpAddr, Subject), UplinkId>,
 }
 
+/// A choice as it is written down for a later run: with the uplink's name, because another
+/// configuration numbers them otherwise, and with the time it has left, because the clock begins anew.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Entry {
+    client: IpAddr,
+    to: Destination,
+    uplink: String,
+    /// For how long it is still good.
+    seconds: u64,
+}
+
+/// A [`Subject`] as it is written down.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Destination {
+    Everything,
+    Address(IpAddr),
+    Site(String),
+}
+
 impl Choices {
     /// Room for about so many choices.
     #[must_use]
@@ -72,6 +97,55 @@ impl Choices {
         let key = (facts.key.src, subject(sticky.by, facts));
         self.memory.keep(facts.key.src, key, uplink, now.after(sticky.lasts));
     }
+
+    /// All choices that are still good. `uplinks` are the names of the uplinks, in their order.
+    #[must_use]
+    pub fn entries(&self, uplinks: &[&str], now: Millis) -> Vec<Entry> {
+        let entry = |(client, subject): &(IpAddr, Subject), uplink: &UplinkId, left: Duration| {
+            let uplink = uplinks.get(usize::from(uplink.0))?.to_string();
+            let to = Destination::from(subject);
+            Some(Entry { client: *client, to, uplink, seconds: left.as_secs() })
+        };
+        self.memory.entries(now, entry).into_iter().flatten().collect()
+    }
+
+    /// Takes in what an earlier run chose so long ago, as far as it is still good and there is room.
+    /// What names an uplink that is none of these, or makes no sense, is left out.
+    pub fn restore(&self, entries: &[Entry], uplinks: &[&str], passed: Duration, now: Millis) {
+        for entry in entries {
+            let left = time_left(entry.seconds, MOST, passed);
+            if let (Some(subject), Some(uplink), Some(left)) =
+                (entry.to.subject(), number(&entry.uplink, uplinks), left)
+            {
+                self.memory.keep(entry.client, (entry.client, subject), uplink, now.after(left));
+            }
+        }
+    }
+}
+
+impl Destination {
+    fn subject(&self) -> Option<Subject> {
+        Some(match self {
+            Destination::Everything => Subject::Everything,
+            Destination::Address(address) => Subject::Address(*address),
+            Destination::Site(name) => Subject::Site(Name::new(name.as_bytes())?),
+        })
+    }
+}
+
+impl From<&Subject> for Destination {
+    fn from(subject: &Subject) -> Self {
+        match subject {
+            Subject::Everything => Destination::Everything,
+            Subject::Address(address) => Destination::Address(*address),
+            Subject::Site(name) => Destination::Site(name.to_string()),
+        }
+    }
+}
+
+fn number(name: &str, uplinks: &[&str]) -> Option<UplinkId> {
+    let place = uplinks.iter().position(|uplink| *uplink == name)?;
+    u8::try_from(place).ok().map(UplinkId)
 }
 
 fn subject(by: StickyBy, facts: &Facts) -> Subject {
@@ -154,6 +228,46 @@ mod tests {
             choices.find(sticky(StickyBy::Client), &to(facts(), [1, 2, 3, 4]), NOW),
             Some(UplinkId(0))
         );
+    }
+
+    #[test]
+    fn a_choice_outlives_a_restart_by_its_uplinks_name() {
+        let (before, after) = (Choices::new(1000), Choices::new(1000));
+        let bank = named("www.bank.co.uk");
+        let (address, client) = (sticky(StickyBy::ClientDestination), sticky(StickyBy::Client));
+        before.keep(sticky(StickyBy::ClientSite), &bank, UplinkId(0), NOW);
+        before.keep(address, &facts(), UplinkId(1), NOW);
+        before.keep(client, &facts(), UplinkId(2), NOW);
+        before.keep(client, &from(facts(), [10, 0, 0, 99]), UplinkId(3), NOW);
+        let written = serde_json::to_string(&before.entries(&["cable", "dsl", "lte"], NOW)).unwrap();
+        let read: Vec<Entry> = serde_json::from_str(&written).unwrap();
+
+        // Another clock, another configuration, and 100 s in between.
+        let (passed, now) = (Duration::from_secs(100), Millis(7));
+        after.restore(&read, &["fibre", "lte", "cable"], passed, now);
+        let site = |after_seconds| {
+            let then = now.after(Duration::from_secs(after_seconds));
+            after.find(sticky(StickyBy::ClientSite), &to(bank, [192, 0, 2, 99]), then)
+        };
+        assert_eq!((site(499), site(500)), (Some(UplinkId(2)), None));
+        assert_eq!(after.find(address, &facts(), now), None, "dsl is no more");
+        assert_eq!(after.find(client, &facts(), now), Some(UplinkId(1)));
+        assert_eq!(after.find(client, &from(facts(), [10, 0, 0, 99]), now), None, "it had no name");
+    }
+
+    #[test]
+    fn nonsense_is_left_out_of_what_is_restored_and_the_rest_is_kept() {
+        let client = facts().key.src;
+        let entry = |to, seconds| Entry { client, to, uplink: "dsl".into(), seconds };
+        let entries = [
+            entry(Destination::Site("not a site".into()), 60),
+            entry(Destination::Address(facts().key.dst), 86_401),
+            entry(Destination::Everything, 60),
+        ];
+        let choices = Choices::new(1000);
+        choices.restore(&entries, &["dsl"], Duration::ZERO, NOW);
+        assert_eq!(choices.find(sticky(StickyBy::ClientDestination), &facts(), NOW), None);
+        assert_eq!(choices.entries(&["dsl"], NOW), entries[2..]);
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! What time it is: for intervals, and on the wall.
 
-use jiff::Zoned;
+use jiff::{Timestamp, Zoned};
 use nix::time::{ClockId, clock_gettime};
 
 use crate::engine::flow::LocalTime;
@@ -16,6 +16,12 @@ pub fn monotonic_ms() -> u64 {
     let Ok(now) = clock_gettime(ClockId::CLOCK_MONOTONIC_COARSE) else { return 0 };
     let milliseconds = now.tv_sec().saturating_mul(1000).saturating_add(now.tv_nsec() / 1_000_000);
     u64::try_from(milliseconds).unwrap_or(0)
+}
+
+/// Seconds since 1970 by the clock on the wall, which may be set forth and back.
+#[must_use]
+pub fn wall_seconds() -> u64 {
+    u64::try_from(Timestamp::now().as_second()).unwrap_or(0)
 }
 
 /// The time on the wall in the system's time zone. Costs microseconds: ask once a minute at most.
@@ -41,7 +47,6 @@ fn to_the_minute(now: &Zoned) -> LocalTime {
 mod tests {
     use std::time::{Duration, Instant};
 
-    use jiff::Timestamp;
     use jiff::tz::TimeZone;
 
     use super::*;

@@ -1,11 +1,12 @@
 //! What must be known to undo set-up, kept where a restart, a crash's survivor
 //! or `wansplit down` finds it: a file in a directory of `/run`, which a power
-//! cut empties together with the kernel's state that it describes.
+//! cut empties together with the kernel's state that it describes. Beside it lies what was
+//! learned, for the next run.
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::io::{self, Write};
-use std::os::unix::fs::MetadataExt;
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use nix::fcntl::{Flock, FlockArg};
@@ -14,11 +15,18 @@ use serde::{Deserialize, Serialize};
 
 use super::firewall::Backend;
 
+/// What is kept over restarts may be at most so long, in bytes: the directory is in memory.
+pub const MOST_LEARNED: u64 = 16 << 20;
+
 /// The directory of one instance: one network namespace has one.
 #[derive(Debug, Clone)]
 pub struct RunDirectory {
     path: PathBuf,
 }
+
+/// Names of files in the directory.
+const STATE: &str = "state.json";
+const LEARNED: &str = "learned.json";
 
 /// Kept while the daemon lives, so that a second one does not start.
 #[derive(Debug)]
@@ -89,7 +97,7 @@ impl RunDirectory {
     /// The saved state; an absent or unreadable file is an empty one.
     #[must_use]
     pub fn load(&self) -> State {
-        let text = fs::read_to_string(self.file()).unwrap_or_default();
+        let text = fs::read_to_string(self.path.join(STATE)).unwrap_or_default();
         serde_json::from_str(&text).unwrap_or_default()
     }
 
@@ -98,17 +106,36 @@ impl RunDirectory {
     /// # Errors
     /// When the file cannot be written.
     pub fn save(&self, state: &State) -> io::Result<()> {
-        fs::create_dir_all(&self.path)?;
-        let fresh = self.path.join("state.json.new");
-        let mut file = fs::File::create(&fresh)?;
-        file.write_all(&serde_json::to_vec_pretty(state)?)?;
-        file.sync_all()?;
-        fs::rename(fresh, self.file())
+        self.replace(STATE, 0o644, &serde_json::to_vec_pretty(state)?)
+    }
+
+    /// What [`RunDirectory::save_learned`] left.
+    ///
+    /// # Errors
+    /// When there is no such file, it cannot be read, or it is longer than [`MOST_LEARNED`].
+    pub fn load_learned(&self) -> io::Result<Vec<u8>> {
+        let mut bytes = Vec::new();
+        fs::File::open(self.path.join(LEARNED))?.take(MOST_LEARNED + 1).read_to_end(&mut bytes)?;
+        heed_length(&bytes)?;
+        Ok(bytes)
+    }
+
+    /// Replaces what was learned as a whole. Nobody but root may read it: it tells who asked for what.
+    ///
+    /// # Errors
+    /// When the file cannot be written, or would be longer than [`MOST_LEARNED`].
+    pub fn save_learned(&self, learned: &[u8]) -> io::Result<()> {
+        heed_length(learned)?;
+        self.replace(LEARNED, 0o600, learned)
     }
 
     /// Removes the directory with all that is ours in it.
     pub fn remove(&self) {
-        for name in ["state.json", "state.json.new", "control.sock", "lock"] {
+        for name in [STATE, LEARNED] {
+            let _ = fs::remove_file(self.path.join(name));
+            let _ = fs::remove_file(self.fresh(name));
+        }
+        for name in ["control.sock", "lock"] {
             let _ = fs::remove_file(self.path.join(name));
         }
         let _ = fs::remove_dir(&self.path);
@@ -117,9 +144,24 @@ impl RunDirectory {
         }
     }
 
-    fn file(&self) -> PathBuf {
-        self.path.join("state.json")
+    fn replace(&self, name: &str, mode: u32, bytes: &[u8]) -> io::Result<()> {
+        fs::create_dir_all(&self.path)?;
+        let fresh = self.fresh(name);
+        let mut file =
+            fs::OpenOptions::new().write(true).create(true).truncate(true).mode(mode).open(&fresh)?;
+        file.write_all(bytes)?;
+        file.sync_all()?;
+        fs::rename(fresh, self.path.join(name))
     }
+
+    /// Where a file is written before it takes the other's place.
+    fn fresh(&self, name: &str) -> PathBuf {
+        self.path.join(format!("{name}.new"))
+    }
+}
+
+fn heed_length(learned: &[u8]) -> io::Result<()> {
+    if learned.len() as u64 > MOST_LEARNED { Err(io::ErrorKind::FileTooLarge.into()) } else { Ok(()) }
 }
 
 /// The inode of the calling thread's network namespace, unless it is the first process's too. Only
@@ -129,4 +171,40 @@ fn namespace_inode() -> Option<u64> {
     let own = inode("/proc/thread-self/ns/net")?;
     let first = inode("/proc/1/ns/net");
     (first != Some(own) && (first.is_some() || geteuid().is_root())).then_some(own)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn run_directory() -> (tempfile::TempDir, RunDirectory) {
+        let directory = tempfile::TempDir::new().unwrap();
+        let run = RunDirectory::new(Some(directory.path().join("run")));
+        (directory, run)
+    }
+
+    #[test]
+    fn what_was_learned_is_for_root_alone_and_goes_with_the_directory() {
+        let (directory, run) = run_directory();
+        assert_eq!(run.load_learned().unwrap_err().kind(), io::ErrorKind::NotFound);
+        run.save_learned(b"old and long").unwrap();
+        run.save_learned(b"new").unwrap();
+        assert_eq!(run.load_learned().unwrap(), b"new");
+        let mode = fs::metadata(directory.path().join("run/learned.json")).unwrap().mode();
+        assert_eq!(mode & 0o777, 0o600);
+        run.remove();
+        assert!(!directory.path().join("run").exists());
+    }
+
+    #[test]
+    fn what_was_learned_is_neither_written_nor_read_where_it_is_too_long() {
+        let (directory, run) = run_directory();
+        run.save_learned(b"before").unwrap();
+        let error = run.save_learned(&vec![0; MOST_LEARNED as usize + 1]).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::FileTooLarge);
+        assert_eq!(run.load_learned().unwrap(), b"before");
+        let file = fs::File::create(directory.path().join("run/learned.json")).unwrap();
+        file.set_len(MOST_LEARNED + 1).unwrap();
+        assert_eq!(run.load_learned().unwrap_err().kind(), io::ErrorKind::FileTooLarge);
+    }
 }

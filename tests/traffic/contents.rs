@@ -26,17 +26,19 @@ fn names_choose_lines(backend: &str) {
     let resolver =
         Resolver::start(&router.network.internet, router.network.servers[0], router.network.servers[1]);
     let _server = serve(&router.network.internet, &router.network.servers[1].both(), &[80]);
+    let clients: Vec<_> = router.network.clients().cloned().collect();
+    let lines = |router: &Router, client: usize, family| {
+        let to = SocketAddr::new(router.network.servers[1].of(family), 80);
+        let flows = TcpFlows::new(to, Pace::burst(8, 2));
+        by_line(&router.network, &worked(flows.run(&clients[client].host).unwrap(), to))
+    };
     for family in Family::BOTH {
         let asked = SocketAddr::new(router.network.servers[0].of(family), 53);
-        let to = SocketAddr::new(router.network.servers[1].of(family), 80);
-        let clients: Vec<_> = router.network.clients().cloned().collect();
-        let lines = |client: usize| {
-            let flows = TcpFlows::new(to, Pace::burst(8, 2));
-            by_line(&router.network, &worked(flows.run(&clients[client].host).unwrap(), to))
-        };
-        assert_eq!(ask(&clients[0].host, asked, "www.video.example"), to.ip());
+        let to = router.network.servers[1].of(family);
+        let lines = |client| lines(&router, client, family);
+        assert_eq!(ask(&clients[0].host, asked, "www.video.example"), to);
         assert_eq!(lines(0), [0, 8], "{backend} {family}: the one that asked: {}", router.said());
-        assert_eq!(ask(&clients[1].host, asked, "www.other.example"), to.ip());
+        assert_eq!(ask(&clients[1].host, asked, "www.other.example"), to);
         assert_eq!(lines(1), [4, 4], "{backend} {family}: another name of the same address");
         assert_eq!(lines(0), [0, 8], "{backend} {family}: it keeps the name it was told");
         router.wansplit(&["reload"]).unwrap();
@@ -49,6 +51,12 @@ fn names_choose_lines(backend: &str) {
     assert_eq!((&told["name"], &told["uplink"]), (&"www.video.example".into(), &"isp2".into()), "{told}");
     let names = &router.status()["names"];
     assert!(names["learned"].as_u64() >= Some(4), "{names}");
+    router.stop();
+    router.start();
+    for family in Family::BOTH {
+        assert_eq!(lines(&router, 0, family), [0, 8], "{backend} {family}: names outlive a restart");
+        assert_eq!(lines(&router, 1, family), [4, 4], "{backend} {family}: those of others too");
+    }
     resolver.stop();
     router.stop();
 }
