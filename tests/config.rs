@@ -438,6 +438,43 @@ fn a_rule_that_no_flow_reaches_gives_a_warning() {
 }
 
 #[test]
+fn what_a_tcp_connection_does_not_say_when_it_begins_gives_a_warning() {
+    let warned = |matches: &str| {
+        let text = format!("[[rule]]\nname = \"a\"\nmatch = {{ {matches} }}\nuse = \"isp1\"\n");
+        let rules = [source("rules/10-a.toml", &text)];
+        let config = load(ARTICLE, &rules);
+        let warnings = config::warnings(&config, &rules, &Lists::default());
+        warnings.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
+    };
+    for (key, matches) in [
+        ("app", r#"app = "tls""#),
+        ("app", r#"protocol = ["tcp", "udp"], app = ["tls", "http", "http2", "ssh"], alpn = "h2""#),
+        ("app", r#"app = ["smtp", "imap", "pop3", "ftp"]"#),
+        ("app", r#"protocol = "tcp", app = ["bittorrent", "dns"]"#),
+        ("http_method", r#"http_method = "GET", dst_port = 80"#),
+        ("user_agent", r#"protocol = "udp", user_agent = "curl""#),
+        ("alpn", r#"protocol = ["tcp", 6], alpn = "h2", dst_port = 443"#),
+        ("payload", r#"protocol = "tcp", payload = { contains = "x" }"#),
+    ] {
+        let expected = format!(
+            "rules/10-a.toml:2:8: rule \"a\" never matches: `{key}` cannot be known when a TCP connection begins: \
+             ask for `host`, `host_list`, `dst_list` or `dst_port` instead; see \"Rules\" in the README"
+        );
+        assert_eq!(warned(matches), expected, "{matches}");
+    }
+    for matches in [
+        r#"protocol = "tcp", host = "*.example.org", dst_port = 443"#,
+        r#"app = ["tls", "quic"]"#,
+        r#"protocol = ["tcp", "udp"], app = ["bittorrent", "dns"]"#,
+        r#"protocol = "udp", alpn = "h3""#,
+        r#"alpn = "h3""#,
+        r#"protocol = ["tcp", "udp"], payload = { contains = "x" }"#,
+    ] {
+        assert_eq!(warned(matches), "", "{matches}");
+    }
+}
+
+#[test]
 fn ten_thousand_rules_load_within_seconds() {
     let rule = |number: usize| {
         format!(

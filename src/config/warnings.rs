@@ -13,7 +13,11 @@ use crate::engine::rule::naive;
 /// Examples beyond it are not looked at.
 const COMPARISONS: usize = 1_000_000;
 
-/// Rules that are never reached, examples that an earlier rule takes away, and entries of lists that are left out.
+/// IP protocol number of TCP (IANA).
+const TCP: u8 = 6;
+
+/// Rules that are never reached, rules that ask of TCP connections what cannot be known when they begin,
+/// examples that an earlier rule takes away, and entries of lists that are left out.
 ///
 /// Wants the rule files and lists of a configuration that [`super::load`] accepted. Shipped files stay free to overlap
 /// with each other, so none of this is an error.
@@ -45,6 +49,7 @@ impl Earlier {
             let message = format!("rule {} is never reached", quoted(&entry.rule.name));
             report.warning(entry.place, message, format!("rule {end} takes every flow"));
         } else {
+            judge_contents(report, &entry);
             self.judge_examples(report, &entry);
         }
         if self.end.is_none() && takes_all(&entry.rule, self.uplinks) {
@@ -63,6 +68,32 @@ impl Earlier {
             }
         }
     }
+}
+
+/// A rule about TCP connections decides by their first packet, in which the client has said nothing yet.
+fn judge_contents(report: &Report, entry: &Entry) {
+    if let Some(key) = unknown_at_first(&entry.rule.matches) {
+        let name = quoted(&entry.rule.name);
+        let message =
+            format!("rule {name} never matches: `{key}` cannot be known when a TCP connection begins");
+        let hint =
+            "ask for `host`, `host_list`, `dst_list` or `dst_port` instead; see \"Rules\" in the README";
+        report.warning(entry.place.clone(), message, hint);
+    }
+}
+
+/// The first key that no flow fits which these matchers let through: contents of TCP alone.
+fn unknown_at_first(matchers: &Matchers) -> Option<&'static str> {
+    let is_tcp = !matchers.protocol.is_empty() && matchers.protocol.iter().all(|&protocol| protocol == TCP);
+    let apps = &matchers.app;
+    let keys = [
+        ("app", !apps.is_empty() && (is_tcp || apps.iter().all(|app| app.only_over_tcp()))),
+        ("http_method", !matchers.http_method.is_empty()),
+        ("user_agent", !matchers.user_agent.is_empty()),
+        ("alpn", is_tcp && !matchers.alpn.is_empty()),
+        ("payload", is_tcp && !matchers.payload.is_empty()),
+    ];
+    keys.into_iter().find(|(_, unknown)| *unknown).map(|(key, _)| key)
 }
 
 /// No flow gets past the rule: it has no conditions, and when none of its uplinks is usable it does not go on

@@ -290,6 +290,13 @@ impl App {
         self as usize
     }
 
+    /// Whether [`stream`] tells it and [`datagram`] never does.
+    #[must_use]
+    pub fn only_over_tcp(self) -> bool {
+        use App::{Ftp, Http, Http2, Imap, Pop3, Smtp, Ssh, Tls};
+        matches!(self, Tls | Http | Http2 | Ssh | Smtp | Imap | Pop3 | Ftp)
+    }
+
     /// The one of this name.
     #[must_use]
     pub fn named(name: &str) -> Option<App> {

@@ -16,6 +16,15 @@ fn every_sample_is_told_for_what_it_is() {
 }
 
 #[test]
+fn what_is_only_over_tcp_is_told_of_streams_and_never_of_datagrams() {
+    let datagrams: Vec<App> = datagrams().iter().map(|sample| sample.app).collect();
+    for Sample { app, .. } in streams() {
+        assert_eq!(app.only_over_tcp(), !datagrams.contains(&app), "{app}");
+    }
+    assert!(App::Tls.only_over_tcp() && !datagrams.iter().any(|app| app.only_over_tcp()));
+}
+
+#[test]
 fn only_one_sniffer_is_sure_of_a_sample() {
     for (table, samples) in [(DATAGRAM, datagrams()), (STREAM, streams())] {
         for Sample { app, bytes, ports } in samples {
