@@ -6,18 +6,7 @@ use std::process::Output;
 use assert_cmd::Command;
 use serde_json::Value;
 
-const CONFIG: &str = r#"
-[lan]
-interfaces = ["lan0"]
-[[uplink]]
-name = "isp1"
-interface = "wan1"
-gateway = "192.0.2.1"
-[[uplink]]
-name = "isp2"
-interface = "wan2"
-gateway = "203.0.113.1"
-"#;
+const CONFIG: &str = include_str!("data/two-lines.toml");
 
 const RULES: &str = r#"
 [[rule]]

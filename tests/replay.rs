@@ -13,18 +13,7 @@ const CLIENT: [u8; 4] = [10, 77, 0, 5];
 const SERVER: [u8; 4] = [198, 51, 100, 7];
 const RESOLVER: [u8; 4] = [10, 77, 0, 1];
 
-const CONFIG: &str = r#"
-[lan]
-interfaces = ["lan0"]
-[[uplink]]
-name = "isp1"
-interface = "wan1"
-gateway = "192.0.2.1"
-[[uplink]]
-name = "isp2"
-interface = "wan2"
-gateway = "203.0.113.1"
-"#;
+const CONFIG: &str = include_str!("data/two-lines.toml");
 
 const RULES: &str = r#"
 [[rule]]

@@ -290,7 +290,7 @@ impl App {
         self as usize
     }
 
-    /// Whether [`stream`] tells it and [`datagram`] never does.
+    /// Whether [`stream()`] tells it and [`datagram`] never does.
     #[must_use]
     pub fn only_over_tcp(self) -> bool {
         use App::{Ftp, Http, Http2, Imap, Pop3, Smtp, Ssh, Tls};
