@@ -8,7 +8,7 @@ use ipnet::{IpNet, Ipv6Net};
 use crate::engine::packet::Family;
 use crate::engine::rule::model::Rule;
 use crate::engine::uplink::{UplinkId, UplinkSet};
-use crate::engine::verdict::Marks;
+use crate::engine::verdict::{Action, Decision, Marks};
 
 /// A whole checked configuration: every name resolved, every default filled in.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -42,6 +42,28 @@ impl Config {
     #[must_use]
     pub fn asks_for_names(&self) -> bool {
         self.rules.iter().any(Rule::asks_for_names)
+    }
+
+    /// What people call an uplink.
+    #[must_use]
+    pub fn uplink_name(&self, id: UplinkId) -> &str {
+        self.uplinks.get(usize::from(id.0)).map_or("?", |uplink| &uplink.name)
+    }
+
+    /// What people call the uplink that a flow leaves by, where the decision names one.
+    #[must_use]
+    pub fn uplink_of(&self, decision: &Decision) -> Option<&str> {
+        match decision.action {
+            Action::Route(id) => Some(self.uplink_name(id)),
+            Action::Keep | Action::Drop => None,
+        }
+    }
+
+    /// A decision in a sentence.
+    #[must_use]
+    pub fn explain(&self, decision: &Decision) -> String {
+        let names: Vec<&str> = self.uplinks.iter().map(|uplink| uplink.name.as_str()).collect();
+        decision.explain(&self.rules, &names)
     }
 }
 

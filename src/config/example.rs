@@ -22,7 +22,7 @@ use super::values::{minute_of_day, parse_mac, weekday};
 use super::words;
 use crate::engine::flow::{Facts, FlowKey, LanId, LocalTime};
 use crate::engine::packet::{Family, PROTOCOLS_WITH_PORTS};
-use crate::engine::sniff::{Alpn, App, Name};
+use crate::engine::sniff::{App, Name};
 
 /// A packet that a SYN or a ping of usual size would be.
 const LENGTH: u32 = 60;
@@ -62,21 +62,10 @@ fn flow(protocol: &str, src: &str, dst: &str) -> Read<Facts<'static>> {
     }
     let echo = words::icmp_family(number).and_then(|family| words::icmp_type(family, "echo-request"));
     Ok(Facts {
-        key: FlowKey { src, dst: to, protocol: number, src_port, dst_port },
-        family,
-        has_ports: PROTOCOLS_WITH_PORTS.contains(&number),
         icmp: echo.map(|echo| (echo.kind, 0)),
-        src_mac: None,
         lan: Some(LanId(0)),
-        dscp: 0,
         length: LENGTH,
-        when: LocalTime::default(),
-        name: None,
-        app: None,
-        alpn: Alpn::default(),
-        method: None,
-        user_agent: None,
-        payload: &[],
+        ..Facts::about(FlowKey { src, dst: to, protocol: number, src_port, dst_port })
     })
 }
 
@@ -130,11 +119,11 @@ fn when(text: &str) -> Option<LocalTime> {
 }
 
 fn unknown_app(word: &str, name: &str) -> Fault {
-    let message = format!("{} cannot stand here in an example", quoted(word));
+    let message = format!("{} cannot stand here", quoted(word));
     Fault::Because { message, hint: suggestion(name, App::ALL.iter().map(|app| app.as_str())) }
 }
 
 fn wrong(word: &str, expected: &str) -> Fault {
-    let message = format!("{} cannot stand here in an example", quoted(word));
+    let message = format!("{} cannot stand here", quoted(word));
     Fault::Because { message, hint: format!("expected {expected}") }
 }

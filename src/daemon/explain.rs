@@ -8,11 +8,10 @@ use anyhow::Result;
 use crate::config::{self, Config};
 use crate::control::message::{Explanation, Tried, Without};
 use crate::engine::flow::{Facts, Millis};
-use crate::engine::rule::RuleSet;
 use crate::engine::rule::model::{Rule, WhenNone};
 use crate::engine::rule::naive::{Objection, objections};
 use crate::engine::uplink::{Board, UplinkId, UplinkSet};
-use crate::engine::verdict::{Action, Decision};
+use crate::engine::verdict::Decision;
 use crate::engine::{Engine, Snapshot};
 
 /// A flow that cannot be read, or an uplink that does not exist.
@@ -26,13 +25,8 @@ pub struct BadQuestion(String);
 /// A broken configuration, or a [`BadQuestion`].
 pub fn offline(path: &Path, flow: &str, down: &[String]) -> Result<Explanation> {
     let config = super::load(path)?;
-    let all: UplinkSet = config.uplinks.iter().map(|uplink| uplink.id).collect();
     let weights = config.uplinks.iter().map(|uplink| uplink.weight).collect();
-    let snapshot = Snapshot {
-        rules: Arc::new(RuleSet::compile(&config.rules)),
-        board: Board { usable_v4: all, usable_v6: all, weights },
-        ..Snapshot::default()
-    };
+    let snapshot = Snapshot::where_all_works(&config.rules, weights);
     explain(&config, &snapshot, flow, down, Millis::default()).map_err(|error| BadQuestion(error).into())
 }
 
@@ -63,17 +57,17 @@ pub fn explain(
     let without = usable.iter().map(|id| {
         let decision = judge(snapshot, &self::without(&board, id), &facts, now);
         Without {
-            down: uplink_name(config, id),
-            uplink: uplink_of(config, &decision),
-            reason: why(config, &decision),
+            down: config.uplink_name(id).to_owned(),
+            uplink: uplink(config, &decision),
+            reason: config.explain(&decision),
         }
     });
     Ok(Explanation {
         flow: flow.into(),
         name: facts.name.map(|name| name.to_string()),
         rules: tried(config, usable, &facts, &decision),
-        uplink: uplink_of(config, &decision),
-        reason: why(config, &decision),
+        uplink: uplink(config, &decision),
+        reason: config.explain(&decision),
         without: without.collect(),
     })
 }
@@ -120,18 +114,6 @@ fn uplink_named(config: &Config, name: &str) -> Result<UplinkId, String> {
         .ok_or_else(|| format!("no uplink is called {name:?}; there are {}", names()))
 }
 
-fn uplink_name(config: &Config, id: UplinkId) -> String {
-    config.uplinks.get(usize::from(id.0)).map(|uplink| uplink.name.clone()).unwrap_or_default()
-}
-
-fn uplink_of(config: &Config, decision: &Decision) -> Option<String> {
-    match decision.action {
-        Action::Route(id) => Some(uplink_name(config, id)),
-        Action::Keep | Action::Drop => None,
-    }
-}
-
-fn why(config: &Config, decision: &Decision) -> String {
-    let names: Vec<&str> = config.uplinks.iter().map(|uplink| uplink.name.as_str()).collect();
-    decision.explain(&config.rules, &names)
+fn uplink(config: &Config, decision: &Decision) -> Option<String> {
+    config.uplink_of(decision).map(String::from)
 }

@@ -35,7 +35,7 @@ use rule::RuleSet;
 use rule::model::{Choice, Policy, Rule, RuleId, WhenNone};
 use sniff::{App, Ports, Sniffed};
 use sticky::Choices;
-use uplink::{Board, Turns, UplinkId, pick};
+use uplink::{Board, Turns, UplinkId, UplinkSet, pick};
 use verdict::{Action, Decision, Reason};
 
 /// How long a flow's decision is remembered. Longer than a first packet can wait in the
@@ -223,6 +223,14 @@ fn pick_any(
 }
 
 impl Snapshot {
+    /// These rules with every uplink usable, nothing learned: for what would be rather than what is.
+    #[must_use]
+    pub fn where_all_works(rules: &[Rule], weights: Vec<u8>) -> Self {
+        let all: UplinkSet = (0..).map(UplinkId).take(weights.len()).collect();
+        let board = Board { usable_v4: all, usable_v6: all, weights };
+        Snapshot { rules: Arc::new(RuleSet::compile(rules)), board, ..Snapshot::default() }
+    }
+
     /// Whether a remembered decision may be given again. A flow whose uplink has gone, or that
     /// was dropped for want of an uplink that has come, is decided anew: the
     /// kernel has forgotten the one and never learned of the other.

@@ -153,7 +153,7 @@ impl<'c> Printer<'c> {
         if self.json {
             let totals = serde_json::to_string(&self.totals)?;
             writeln!(self.out, "\n], \"totals\": {totals}}}")?;
-        } else {
+        } else if counted.frames > 0 {
             write!(self.out, "\n{}", self.totals.render(counted, self.style))?;
         }
         self.out.flush()?;

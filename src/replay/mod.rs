@@ -21,10 +21,8 @@ use crate::config::Config;
 use crate::engine::flow::{Arrival, Facts, LanId, LocalTime};
 use crate::engine::names::Names;
 use crate::engine::packet::{Fragment, Packet};
-use crate::engine::rule::RuleSet;
 use crate::engine::sniff::{App, dns};
 use crate::engine::sticky::Choices;
-use crate::engine::uplink::{Board, UplinkSet};
 use crate::engine::{Engine, Snapshot};
 
 /// Names that are remembered, of each kind.
@@ -114,7 +112,12 @@ impl Replay {
 impl Judge {
     fn new(config: &Config) -> Self {
         let lan = (config.lan.len() == 1).then_some(LanId(0));
-        Judge { engine: Engine::new(1), snapshot: everything_works(config), lan }
+        let weights = config.uplinks.iter().map(|uplink| uplink.weight).collect();
+        let snapshot = Snapshot {
+            choices: Arc::new(Choices::new(NAMES)),
+            ..Snapshot::where_all_works(&config.rules, weights)
+        };
+        Judge { engine: Engine::new(1), snapshot, lan }
     }
 
     /// A flow's first packet says what it is decided by; a later one may say its name in time.
@@ -139,18 +142,6 @@ impl Judge {
         facts.app = flow.app;
         facts.alpn = flow.alpn;
         flow.decision = Some(self.engine.judge(&self.snapshot, &facts, flow.last_seen()));
-    }
-}
-
-/// All rules, and all uplinks usable.
-fn everything_works(config: &Config) -> Snapshot {
-    let all: UplinkSet = config.uplinks.iter().map(|uplink| uplink.id).collect();
-    let weights = config.uplinks.iter().map(|uplink| uplink.weight).collect();
-    Snapshot {
-        rules: Arc::new(RuleSet::compile(&config.rules)),
-        board: Board { usable_v4: all, usable_v6: all, weights },
-        choices: Arc::new(Choices::new(NAMES)),
-        ..Snapshot::default()
     }
 }
 

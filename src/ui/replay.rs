@@ -10,7 +10,7 @@ use super::style::{Paint, Style};
 use super::table::{Table, name, number, word};
 use crate::config::Config;
 use crate::engine::flow::protocol_name;
-use crate::engine::verdict::{Action, Decision};
+use crate::engine::verdict::Decision;
 use crate::replay::Counted;
 use crate::replay::flows::Flow;
 
@@ -99,8 +99,8 @@ impl FlowJson {
             name_from: name.as_ref().map(|(_, from, _)| from.as_str()),
             packet: name.map(|(.., packet)| packet),
             rule: decided.and_then(|(decision, config)| rule(&decision, config)),
-            uplink: decided.and_then(|(decision, config)| uplink(&decision, config)),
-            reason: decided.map(|(decision, config)| why(&decision, config)),
+            uplink: decided.and_then(|(decision, config)| config.uplink_of(&decision).map(String::from)),
+            reason: decided.map(|(decision, config)| config.explain(&decision)),
             packets: flow.packets,
             bytes: flow.bytes,
         }
@@ -194,16 +194,4 @@ pub fn progress(file: &str, read: u64, length: u64) -> String {
 fn rule(decision: &Decision, config: &Config) -> Option<String> {
     let rule = config.rules.get(usize::from(decision.rule?.0))?;
     Some(rule.name.clone())
-}
-
-fn uplink(decision: &Decision, config: &Config) -> Option<String> {
-    match decision.action {
-        Action::Route(id) => Some(config.uplinks.get(usize::from(id.0))?.name.clone()),
-        Action::Keep | Action::Drop => None,
-    }
-}
-
-fn why(decision: &Decision, config: &Config) -> String {
-    let names: Vec<&str> = config.uplinks.iter().map(|uplink| uplink.name.as_str()).collect();
-    decision.explain(&config.rules, &names)
 }

@@ -4,7 +4,7 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
-use crate::engine::packet::{Family, Packet};
+use crate::engine::packet::{Family, PROTOCOLS_WITH_PORTS, Packet};
 use crate::engine::sniff::{Alpn, App, Hint, Name};
 
 mod table;
@@ -148,8 +148,6 @@ impl<'a> Facts<'a> {
     #[must_use]
     pub fn new(packet: &Packet, arrival: &Arrival, when: LocalTime) -> Self {
         Facts {
-            key: FlowKey::of(packet),
-            family: packet.family,
             has_ports: packet.ports.is_some(),
             icmp: packet.icmp.map(|icmp| (icmp.kind, icmp.code)),
             src_mac: arrival.src_mac,
@@ -157,6 +155,23 @@ impl<'a> Facts<'a> {
             dscp: packet.dscp,
             length: packet.length,
             when,
+            ..Facts::about(FlowKey::of(packet))
+        }
+    }
+
+    /// A flow of which only the key is known.
+    #[must_use]
+    pub fn about(key: FlowKey) -> Self {
+        Facts {
+            key,
+            family: Family::of(key.src),
+            has_ports: PROTOCOLS_WITH_PORTS.contains(&key.protocol),
+            icmp: None,
+            src_mac: None,
+            lan: None,
+            dscp: 0,
+            length: 0,
+            when: LocalTime::default(),
             name: None,
             app: None,
             alpn: Alpn::default(),

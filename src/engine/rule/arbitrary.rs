@@ -34,23 +34,7 @@ pub(crate) fn rule(matches: Matchers, not: Matchers) -> Rule {
 /// A web flow from 10.77.0.5 to 198.51.100.7.
 pub(crate) fn facts() -> Facts<'static> {
     let (src, dst) = (Ipv4Addr::new(10, 77, 0, 5).into(), Ipv4Addr::new(198, 51, 100, 7).into());
-    Facts {
-        key: FlowKey { src, dst, protocol: 6, src_port: 40000, dst_port: 443 },
-        family: Family::V4,
-        has_ports: true,
-        icmp: None,
-        src_mac: None,
-        lan: None,
-        dscp: 0,
-        length: 60,
-        when: LocalTime::default(),
-        name: None,
-        app: None,
-        alpn: Alpn::default(),
-        method: None,
-        user_agent: None,
-        payload: &[],
-    }
+    Facts { length: 60, ..Facts::about(FlowKey { src, dst, protocol: 6, src_port: 40000, dst_port: 443 }) }
 }
 
 pub(super) fn any_rules() -> impl Strategy<Value = Vec<Rule>> {
