@@ -12,6 +12,8 @@ mod contents;
 mod inbound;
 #[path = "traffic/lines.rs"]
 mod lines;
+#[path = "traffic/live.rs"]
+mod live;
 #[path = "traffic/own.rs"]
 mod own;
 #[path = "traffic/protocols.rs"]
