@@ -51,9 +51,10 @@ pub fn udp(host: &Host, to: SocketAddr, count: usize) -> Report {
 /// address. A socket without a port is routed before it gets one: some kernels then send
 /// all flows to one service by one hop, and from each line's address they may choose the same port.
 pub fn from_fresh_ports(host: &Host, to: SocketAddr, count: u16) -> [Report; 2] {
-    static NEXT: AtomicU16 = AtomicU16::new(10_000);
+    static NEXT: AtomicU16 = AtomicU16::new(0);
     let pace = Pace::burst(count.into(), 20);
-    let fresh = || Some(NEXT.fetch_add(count, Ordering::Relaxed));
+    // Below the ports that the lab's machines choose from.
+    let fresh = || Some(1_100 + NEXT.fetch_add(count, Ordering::Relaxed) % 8_800);
     let tcp = TcpFlows { first_port: fresh(), ..TcpFlows::new(to, pace) };
     let udp = UdpFlows { first_port: fresh(), ..UdpFlows::new(to, pace) };
     [worked(tcp.run(host).unwrap(), to), worked(udp.run(host).unwrap(), to)]
