@@ -53,33 +53,31 @@ fn flows_follow_lines(backend: &str) {
     let _server = serve(&router.network.internet, &two.both(), &[KEEP, RESET, BACK]);
     let host = &router.network.client().host;
     let to = |family, port| SocketAddr::new(two.of(family), port);
-    let line = |address: Option<SocketAddr>| address.map(|address| line_of(&router.network, address.ip()));
-    for family in Family::BOTH {
-        let [mut kept, mut reset, mut back] =
-            [KEEP, RESET, BACK].map(|port| Idle::open(host, to(family, port)));
-        let calls = [KEEP, RESET, BACK].map(|port| Call::begin(host, to(family, port)));
-        for call in &calls {
-            assert_eq!(line(call.heard_from()), Some(0), "{backend} {family}");
-        }
-        Down::ByIsp.take(&router.network, 0);
-        wait_for_line(&router, 0, false);
-        assert!(reset.is_reset(PATIENCE), "{backend} {family}: a client that only listens hears of it");
-        assert!(back.is_reset(PATIENCE), "{backend} {family}");
-        assert_eq!(line(calls[1].heard_from()), Some(1), "{backend} {family}: the call goes on");
-        assert_eq!(line(calls[2].heard_from()), Some(1), "{backend} {family}");
-        assert!(!kept.is_reset(HOPELESS), "{backend} {family}");
-        assert_eq!(calls[0].heard_from(), None, "{backend} {family}: it waits for its line");
+    let line = |call: &Call| call.heard_from().map(|seen| line_of(&router.network, seen.ip()));
+    let of = |family| Running::begin([KEEP, RESET, BACK].map(|port| (host, to(family, port))));
+    let mut running = Family::BOTH.map(of);
+    for flows in &running {
+        assert_eq!(flows.calls.each_ref().map(line), [Some(0); 3], "{backend}");
+    }
 
-        let mut moved = Idle::open(host, to(family, BACK));
-        let mut stays = Idle::open(host, to(family, RESET));
-        Down::ByIsp.undo(&router.network, 0);
-        wait_for_line(&router, 0, true);
-        assert!(kept.answers(), "{backend} {family}: it goes on when its line is back");
-        assert_eq!(line(calls[0].heard_from()), Some(0), "{backend} {family}");
-        assert!(moved.is_reset(REMEMBER + PATIENCE), "{backend} {family}: its better line is back");
-        assert_eq!(line(calls[2].heard_from()), Some(0), "{backend} {family}");
-        assert!(stays.answers(), "{backend} {family}: nothing asked it to leave");
-        assert_eq!(line(calls[1].heard_from()), Some(1), "{backend} {family}");
+    Down::ByIsp.take(&router.network, 0);
+    wait_for_line(&router, 0, false);
+    for flows in &mut running {
+        let [keep, reset, back] = &mut flows.idle;
+        assert!(reset.is_reset(PATIENCE), "{backend}: a client that only listens hears of it");
+        assert!(back.is_reset(PATIENCE), "{backend}");
+        assert!(!keep.is_reset(HOPELESS), "{backend}: it waits for its line");
+        assert_eq!(flows.calls.each_ref().map(line), [None, Some(1), Some(1)], "{backend}");
+    }
+
+    let mut later = Family::BOTH.map(of);
+    Down::ByIsp.undo(&router.network, 0);
+    wait_for_line(&router, 0, true);
+    for (flows, later) in running.iter_mut().zip(&mut later) {
+        assert!(flows.idle[0].answers(), "{backend}: it goes on when its line is back");
+        assert!(later.idle[2].is_reset(REMEMBER + PATIENCE), "{backend}: its better line is back");
+        assert!(later.idle[0].answers() && later.idle[1].answers(), "{backend}: nothing asked them to leave");
+        assert_eq!(flows.calls.each_ref().map(line), [Some(0), Some(1), Some(0)], "{backend}");
     }
     router.stop();
 }
@@ -117,6 +115,21 @@ fn addresses_change(backend: &str) {
 /// The place of the line that has this address.
 fn line_of(network: &Network, address: IpAddr) -> usize {
     network.lines.iter().position(|line| line.sources.contains(address)).expect("an address of a line")
+}
+
+/// A connection and a call to each of the ports.
+struct Running {
+    idle: [Idle; 3],
+    calls: [Call; 3],
+}
+
+impl Running {
+    fn begin(to: [(&Host, SocketAddr); 3]) -> Running {
+        Running {
+            idle: to.map(|(host, to)| Idle::open(host, to)),
+            calls: to.map(|(host, to)| Call::begin(host, to)),
+        }
+    }
 }
 
 /// A connection whose client says nothing.
@@ -159,10 +172,10 @@ impl Call {
         Call(socket)
     }
 
-    /// Goes on for a second: the address that the server saw last, if it was heard at the end.
+    /// Goes on for half a second: the address that the server saw last, if it was heard at the end.
     fn heard_from(&self) -> Option<SocketAddr> {
         let mut heard = None;
-        for _ in 0..50 {
+        for _ in 0..25 {
             // While there is no way, the kernel says so here.
             let _ = self.0.send(b"a word");
             let mut answer = [0; 256];
