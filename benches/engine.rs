@@ -134,6 +134,7 @@ fn rule(number: u32, matches: Matchers) -> Rule {
         choice: Choice { policy: Policy::RoundRobin, uplinks: vec![(UplinkId(0), 3), (UplinkId(1), 1)] },
         sticky: None,
         none: WhenNone::NextRule,
+        hold: std::time::Duration::ZERO,
     }
 }
 

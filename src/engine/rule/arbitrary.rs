@@ -3,6 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::ops::RangeInclusive;
 use std::sync::Arc;
+use std::time::Duration;
 
 use ipnet::IpNet;
 use proptest::collection::vec;
@@ -28,6 +29,7 @@ pub(crate) fn rule(matches: Matchers, not: Matchers) -> Rule {
         choice: Choice { policy: Policy::Ordered, uplinks: vec![(UplinkId(0), 1)] },
         sticky: None,
         none: WhenNone::NextRule,
+        hold: Duration::ZERO,
     }
 }
 
