@@ -17,9 +17,9 @@ use wansplit::lab::traffic::{Pace, Report, TcpFlows, UdpFlows};
 /// How long a flow that must not work is waited for.
 pub const HOPELESS: Duration = Duration::from_millis(700);
 
-/// Runs a scenario for every backend.
+/// Runs a scenario for every backend, with a gate that stays open.
 pub fn for_each_backend(scenario: impl Fn(&str)) {
-    backends().iter().for_each(|backend| scenario(backend));
+    backends().iter().for_each(|backend| with_an_open_gate(|| scenario(backend)));
 }
 
 /// Runs `ip` with these words on a machine.

@@ -48,6 +48,8 @@ pub fn firewall(config: &Config, lines: &[Line], observed: &Observed, queues: u1
     chains.push(forwards(config, lines));
     chains.push(own(config, queues));
     chains.extend(forward(config, lines));
+    chains.push(refuse(config));
+    chains.push(untracked(config));
     chains.push(pin(config, queues));
     chains.push(source(config, lines, observed));
     chains.retain(|chain| !chain.rules.is_empty());
@@ -377,6 +379,32 @@ fn unsettled(config: &Config) -> Chain {
     });
     let rules = same.chain([rule([], Action::Drop)]).collect();
     Chain { name: "unsettled".into(), hook: None, rules }
+}
+
+/// A TCP connection that is new to us in its middle had another line, or was forgotten: it would
+/// leave with another source than its server knows. Its client hears so at once.
+fn refuse(config: &Config) -> Chain {
+    let rules = translated(config).flat_map(|(uplink, family)| {
+        config.lan.iter().map(move |lan| {
+            let lost = [
+                Match::In(lan.clone()),
+                Match::Out(uplink.interface.clone()),
+                Match::TcpMidstream,
+                Match::State(&[State::New]),
+                Match::PacketHasUplink(true),
+            ];
+            rule_for(family, lost, Action::Reset)
+        })
+    });
+    Chain { name: "refuse".into(), hook: Some(Hook::Refuse), rules: rules.collect() }
+}
+
+/// What we send to hosts of the LAN in the name of servers that they talk to is no
+/// connection: their answers shall not belong to one. No other packet of the router has the flag.
+fn untracked(config: &Config) -> Chain {
+    let ours =
+        config.lan.iter().map(|lan| rule([Match::Out(lan.clone()), Match::Decided(true)], Action::NoTrack));
+    Chain { name: "untracked".into(), hook: Some(Hook::Untracked), rules: ours.collect() }
 }
 
 fn guard() -> Chain {
