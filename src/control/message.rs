@@ -155,6 +155,8 @@ pub struct Explanation {
     pub uplink: Option<String>,
     /// Why, in a sentence.
     pub reason: String,
+    /// For how many milliseconds its first datagrams may be held, where its client says its name in several.
+    pub hold_ms: u64,
     /// What would become of it if one more line were down.
     pub without: Vec<Without>,
 }

@@ -202,12 +202,14 @@ impl<'a> Heard<'a> {
             return Heard::NOTHING;
         };
         let ports = packet.ports.map_or(Ports::default(), |ports| Ports { src: ports.src, dst: ports.dst });
-        match sniff::datagram(payload, ports) {
-            Sniffed::Certain(hint) => Heard { payload, hint: Some(hint), says_more: false },
-            Sniffed::NeedMore if sniff::quic::sniff(payload) == Sniffed::NeedMore => {
-                Heard { payload, hint: Some(Hint::of(App::Quic)), says_more: true }
-            }
-            Sniffed::NeedMore | Sniffed::NotMine => Heard { payload, ..Heard::NOTHING },
+        let known = |hint| Heard { payload, hint: Some(hint), says_more: false };
+        match sniff::quic::sniff(payload) {
+            Sniffed::Certain(hint) => known(hint),
+            Sniffed::NeedMore => Heard { says_more: true, ..known(Hint::of(App::Quic)) },
+            Sniffed::NotMine => match sniff::datagram(payload, ports) {
+                Sniffed::Certain(hint) => known(hint),
+                Sniffed::NeedMore | Sniffed::NotMine => Heard { payload, ..Heard::NOTHING },
+            },
         }
     }
 

@@ -3,11 +3,11 @@
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use nix::sys::resource::{Resource, setrlimit};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::socket::{setsockopt, sockopt};
 
 use crate::common::*;
@@ -20,17 +20,20 @@ const RULES: &str = "[[rule]]\nname = \"video\"\nmatch = { host = \"*.video.exam
                      [[rule]]\nname = \"rest\"\nuse = \"isp1\"\n";
 const VIDEO: &str = "www.video.example";
 const PORT: u16 = 443;
+/// What surely comes within the usual `hold`.
+const IN_TIME: Duration = Duration::from_millis(15);
 
 #[test]
 fn a_hello_over_two_datagrams_goes_whole_by_the_line_of_its_name() {
     for_each_backend(|backend| {
         let mut router = held_for(backend, "");
         for family in Family::BOTH {
-            assert_eq!(lines(&router, family, VIDEO, Duration::ZERO, 2), [0, 20], "{backend} {family}");
-            assert_eq!(lines(&router, family, "a.example", Duration::ZERO, 2), [20, 0], "{backend} {family}");
-            let late = Duration::from_millis(5);
-            let [first, second] = lines(&router, family, VIDEO, late, 2);
-            assert!(first == 0 && second > 0, "{backend} {family} {first} {second}");
+            for gap in [0, 5].map(Duration::from_millis) {
+                let [first, second] = lines(&router, family, VIDEO, gap, 2);
+                assert!(first == 0 && second > 0, "{backend} {family} {first} {second}");
+                let [first, second] = lines(&router, family, "a.example", gap, 2);
+                assert!(first > 0 && second == 0, "{backend} {family} {first} {second}");
+            }
         }
         router.stop();
     });
@@ -59,7 +62,8 @@ fn with_a_hold_of_nothing_a_flow_goes_by_what_its_first_datagram_says() {
     for_each_backend(|backend| {
         let mut router = held_for(backend, "hold = \"0\"\n");
         for family in Family::BOTH {
-            assert_eq!(lines(&router, family, VIDEO, Duration::ZERO, 2), [20, 0], "{backend} {family}");
+            let [first, second] = lines(&router, family, VIDEO, Duration::ZERO, 2);
+            assert!(first > 0 && second == 0, "{backend} {family} {first} {second}");
         }
         assert_eq!(router.status()["holds"]["held"], 0);
         router.stop();
@@ -72,7 +76,8 @@ fn ten_thousand_flows_that_wait_at_once_are_neither_split_nor_lost() {
 }
 
 fn many_wait(backend: &str) {
-    setrlimit(Resource::RLIMIT_NOFILE, 30_000, 30_000).expect("many sockets");
+    let (_, most) = getrlimit(Resource::RLIMIT_NOFILE).expect("a limit of open files");
+    setrlimit(Resource::RLIMIT_NOFILE, most, most).expect("as many sockets as may be");
     let flows = scaled(10_000);
     let mut router = held_for(backend, "hold = \"1s\"\n");
     for family in Family::BOTH {
@@ -83,10 +88,12 @@ fn many_wait(backend: &str) {
             sockets.iter().for_each(|socket| assert_eq!(socket.send(datagram).unwrap(), datagram.len()));
         }
         let seen = sink.stop(2 * flows);
-        assert_eq!(seen.len(), flows, "{backend} {family}");
-        for ((from, port), datagrams) in seen {
-            assert_eq!(datagrams, hello, "{backend} {family} {from} {port}");
-        }
+        assert_eq!(seen.len(), flows, "{backend} {family}: as many flows as sockets: none is split");
+        // What found a queue full went past it, and may have come before what waited.
+        let whole = |datagrams: &Vec<Vec<u8>>| {
+            datagrams.len() == 2 && hello.iter().all(|part| datagrams.contains(part))
+        };
+        assert!(seen.values().all(whole), "{backend} {family}");
     }
     let holds = router.status()["holds"].clone();
     let [held, told, expired, crowded, waiting] =
@@ -101,18 +108,25 @@ fn nobody_waits_behind_flows_that_are_held() {
     for_each_backend(|backend| {
         let mut router = held_for(backend, "hold = \"1s\"\n");
         for family in Family::BOTH {
-            let sink = Sink::start(&router, family);
-            let host = &router.network.client().host;
-            let sockets = sockets(host, sink.at, 200);
-            let hello = two_datagrams(VIDEO);
-            sockets.iter().for_each(|socket| assert!(socket.send(&hello[0]).is_ok()));
-            tcp(host, router.echo(family), 5);
-            udp(host, router.echo(family), 5);
-            assert_eq!(router.status()["holds"]["waiting"], 200, "{backend} {family}");
-            assert_eq!(sink.stop(200).len(), 200);
+            // A machine that stands still for a second proves nothing.
+            assert!((0..3).any(|_| others_come_first(&router, family)), "{backend} {family}");
         }
         router.stop();
     });
+}
+
+/// Whether other flows are answered while some still wait that came before them.
+fn others_come_first(router: &Router, family: Family) -> bool {
+    let sink = Sink::start(router, family);
+    let host = &router.network.client().host;
+    let sockets = sockets(host, sink.at, 200);
+    let hello = two_datagrams(VIDEO);
+    sockets.iter().for_each(|socket| assert!(socket.send(&hello[0]).is_ok()));
+    tcp(host, router.echo(family), 5);
+    udp(host, router.echo(family), 5);
+    let came_before = sink.count.load(Ordering::Relaxed);
+    assert_eq!(sink.stop(200).len(), 200);
+    came_before < 200
 }
 
 #[test]
@@ -128,7 +142,7 @@ fn what_waits_when_the_program_stops_is_not_lost() {
             sockets.iter().for_each(|socket| assert!(socket.send(&hello[1]).is_ok()));
             let seen = sink.stop(100);
             assert_eq!(seen.len(), 50, "{backend} {family}");
-            assert!(seen.values().all(|datagrams| *datagrams == hello), "{backend} {family}");
+            assert!(seen.values().all(|datagrams| datagrams[..] == hello), "{backend} {family}");
         }
     });
 }
@@ -141,34 +155,30 @@ fn held_for(backend: &str, hold: &str) -> Router {
     router
 }
 
-/// How many flows of twenty went by each line, of those whose second datagram really followed
-/// `gap` after the first or soon enough after that. Each arrived whole and in order.
+/// How many flows of twenty went by each line, of those whose second datagram followed the first by
+/// `gap`, and not much more where that matters. Each must arrive whole and in order.
 fn lines(router: &Router, family: Family, host: &str, gap: Duration, datagrams: usize) -> [usize; 2] {
     let sink = Sink::start(router, family);
     let sockets = sockets(&router.network.client().host, sink.at, 20);
-    let hello = two_datagrams(host);
-    let mut in_time = HashMap::new();
-    for batch in sockets.chunks(if gap > Duration::from_millis(100) { 20 } else { 1 }) {
-        let mut began = Instant::now();
-        for (place, datagram) in hello.iter().take(datagrams).enumerate() {
-            if place > 0 {
-                thread::sleep(gap);
-            }
+    let hello = &two_datagrams(host)[..datagrams];
+    let mut timely = HashMap::new();
+    // Those that shall be in time one by one, the others all at once.
+    for batch in sockets.chunks(if gap > IN_TIME { 20 } else { 1 }) {
+        let began = Instant::now();
+        for (place, datagram) in hello.iter().enumerate() {
+            thread::sleep(if place > 0 { gap } else { Duration::ZERO });
             batch.iter().for_each(|socket| assert!(socket.send(datagram).is_ok()));
-            if place == 0 {
-                began = Instant::now() - Duration::from_micros(1);
-            }
         }
-        let soon_enough = gap > Duration::from_millis(100) || began.elapsed() < Duration::from_millis(15);
-        in_time.extend(batch.iter().map(|socket| (socket.local_addr().unwrap().port(), soon_enough)));
+        let is_timely = gap > IN_TIME || began.elapsed() < IN_TIME;
+        timely.extend(batch.iter().map(|socket| (socket.local_addr().unwrap().port(), is_timely)));
     }
     let seen = sink.stop(20 * datagrams);
     assert_eq!(seen.len(), 20, "as many flows as sockets: none is split");
     let mut lines = [0; 2];
     for ((from, port), arrived) in seen {
-        assert_eq!(arrived, hello[..datagrams], "{from} {port}");
+        assert!(arrived == hello, "{from} {port}: not the whole hello in its order");
         let line = router.network.lines.iter().position(|line| line.sources.contains(from)).expect("a line");
-        lines[line] += usize::from(in_time.get(&port).copied().unwrap_or(false));
+        lines[line] += usize::from(timely.get(&port) == Some(&true));
     }
     lines
 }
@@ -188,7 +198,7 @@ fn sockets(host: &Host, to: SocketAddr, count: usize) -> Vec<UdpSocket> {
 struct Sink {
     at: SocketAddr,
     over: Arc<AtomicBool>,
-    count: Arc<std::sync::atomic::AtomicUsize>,
+    count: Arc<AtomicUsize>,
     thread: JoinHandle<Seen>,
 }
 
@@ -219,7 +229,7 @@ impl Sink {
     }
 }
 
-fn receive(socket: &UdpSocket, over: &AtomicBool, count: &std::sync::atomic::AtomicUsize) -> Seen {
+fn receive(socket: &UdpSocket, over: &AtomicBool, count: &AtomicUsize) -> Seen {
     let mut seen = Seen::new();
     let mut datagram = [0; 2048];
     loop {
