@@ -135,6 +135,7 @@ fn rule(number: u32, matches: Matchers) -> Rule {
         sticky: None,
         none: WhenNone::NextRule,
         live: Live::default(),
+        hold: std::time::Duration::ZERO,
     }
 }
 

@@ -56,6 +56,9 @@ const STICKY_KEYS: &[(&str, StickyBy)] = &[
 /// Longer than people are away from a form they fill in.
 const STICKY_FOR: Duration = Duration::from_secs(600);
 
+/// Nobody notices it, and the second half of a ClientHello follows the first within a millisecond.
+const HOLD: Duration = Duration::from_millis(20);
+
 /// A rule with what only its file knows.
 pub(super) struct Entry {
     /// The rule.
@@ -91,10 +94,11 @@ pub(super) fn each(
     let mut count = 0;
     for (order, file) in (1..).zip(files) {
         read_file(order, file, problems, |root| {
+            let hold = root.or("hold", HOLD, values::hold);
             for section in root.sections("rule") {
                 report_limit(&section, &mut count);
                 let report = section.report();
-                if let Some(entry) = entry(section, names, lists, &mut unique) {
+                if let Some(entry) = entry(section, hold, names, lists, &mut unique) {
                     take(report, entry);
                 }
             }
@@ -111,7 +115,13 @@ fn report_limit(section: &Section, count: &mut usize) {
 }
 
 /// One rule; `None` if anything is wrong with it.
-fn entry(section: Section, names: &Names, lists: &Lists, unique: &mut Unique) -> Option<Entry> {
+fn entry(
+    section: Section,
+    hold: Duration,
+    names: &Names,
+    lists: &Lists,
+    unique: &mut Unique,
+) -> Option<Entry> {
     let report = section.report();
     let before = report.count();
     let name = section.required("name", TITLE, title);
@@ -128,7 +138,7 @@ fn entry(section: Section, names: &Names, lists: &Lists, unique: &mut Unique) ->
     section.finish();
     let (name, choice) = (name?, choice?);
     let (place, origin) = (name.span(), report.place(name.span().start));
-    let rule = Rule { name: name.into_inner(), origin, matches, not, choice, sticky, none, live };
+    let rule = Rule { name: name.into_inner(), origin, matches, not, choice, sticky, none, live, hold };
     // Examples of a half-read rule prove nothing.
     if report.count() == before {
         try_examples(report, &rule, &hits, &misses);

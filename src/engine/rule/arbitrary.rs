@@ -3,6 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::ops::RangeInclusive;
 use std::sync::Arc;
+use std::time::Duration;
 
 use ipnet::IpNet;
 use proptest::collection::vec;
@@ -29,6 +30,7 @@ pub(crate) fn rule(matches: Matchers, not: Matchers) -> Rule {
         sticky: None,
         none: WhenNone::NextRule,
         live: Live::default(),
+        hold: Duration::ZERO,
     }
 }
 
