@@ -14,7 +14,7 @@ use crossbeam_channel::Sender;
 use super::shared::{Deciding, Shared};
 use super::worker::Event;
 use crate::engine::Now;
-use crate::engine::hold::{Holding, Release, Ticket};
+use crate::engine::hold::{Holding, MOST_PACKETS, Release, Ticket};
 use crate::system::queue::{LONGEST_WAIT, PacketQueue, Turn, Waiting};
 
 /// Flows that began in the last seconds and are remembered.
@@ -34,7 +34,7 @@ pub fn start(
     events: Sender<Event>,
 ) -> io::Result<JoinHandle<()>> {
     thread::Builder::new().name("watcher".into()).spawn(move || {
-        let watcher = Watcher { queue, holding: Holding::new(FLOWS), events };
+        let watcher = Watcher { queue, holding: Holding::new(FLOWS, MOST_PACKETS), events };
         if let Err(error) = watcher.watch(&shared) {
             tracing::error!("no flow can wait for its name, the queue is broken: {error}");
         }
