@@ -88,6 +88,9 @@ fn many_wait(backend: &str) {
             sockets.iter().for_each(|socket| assert_eq!(socket.send(datagram).unwrap(), datagram.len()));
         }
         let seen = sink.stop(2 * flows);
+        let drops: Vec<String> = std::fs::read_to_string("/proc/net/softnet_stat").unwrap().lines().map(|l| l.split(' ').nth(1).unwrap().to_owned()).collect();
+        eprintln!("softnet {drops:?} {} {:?}", router.status()["gate"], router.network.router.shell("cat /proc/net/netfilter/nfnetlink_queue; cat /proc/net/stat/nf_conntrack; nstat -az 2>/dev/null | grep -i -E 'drop|discard|InErrors|Rcvbuf'"));
+        eprintln!("internet {:?}", router.network.internet.shell("cat /proc/net/snmp | grep Udp:"));
         assert_eq!(seen.len(), flows, "{backend} {family}: as many flows as sockets: none is split");
         // What found a queue full went past it, and may have come before what waited.
         let whole = |datagrams: &Vec<Vec<u8>>| {
