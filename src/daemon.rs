@@ -5,6 +5,7 @@ pub mod explain;
 pub mod keeper;
 pub mod learned;
 pub mod listener;
+pub mod live;
 pub mod machine;
 pub mod report;
 pub mod shared;
@@ -13,6 +14,7 @@ pub mod watcher;
 pub mod worker;
 
 use std::collections::HashMap;
+use std::mem;
 use std::path::PathBuf;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, PoisonError, mpsc as reply};
@@ -26,6 +28,7 @@ use tokio::time::{Interval, MissedTickBehavior};
 
 use self::accounts::{Accounts, Bookkeeping};
 use self::keeper::Keeper;
+use self::live::Follower;
 use self::machine::{Machine, Pending};
 use self::report::Reporter;
 use self::shared::{Deciding, Shared};
@@ -200,6 +203,7 @@ struct Daemon {
     reporter: Arc<Reporter>,
     reloads: mpsc::Receiver<reply::SyncSender<Response>>,
     keeper: Keeper,
+    follower: Follower,
     /// The workers, who listens to DNS answers, and who watches flows for their names.
     workers: Vec<JoinHandle<()>>,
     /// Why the machine could not be followed when it was looked at last.
@@ -252,6 +256,9 @@ impl Daemon {
             current: Mutex::new((config.clone(), plan.clone())),
             last_counters: Mutex::new((Instant::now(), HashMap::new())),
         });
+        let follower = Follower::start(Arc::clone(&reporter))?;
+        // Flows that run by a line which died while nobody looked.
+        follower.lines_changed();
         let (reload, reloads) = mpsc::channel(16);
         let serving = serve_control(&run, &reporter, reload)?;
         Ok(Self {
@@ -266,6 +273,7 @@ impl Daemon {
             reporter,
             reloads,
             keeper,
+            follower,
             workers,
             complaint: None,
             _serving: serving,
@@ -420,11 +428,16 @@ impl Daemon {
 
     /// Workers and status get the configuration and plan in force.
     fn publish(&self) {
-        let before = &self.shared.deciding.load().snapshot;
-        let deciding = deciding(&self.config, &self.plan, &self.observed, &self.rules, before);
+        let before = self.shared.deciding.load_full();
+        let deciding = deciding(&self.config, &self.plan, &self.observed, &self.rules, &before.snapshot);
+        let board_changed = deciding.snapshot.board != before.snapshot.board;
         self.shared.deciding.store(Arc::new(deciding));
-        let mut current = self.reporter.current.lock().unwrap_or_else(PoisonError::into_inner);
-        *current = (self.config.clone(), self.plan.clone());
+        let current = (self.config.clone(), self.plan.clone());
+        let last =
+            mem::replace(&mut *self.reporter.current.lock().unwrap_or_else(PoisonError::into_inner), current);
+        if board_changed || last.1.lines != self.plan.lines {
+            self.follower.lines_changed();
+        }
     }
 
     /// Stops deciding without losing a packet; the kernel's part stays, and what was learned.

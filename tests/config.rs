@@ -16,7 +16,7 @@ use wansplit::engine::flow::{LanId, Mac};
 use wansplit::engine::packet::Family;
 use wansplit::engine::rule::hosts::{HostName, HostSet, Reach};
 use wansplit::engine::rule::model::{
-    Choice, HashKey, IcmpType, Matchers, Payload, Policy, Rule, TimeSpan, WhenNone,
+    Choice, HashKey, IcmpType, Live, Matchers, Payload, Policy, Rule, TimeSpan, WhenNone,
 };
 use wansplit::engine::rule::texts::{Expressions, Texts};
 use wansplit::engine::sniff::App;
@@ -182,6 +182,7 @@ fn every_key_of_a_rule_is_obeyed() {
         sticky: Some(Sticky { by: StickyBy::Client, lasts: Duration::from_secs(5400) }),
         none: WhenNone::Drop,
         hold: Duration::from_millis(750),
+        live: Live::MoveBack,
     };
     assert_eq!(*all, expected);
 

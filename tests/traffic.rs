@@ -16,6 +16,8 @@ mod hold;
 mod inbound;
 #[path = "traffic/lines.rs"]
 mod lines;
+#[path = "traffic/live.rs"]
+mod live;
 #[path = "traffic/own.rs"]
 mod own;
 #[path = "traffic/protocols.rs"]

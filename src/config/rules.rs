@@ -17,7 +17,7 @@ use super::values::{self, TITLE, number, one_of, spelled, title, unknown_word};
 use super::words;
 use crate::engine::flow::Facts;
 use crate::engine::packet::{Family, PROTOCOLS_WITH_PORTS};
-use crate::engine::rule::model::{Choice, HashKey, IcmpType, Matchers, Policy, Rule, WhenNone};
+use crate::engine::rule::model::{Choice, HashKey, IcmpType, Live, Matchers, Policy, Rule, WhenNone};
 use crate::engine::rule::naive;
 use crate::engine::rule::texts::{Texts, Unusable};
 use crate::engine::sticky::{Sticky, StickyBy};
@@ -30,6 +30,9 @@ const USE: &str = "the name of an uplink or { policy = ..., uplinks = [...] }";
 
 const NONE: &[(&str, WhenNone)] =
     &[("next-rule", WhenNone::NextRule), ("any", WhenNone::Any), ("drop", WhenNone::Drop)];
+
+const LIVE: &[(&str, Live)] =
+    &[("keep", Live::Keep), ("reset-on-down", Live::ResetOnDown), ("move-back", Live::MoveBack)];
 
 const POLICIES: &[(&str, Policy)] = &[
     ("round-robin", Policy::RoundRobin),
@@ -130,11 +133,12 @@ fn entry(
     let choice = choice(&section, names);
     let sticky = sticky(&section);
     let none = section.or("none", WhenNone::default(), one_of(NONE));
+    let live = section.or("live", Live::default(), one_of(LIVE));
     let (hits, misses) = examples(section.section("examples"), names);
     section.finish();
     let (name, choice) = (name?, choice?);
     let (place, origin) = (name.span(), report.place(name.span().start));
-    let rule = Rule { name: name.into_inner(), origin, matches, not, choice, sticky, none, hold };
+    let rule = Rule { name: name.into_inner(), origin, matches, not, choice, sticky, none, live, hold };
     // Examples of a half-read rule prove nothing.
     if report.count() == before {
         try_examples(report, &rule, &hits, &misses);

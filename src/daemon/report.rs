@@ -59,6 +59,12 @@ impl Reporter {
         }
     }
 
+    /// The plan in force.
+    #[must_use]
+    pub fn plan(&self) -> Plan {
+        self.current.lock().unwrap_or_else(PoisonError::into_inner).1.clone()
+    }
+
     /// How things are now.
     #[must_use]
     pub fn status(&self) -> Status {

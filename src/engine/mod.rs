@@ -21,6 +21,7 @@ use std::time::Duration;
 pub mod flow;
 pub mod gate;
 pub mod hold;
+pub mod live;
 pub mod memory;
 pub mod names;
 pub mod packet;
@@ -35,7 +36,7 @@ use hold::Held;
 use names::Names;
 use packet::{Family, Fragment, Packet};
 use rule::RuleSet;
-use rule::model::{Choice, Policy, Rule, RuleId, WhenNone};
+use rule::model::{Choice, Live, Policy, Rule, RuleId, WhenNone};
 use sniff::watch::Known;
 use sniff::{App, Hint, Ports, Sniffed};
 use sticky::Choices;
@@ -267,8 +268,12 @@ fn winner(snapshot: &Snapshot, facts: &Facts) -> Option<RuleId> {
 fn stuck_to(rule: &Rule, snapshot: &Snapshot, facts: &Facts, now: Millis) -> Option<UplinkId> {
     let sticky = rule.sticky?;
     let uplink = snapshot.choices.find(sticky, facts, now)?;
-    let is_possible = rule.choice.uplinks.iter().any(|&(possible, _)| possible == uplink)
-        && snapshot.board.usable(facts.family).contains(uplink);
+    let is_possible = match rule.live {
+        Live::MoveBack => live::preferred(&rule.choice, &snapshot.board, facts).contains(uplink),
+        Live::Keep | Live::ResetOnDown => {
+            live::possible(&rule.choice, &snapshot.board, facts).contains(uplink)
+        }
+    };
     is_possible.then(|| {
         snapshot.choices.keep(sticky, facts, uplink, now);
         uplink

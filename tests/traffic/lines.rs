@@ -26,9 +26,10 @@ fn sixteen_lines_work(backend: &str) {
         let host = &router.network.client().host;
         let to = router.echo(family);
         let (report, flows) = soundly(&router, || {
-            let udp = UdpFlows { first_port: Some(10_000), ..UdpFlows::new(to, Pace::burst(1600, 50)) };
+            let udp =
+                UdpFlows { first_port: Some(10_000), ..UdpFlows::new(to, Pace::burst(scaled(1600), 50)) };
             worked(udp.run(host).unwrap(), to);
-            worked(TcpFlows::new(to, Pace::burst(320, 50)).run(host).unwrap(), to)
+            worked(TcpFlows::new(to, Pace::burst(scaled(320), 50)).run(host).unwrap(), to)
         });
         assert_eq!(by_line(&router.network, &report).len(), 16);
         assert_shares(&flows.shares_of(|flow| flow.protocol == 17), &[1; 16], 1.0);

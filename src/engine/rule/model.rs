@@ -43,6 +43,8 @@ pub struct Rule {
     /// How long the first datagrams of a flow may be held for the name that this rule asks for;
     /// at most [`LONGEST_HOLD`], zero: not at all.
     pub hold: Duration,
+    /// What becomes of its running flows when their line dies or a better one comes back.
+    pub live: Live,
 }
 
 /// Conditions on a flow. An empty list asks nothing; within a list one entry
@@ -207,6 +209,22 @@ pub enum HashKey {
     ClientDestination,
     /// Addresses, protocol and ports.
     FiveTuple,
+}
+
+/// What becomes of a rule's running flows when their line dies, or a better one comes back.
+///
+/// A flow that is reset goes on by another line: datagrams with the next one, a TCP connection when
+/// its client has made it anew, which it is told to do at once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Live {
+    /// They stay on their line, come what may.
+    Keep,
+    /// They are reset when their line dies, while there is another.
+    #[default]
+    ResetOnDown,
+    /// They are also reset when their line is no longer the one that they would get, some
+    /// seconds after that has come back.
+    MoveBack,
 }
 
 /// What happens when none of a rule's uplinks is usable.
