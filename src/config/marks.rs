@@ -18,7 +18,7 @@ pub(super) fn read(section: Section, uplinks: &[Written]) -> Marks {
     let written = section.optional("mask", bits);
     let mask = written.or(absent.then(|| Spanned::new(section.span(), DEFAULT_MASK)));
     // A mask that was refused: nothing can be said about the rest.
-    let mask = mask.unwrap_or(Spanned::new(section.span(), u32::MAX >> 1));
+    let mask = mask.unwrap_or(Spanned::new(section.span(), u32::MAX >> 2));
     let (decided, watched) = flags(&section, &mask);
     let marks = Marks { mask: *mask.get_ref(), decided, watched, values: values(&section, &mask, uplinks) };
     section.finish();

@@ -22,7 +22,7 @@ use super::rule::model::OnMismatch;
 use super::sniff::Ports;
 use super::sniff::watch::{Known, Watch};
 use super::uplink::{UplinkId, pick};
-use super::{Heard, Now, Snapshot, TCP, learn, whole, winner};
+use super::{Now, Snapshot, TCP, whole, winner};
 
 /// Connections that are listened to at one time.
 pub const MOST: usize = 4096;
@@ -162,8 +162,8 @@ impl Watching {
         let key = facts.key;
         self.counts.named += 1;
         snapshot.names.said(key.src, key.dst, key.dst_port, &name, now.at);
-        let heard = Heard { payload: &[], hint: known.hint(), says_more: false };
-        let (facts, _) = learn(facts, &heard, snapshot, now.at);
+        // As the next connection will be seen, of which more than the name is not known either.
+        let facts = Facts { name: Some(name), ..facts };
         let Some(wanted) = wanted_elsewhere(snapshot, &facts, on) else { return OnMismatch::Keep };
         self.counts.elsewhere += 1;
         let pair = (key.src, key.dst);
