@@ -12,7 +12,7 @@ use super::shared::Shared;
 use super::worker::Event;
 use crate::config::Config;
 use crate::control::message::{
-    Gate, Holds, Names, Queue, Reason as ReasonCount, Recent, Response, Rule, Status, Tally, Uplink,
+    Gate, Heard, Holds, Names, Queue, Reason as ReasonCount, Recent, Response, Rule, Status, Tally, Uplink,
     UplinkFamily, Usable,
 };
 use crate::engine::flow::{FlowKey, Millis};
@@ -22,6 +22,7 @@ use crate::engine::packet::Family;
 use crate::engine::rule::model::RuleId;
 use crate::engine::uplink::UplinkId;
 use crate::engine::verdict::{Action, Reason};
+use crate::engine::watching;
 use crate::plan::Plan;
 use crate::plan::lines::{Line, NoWay};
 use crate::system::clock;
@@ -91,6 +92,7 @@ impl Reporter {
                 ambiguous: self.shared.names.ambiguous(),
             },
             holds: holds(&self.shared.holds.load()),
+            heard: heard(&self.shared.heard.load()),
             recent: self.accounts.recent().iter().map(|event| recent(event, &config, now)).collect(),
             warnings: plan.misfits.iter().map(ToString::to_string).collect(),
         }
@@ -167,6 +169,11 @@ impl Reporter {
 fn holds(counts: &Counts) -> Holds {
     let Counts { held, told, expired, crowded } = *counts;
     Holds { held, waiting: counts.waiting(), told, expired, crowded }
+}
+
+fn heard(counts: &watching::Counts) -> Heard {
+    let watching::Counts { watched, named, elsewhere, reset } = *counts;
+    Heard { watched, named, elsewhere, reset }
 }
 
 /// Bits per second.
