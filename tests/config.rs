@@ -1,8 +1,10 @@
 //! Configurations and rule files from text to checked values, and everything that can be wrong with them.
 
+use std::cell::RefCell;
 use std::fs;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -60,7 +62,8 @@ fn the_articles_router_needs_nothing_but_its_lines_and_its_forward() {
         lan: vec!["eth0".to_owned()],
         uplinks: vec![uplink(ISP1, "eth1", "198.51.100"), uplink(ISP2, "eth2", "203.0.113")],
         forwards: vec![slingbox],
-        rules: vec![],
+        rules: Arc::default(),
+        geo: Arc::default(),
         backend: BackendChoice::Auto,
         queue: Queue { first: 0, workers: None, limit: 50_000, length: 8192 },
         marks: Marks { mask: 0xff, decided: 0x100, values: vec![1, 2] },
@@ -130,7 +133,8 @@ fn every_key_of_the_main_file_is_obeyed() {
         lan: vec!["eth0".to_owned(), "eth0.20".to_owned()],
         uplinks: vec![isp1, isp2, isp3],
         forwards: vec![games, dns],
-        rules: vec![],
+        rules: Arc::default(),
+        geo: Arc::default(),
         backend: BackendChoice::IptablesNft,
         queue: Queue { first: 10, workers: Some(4), limit: 1000, length: 512 },
         marks: Marks { mask: 0xf00, decided: 0x10_0000, values: vec![0x200, 0x100, 0x300] },
@@ -240,9 +244,16 @@ fn an_example_can_say_what_the_client_asks_for() {
 #[test]
 fn the_lists_that_rule_files_name_are_seen_from_them() {
     let text = "[[rule]]\nmatch = { host_list = [\"video.txt\", \"/srv/geosite.dat:a@b\", 1] }\nnot.dst_list = \"../nets\"";
-    let files = config::list_files(&[source("etc/rules/10.toml", text), source("rules/20.toml", "no TOML")]);
-    let expected = ["/srv/geosite.dat", "etc/rules/../nets", "etc/rules/video.txt"];
-    assert_eq!(files.into_iter().collect::<Vec<_>>(), expected);
+    let asked = Rc::new(RefCell::new(Vec::new()));
+    let noted = Rc::clone(&asked);
+    let lists = Lists::new(move |path| {
+        noted.borrow_mut().push(path.to_owned());
+        Err("not now".to_owned())
+    });
+    let rules = [source("etc/rules/10.toml", text), source("rules/20.toml", "no TOML")];
+    assert!(config::load(&source("wansplit.toml", ARTICLE), &rules, &lists).is_err());
+    let expected = ["etc/rules/video.txt", "/srv/geosite.dat", "etc/rules/../nets"];
+    assert_eq!(*asked.borrow(), expected);
 }
 
 #[test]
@@ -326,7 +337,7 @@ fn rules_can_be_loaded_again_for_a_configuration_in_use() {
     let config = load(EVERY_KEY, &[]);
     let rules =
         config::load_rules(&config, &[source("rules/10-every.toml", EVERY_RULE_KEY)], &every_list()).unwrap();
-    assert_eq!(rules, load(EVERY_KEY, &[source("rules/10-every.toml", EVERY_RULE_KEY)]).rules);
+    assert_eq!(rules, load(EVERY_KEY, &[source("rules/10-every.toml", EVERY_RULE_KEY)]).rules.to_vec());
 
     let broken = source("rules/20-new.toml", "[[rule]]\nname = \"new\"\nuse = \"isp4\"\n");
     let problems = config::load_rules(&config, &[broken], &Lists::default()).unwrap_err();
@@ -583,7 +594,7 @@ fn problems_of(directory: &Path) -> String {
     let main = file(directory, "config.toml");
     let rules = directory.join("rules");
     let rule_files: Vec<SourceFile> = if rules.is_dir() { rule_files(&rules, directory) } else { Vec::new() };
-    let problems = config::load(&main, &rule_files, &lists(&rule_files, directory)).err().unwrap_or_default();
+    let problems = config::load(&main, &rule_files, &lists(directory)).err().unwrap_or_default();
     problems.iter().map(|problem| format!("{problem}\n")).collect()
 }
 
@@ -594,12 +605,9 @@ fn every_list() -> Lists {
 }
 
 /// The lists that rule files name, read from below a directory.
-fn lists(rule_files: &[SourceFile], below: &Path) -> Lists {
-    let read = |path: String| {
-        let bytes = fs::read(below.join(&path)).map_err(|error| error.to_string());
-        (path, bytes)
-    };
-    config::list_files(rule_files).into_iter().map(read).collect()
+fn lists(below: &Path) -> Lists {
+    let below = below.to_owned();
+    Lists::new(move |path| fs::read(below.join(path)).map_err(|error| error.to_string()))
 }
 
 fn rule_files(rules: &Path, below: &Path) -> Vec<SourceFile> {

@@ -1,8 +1,8 @@
 //! What happens to one packet. Pure: bytes, facts and `now` in, a decision out.
 //!
 //! The order of the modules is the order of the steps:
-//! [`packet`] parses, [`flow`] names the flow and its facts, [`sniff`] reads what
-//! its client says, [`names`] knows who the address is, [`rule`] finds the first
+//! [`packet`] parses, [`flow`] names the flow and its facts, [`geo`] knows where the
+//! address is, [`sniff`] reads what its client says, [`names`] knows who the address is, [`rule`] finds the first
 //! rule that matches, [`sticky`] remembers where the client's flows went,
 //! [`uplink`] picks one of the rule's uplinks, and [`verdict`] turns the pick into
 //! a mark and a reason.
@@ -19,6 +19,7 @@ use std::time::Duration;
 
 pub mod flow;
 pub mod gate;
+pub mod geo;
 pub mod memory;
 pub mod names;
 pub mod packet;
@@ -29,6 +30,7 @@ pub mod uplink;
 pub mod verdict;
 
 use flow::{Arrival, Facts, FlowKey, FlowTable, LocalTime, Lookup, Millis};
+use geo::Geo;
 use names::Names;
 use packet::{Family, Fragment, Packet};
 use rule::RuleSet;
@@ -59,6 +61,8 @@ pub struct Engine {
 pub struct Snapshot {
     /// The rules. Another `Arc` means that the rules were loaded anew.
     pub rules: Arc<RuleSet>,
+    /// Where addresses belong.
+    pub geo: Arc<Geo>,
     /// Who is usable.
     pub board: Board,
     /// Names of addresses.
@@ -114,7 +118,8 @@ impl Engine {
             Decision::keep(Reason::Stale, None)
         } else {
             self.turns.follow(&snapshot.rules);
-            let facts = learn(Facts::new(&packet, arrival, now.local), &packet, snapshot, now.at);
+            let facts = snapshot.placed(Facts::new(&packet, arrival, now.local));
+            let facts = learn(facts, &packet, snapshot, now.at);
             choose(&mut self.turns, snapshot, &facts, now.at)
         };
         vacancy.remember(decision);
@@ -225,10 +230,16 @@ fn pick_any(
 impl Snapshot {
     /// These rules with every uplink usable, nothing learned: for what would be rather than what is.
     #[must_use]
-    pub fn where_all_works(rules: &[Rule], weights: Vec<u8>) -> Self {
+    pub fn where_all_works(rules: Arc<[Rule]>, geo: Arc<Geo>, weights: Vec<u8>) -> Self {
         let all: UplinkSet = (0..).map(UplinkId).take(weights.len()).collect();
         let board = Board { usable_v4: all, usable_v6: all, weights };
-        Snapshot { rules: Arc::new(RuleSet::compile(rules)), board, ..Snapshot::default() }
+        Snapshot { rules: Arc::new(RuleSet::compile(rules)), geo, board, ..Snapshot::default() }
+    }
+
+    /// The facts, with where the destination belongs if any rule asks for that.
+    #[must_use]
+    pub fn placed<'a>(&self, facts: Facts<'a>) -> Facts<'a> {
+        if self.rules.asks_for_places() { facts.placed(&self.geo) } else { facts }
     }
 
     /// Whether a remembered decision may be given again. A flow whose uplink has gone, or that
