@@ -2,7 +2,7 @@
 
 use std::cell::RefCell;
 use std::fs;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -15,6 +15,7 @@ use wansplit::config::{
     Routing, Severity, Source, SourceFile, Uplink,
 };
 use wansplit::engine::flow::{LanId, Mac};
+use wansplit::engine::geo::{Asn, Country, Geo, Places, Ranges};
 use wansplit::engine::packet::Family;
 use wansplit::engine::rule::hosts::{HostName, HostSet, Reach};
 use wansplit::engine::rule::model::{
@@ -25,6 +26,9 @@ use wansplit::engine::sniff::App;
 use wansplit::engine::sticky::{Sticky, StickyBy};
 use wansplit::engine::uplink::UplinkId;
 use wansplit::engine::verdict::Marks;
+
+#[path = "support/mmdb.rs"]
+mod mmdb;
 
 const ARTICLE: &str = include_str!("data/article.toml");
 const EVERY_KEY: &str = include_str!("data/every-key.toml");
@@ -134,7 +138,7 @@ fn every_key_of_the_main_file_is_obeyed() {
         uplinks: vec![isp1, isp2, isp3],
         forwards: vec![games, dns],
         rules: Arc::default(),
-        geo: Arc::default(),
+        geo: every_place(),
         backend: BackendChoice::IptablesNft,
         queue: Queue { first: 10, workers: Some(4), limit: 1000, length: 512 },
         marks: Marks { mask: 0xf00, decided: 0x10_0000, values: vec![0x200, 0x100, 0x300] },
@@ -202,6 +206,31 @@ fn every_key_of_a_rule_is_obeyed() {
     assert_eq!(rest.none, WhenNone::NextRule);
 }
 
+/// What the databases of [`EVERY_KEY`] say.
+fn every_place() -> Arc<Geo> {
+    let (mut countries, mut systems) = (Ranges::default(), Ranges::default());
+    for (start, inside) in [("203.0.113.0", true), ("203.0.114.0", false)] {
+        let start = start.parse::<Ipv4Addr>().unwrap().to_bits();
+        countries.begin(start, Country::new(b"de").filter(|_| inside));
+        systems.begin(start, Asn::parse("3320").filter(|_| inside));
+    }
+    let countries = Places { v4: countries, v6: Ranges::default() };
+    Arc::new(Geo { countries: Some(countries), systems: Some(Places { v4: systems, v6: Ranges::default() }) })
+}
+
+#[test]
+fn an_examples_destination_belongs_where_the_databases_say_or_where_the_example_says() {
+    let rules = r#"
+        [[rule]]
+        name = "home"
+        match = { dst_country = "de", dst_asn = "AS3320" }
+        use = "isp1"
+        examples.match = ["tcp 10.0.0.1:1 > 203.0.113.9:2", "tcp 10.0.0.1:1 > 192.0.2.1:2 country=DE asn=3320"]
+        examples.miss = ["tcp 10.0.0.1:1 > 192.0.2.1:2", "tcp 10.0.0.1:1 > 203.0.113.9:2 country=at"]
+    "#;
+    assert_eq!(load(EVERY_KEY, &[source("rules/10.toml", rules)]).rules.len(), 1);
+}
+
 /// What the rule about contents in [`EVERY_RULE_KEY`] asks.
 fn every_content() -> Matchers {
     let host = |text| HostName::parse(text).unwrap();
@@ -210,6 +239,8 @@ fn every_content() -> Matchers {
     let listed = [net("203.0.113.0/24")].iter().collect();
     Matchers {
         dst_list: vec![Arc::new(listed)],
+        dst_country: [&b"de"[..], b"at"].map(|letters| Country::new(letters).unwrap()).into(),
+        dst_asn: ["3320", "15169"].map(|number| Asn::parse(number).unwrap()).into(),
         host: vec![host("www.example.org"), host("*.example.net")],
         host_list: vec![Arc::new(names)],
         app: vec![App::Quic, App::Http],
@@ -449,10 +480,72 @@ fn a_rule_that_no_flow_reaches_gives_a_warning() {
 }
 
 #[test]
+fn a_rule_whose_hosts_an_earlier_rule_takes_gives_a_warning() {
+    let warned = |first: &str, second: &str| {
+        let text = format!(
+            "[[rule]]\nname = \"a\"\n{first}\nuse = \"isp1\"\n[[rule]]\nname = \"b\"\n{second}\nuse = \"isp2\"\n"
+        );
+        let rules = [source("rules/10-a.toml", &text)];
+        let config = load(ARTICLE, &rules);
+        let warnings = config::warnings(&config, &rules, &every_list());
+        warnings.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
+    };
+    let only = "rule \"b\" decides only while no uplink of an earlier rule is usable: rule \"a\" (rules/10-a.toml:2)";
+    for (first, second) in [
+        ("match.host = \"*.example.org\"", "match.host = [\"a.example.org\", \"*.b.example.org\"]"),
+        ("match.host_list = \"names.txt\"", "match.host = [\"example.com\", \"a.b.example.com\"]"),
+        ("match.host = [\"*.com\"]", "match = { host_list = \"names.txt\", dst_port = 443 }"),
+        ("match.host_list = \"names.txt\"", "match = { host_list = \"names.txt\", dst_port = 443 }"),
+        (
+            "match = { host = \"*.example.org\", dst_port = \"1-600\", src = \"10.0.0.0/8\" }",
+            "match = { host = \"a.example.org\", dst_port = [80, \"400-443\"], src = \"10.1.0.0/16\", app = \"quic\" }",
+        ),
+    ] {
+        assert!(warned(first, second).contains(only), "{first}\n{second}\n{}", warned(first, second));
+        let dropping = format!("{first}\nnone = \"drop\"");
+        let never = "rule \"b\" is never reached: rule \"a\" (rules/10-a.toml:2) takes all of its hosts";
+        assert!(warned(&dropping, second).contains(never), "{}", warned(&dropping, second));
+        assert_eq!(warned(second, first), "", "the narrower rule comes first");
+    }
+    for (first, second) in [
+        ("match.host = \"a.example.org\"", "match.host = \"a.example.org\""),
+        ("match.host = \"*.example.org\"", "match.host = [\"a.example.org\", \"example.org\"]"),
+        ("match.host = \"a.example.org\"", "match.host = \"*.a.example.org\""),
+        ("match = { host = \"*.example.org\", dst_port = 443 }", "match.host = \"a.example.org\""),
+        ("match.host = \"*.example.org\"\nnot.dst_port = 80", "match.host = \"a.example.org\""),
+    ] {
+        assert_eq!(warned(first, second), "", "{first}\n{second}");
+    }
+}
+
+#[test]
+fn ten_thousand_rules_for_hosts_are_compared_without_comparing_each_with_each() {
+    let rule = |number: usize| {
+        let hosts = format!("[\"*.example.org\", \"a{number}.example.net\", \"b{number}.example.com\"]");
+        format!(
+            "[[rule]]\nname = \"{number}\"\nmatch = {{ host = {hosts}, host_list = \"names.txt\" }}\nuse = \"isp1\"\n"
+        )
+    };
+    let rules = [source("rules/10.toml", &(0..10_000).map(rule).collect::<String>())];
+    let config = load(ARTICLE, &rules);
+    assert!(config::warnings(&config, &rules, &every_list()).is_empty());
+}
+
+#[test]
+fn a_country_that_the_database_does_not_know_gives_a_warning() {
+    let rules = "[[rule]]\nname = \"a\"\nmatch.dst_country = [\"de\", \"uk\"]\nuse = \"isp1\"\n";
+    let rules = [source("rules/10.toml", rules)];
+    let warnings = config::warnings(&load(EVERY_KEY, &rules), &rules, &every_list());
+    let lines: Vec<String> = warnings.iter().map(ToString::to_string).collect();
+    let expected = "rules/10.toml:2:8: rule \"a\" asks for country \"uk\", which the database does not know: expected the two letters of ISO 3166-1, like \"gb\" for the United Kingdom";
+    assert_eq!(lines, [expected]);
+}
+
+#[test]
 fn what_a_tcp_connection_does_not_say_when_it_begins_gives_a_warning() {
     let warned = |matches: &str| {
         let text = format!("[[rule]]\nname = \"a\"\nmatch = {{ {matches} }}\nuse = \"isp1\"\n");
-        let rules = [source("rules/10-a.toml", &text)];
+        let rules = [source("rules/10-a.toml", &text.replace('`', "\n"))];
         let config = load(ARTICLE, &rules);
         let warnings = config::warnings(&config, &rules, &Lists::default());
         warnings.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
@@ -466,6 +559,8 @@ fn what_a_tcp_connection_does_not_say_when_it_begins_gives_a_warning() {
         ("user_agent", r#"protocol = "udp", user_agent = "curl""#),
         ("alpn", r#"protocol = ["tcp", 6], alpn = "h2", dst_port = 443"#),
         ("payload", r#"protocol = "tcp", payload = { contains = "x" }"#),
+        ("app` under `not", r#"protocol = "tcp" }`not = { app = "quic""#),
+        ("user_agent` under `not", r#"host = "example.org" }`not = { user_agent = "curl""#),
     ] {
         let expected = format!(
             "rules/10-a.toml:2:8: rule \"a\" never matches: `{key}` cannot be known when a TCP connection begins: \
@@ -598,10 +693,16 @@ fn problems_of(directory: &Path) -> String {
     problems.iter().map(|problem| format!("{problem}\n")).collect()
 }
 
-/// The lists of [`EVERY_RULE_KEY`].
+/// The lists and databases of [`EVERY_KEY`] and [`EVERY_RULE_KEY`].
 fn every_list() -> Lists {
-    let file = |path: &str, text: &str| (path.to_owned(), Ok(text.into()));
-    Lists::from_iter([file("rules/names.txt", "example.com\n"), file("rules/nets.txt", "203.0.113.0/24\n")])
+    let file = |path: &str, bytes: Vec<u8>| (path.to_owned(), Ok(bytes));
+    let database = |record| mmdb::database(&[("203.0.113.0/24", record)], 24);
+    Lists::from_iter([
+        file("rules/names.txt", b"example.com\n".into()),
+        file("rules/nets.txt", b"203.0.113.0/24\n".into()),
+        file("country.mmdb", database(mmdb::country("DE"))),
+        file("/srv/asn.mmdb", database(mmdb::system(3320))),
+    ])
 }
 
 /// The lists that rule files name, read from below a directory.

@@ -1,6 +1,8 @@
 //! What goes in, what goes out, and what is odd: forwards, the router's own traffic, the guard,
-//! every protocol, rules and policies, source addresses, helpers, many and strange uplinks.
+//! every protocol, rules and policies, source addresses, helpers, lists, many and strange uplinks.
 
+#[path = "support/mmdb.rs"]
+mod mmdb;
 #[path = "support/router.rs"]
 mod router;
 
@@ -12,6 +14,8 @@ mod contents;
 mod inbound;
 #[path = "traffic/lines.rs"]
 mod lines;
+#[path = "traffic/lists.rs"]
+mod lists;
 #[path = "traffic/own.rs"]
 mod own;
 #[path = "traffic/protocols.rs"]

@@ -81,7 +81,8 @@ impl<'a> Database<'a> {
             Some(bits @ (24 | 28 | 32)) => bits as usize / 4,
             _ => return Err(Damaged.into()),
         };
-        let nodes = nodes.and_then(|nodes| u32::try_from(nodes).ok()).filter(|&nodes| nodes > 0).ok_or(Damaged)?;
+        let nodes =
+            nodes.and_then(|nodes| u32::try_from(nodes).ok()).filter(|&nodes| nodes > 0).ok_or(Damaged)?;
         let length = (nodes as usize).checked_mul(node).ok_or(Damaged)?;
         let (tree, rest) = body.split_at_checked(length).ok_or(Damaged)?;
         let records = Records::new(rest.get(SEPARATOR..).ok_or(Damaged)?);
@@ -107,7 +108,8 @@ impl<'a> Database<'a> {
         };
         let v4_root = if self.is_v6 { self.lowest(96)? } else { Link::Node(0) };
         let mut begin = |start, value| v4.begin(start as u32, value);
-        Walk { database: &mut self, skipped: None, value: &mut value, begin: &mut begin }.below(v4_root, 0, 32)?;
+        Walk { database: &mut self, skipped: None, value: &mut value, begin: &mut begin }
+            .below(v4_root, 0, 32)?;
         if self.is_v6 {
             let mut begin = |start, value| v6.begin(start, value);
             // Other prefixes lead to the tree of IPv4 too (6to4, say), which would be read for each of them.
@@ -139,9 +141,7 @@ impl<'a> Database<'a> {
         let number = |bytes: &[u8]| bytes.iter().fold(0, |number, &byte| number << 8 | u32::from(byte));
         let links = match *bytes {
             // The byte in the middle holds the highest four bits of both.
-            [a, b, c, middle, d, e, f] => {
-                [number(&[middle >> 4, a, b, c]), number(&[middle & 0xf, d, e, f])]
-            }
+            [a, b, c, middle, d, e, f] => [number(&[middle >> 4, a, b, c]), number(&[middle & 0xf, d, e, f])],
             _ => {
                 let (left, right) = bytes.split_at(self.node / 2);
                 [number(left), number(right)]

@@ -11,6 +11,7 @@
 
 mod checked;
 mod contents;
+mod covered;
 mod example;
 mod forwards;
 mod lists;

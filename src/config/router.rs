@@ -91,7 +91,8 @@ fn geo(section: Section, lists: &Lists) -> (Geo, bool) {
     let systems = section.optional("asn", |value| lists.database(file, value, mmdb::systems));
     let complete = section.report().count() == before;
     section.finish();
-    let geo = Geo { countries: countries.map(Spanned::into_inner), systems: systems.map(Spanned::into_inner) };
+    let geo =
+        Geo { countries: countries.map(Spanned::into_inner), systems: systems.map(Spanned::into_inner) };
     (geo, complete)
 }
 

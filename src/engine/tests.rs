@@ -266,7 +266,8 @@ impl Router {
     /// All uplinks are up, in both families.
     fn new(rules: Vec<Rule>, weights: &[u8]) -> Self {
         let board = Board { weights: weights.to_vec(), ..Board::default() };
-        let snapshot = Snapshot { rules: Arc::new(RuleSet::compile(rules.as_slice())), board, ..Snapshot::default() };
+        let snapshot =
+            Snapshot { rules: Arc::new(RuleSet::compile(rules.as_slice())), board, ..Snapshot::default() };
         let mut router =
             Router { engine: Engine::new(1024), snapshot, arrival: Arrival::default(), now: Now::default() };
         router.up(&(0..weights.len() as u8).collect::<Vec<_>>());

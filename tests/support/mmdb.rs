@@ -19,8 +19,12 @@ pub enum Record {
 /// The record of a country, as MaxMind writes it: its letters stand behind other keys.
 pub fn country(letters: &str) -> Record {
     let names = Record::Map(vec![("en", text("some country with a long name, far longer than 29 bytes"))]);
-    let country = vec![("geoname_id", Record::Number(2_921_044)), ("names", names), ("iso_code", text(letters))];
-    Record::Map(vec![("continent", Record::Map(vec![("code", text("EU"))])), ("country", Record::Map(country))])
+    let country =
+        vec![("geoname_id", Record::Number(2_921_044)), ("names", names), ("iso_code", text(letters))];
+    Record::Map(vec![
+        ("continent", Record::Map(vec![("code", text("EU"))])),
+        ("country", Record::Map(country)),
+    ])
 }
 
 /// The record of an autonomous system, as MaxMind writes it.

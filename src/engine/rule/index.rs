@@ -19,7 +19,7 @@ use foldhash::quality::RandomState;
 use hashbrown::HashMap;
 use ipnet::IpNet;
 
-use super::hosts::{HostSet, Reach, parents};
+use super::hosts::{Reach, parents};
 use super::model::{Matchers, Rule, RuleId};
 use crate::engine::flow::{Facts, Mac};
 use crate::engine::geo::{Asn, Country};
@@ -205,12 +205,11 @@ fn keys(matchers: &Matchers) -> [Vec<Entry<'_>>; 10] {
 
 /// Each name, or that there must be one.
 fn hosts(matchers: &Matchers) -> Vec<Entry<'_>> {
-    let plain = |list: &HostSet| list.keywords.is_empty() && list.expressions.is_empty();
     let count = matchers.host_list.iter().map(|list| list.names.len()).sum::<usize>() + matchers.host.len();
     if count == 0 && matchers.host_list.is_empty() {
         return Vec::new();
     }
-    if count > MOST_NAMES || !matchers.host_list.iter().all(|list| plain(list)) {
+    if count > MOST_NAMES || !matchers.host_list.iter().all(|list| list.is_only_names()) {
         return vec![Entry::Named];
     }
     let written = matchers.host.iter().map(|host| (host.name.as_bytes(), host.reach));
