@@ -99,6 +99,53 @@ fn a_list_that_changes_is_taken_in_and_a_broken_one_leaves_the_old_one_in_force(
     router.stop();
 }
 
+/// A name takes its own bytes, here some 25, and about 18 more; while its list is read, its line too, and
+/// what tables and buffers have grown beyond.
+#[test]
+fn long_lists_take_little_more_memory_than_their_text() {
+    let mut router = Router::new(&backends()[0], &[1, 1]);
+    let rules = "[[rule]]\nname = \"a\"\nmatch.host_list = \"names\"\nuse = \"isp2\"\n\
+                 [[rule]]\nname = \"b\"\nmatch.dst_list = \"nets\"\nuse = \"isp2\"\n";
+    router.rule_file("lists.toml", rules);
+    let mut memory_with = |names: u32, nets: u32| {
+        let names: String = (0..names).map(|number| format!("{}\n", some_name(number))).collect();
+        let nets: String = (0..nets).map(|number| format!("{}\n", some_net(number))).collect();
+        fs::write(router.files.path().join("rules/names"), names).unwrap();
+        fs::write(router.files.path().join("rules/nets"), nets).unwrap();
+        router.start();
+        let pid = router.status()["pid"].as_u64().unwrap();
+        let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+        router.stop();
+        ["VmRSS:", "VmHWM:"].map(|key| kilobytes(&status, key))
+    };
+    let [few_stay, few_most] = memory_with(1, 1);
+    let [stay, most] = memory_with(NAMES, NAMES / 10);
+    eprintln!("with lists {stay} kB, at most {most} kB; without {few_stay} kB, at most {few_most} kB");
+    let names = u64::from(NAMES);
+    assert!(stay - few_stay < names * 80 / 1024, "{stay} kB, without lists {few_stay} kB");
+    assert!(most - few_most < names * 160 / 1024, "at most {most} kB, without lists {few_most} kB");
+}
+
+const NAMES: u32 = 100_000;
+
+/// Sites with one to five hosts each, of mixed lengths.
+fn some_name(number: u32) -> String {
+    let mixed = (number / 4).wrapping_mul(2_654_435_761);
+    let host = ["www", "a", "static-images", "api.eu-west"][number as usize % 4];
+    let top = ["com", "example", "co.uk", "de"][mixed as usize / 7 % 4];
+    format!("{host}.site{}.{top}", &format!("{mixed:010}{mixed:010}")[..(mixed % 14 + 4) as usize])
+}
+
+fn some_net(number: u32) -> String {
+    let [_, a, b, c] = number.to_be_bytes();
+    if number % 5 == 0 { format!("2a00:{a:x}{b:02x}:{c:x}::/48") } else { format!("{}.{b}.{c}.0/25", a + 20) }
+}
+
+fn kilobytes(status: &str, key: &str) -> u64 {
+    let line = status.lines().find(|line| line.starts_with(key)).expect(key);
+    line.split_whitespace().nth(1).and_then(|number| number.parse().ok()).expect(line)
+}
+
 /// What status says of lists.
 fn complaints(status: &serde_json::Value) -> Vec<String> {
     let warnings = status["warnings"].as_array().into_iter().flatten();
