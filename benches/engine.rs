@@ -13,8 +13,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use criterion::{Bencher, BenchmarkId, Criterion, criterion_group, criterion_main};
-use wansplit::engine::flow::{Arrival, Facts, FlowKey, FlowTable, LocalTime, Lookup, Millis};
 use ipnet::{IpNet, Ipv4Net};
+use wansplit::engine::flow::{Arrival, Facts, FlowKey, FlowTable, LocalTime, Lookup, Millis};
 use wansplit::engine::names::Names;
 use wansplit::engine::packet::parse;
 use wansplit::engine::rule::hosts::{HostName, HostSet};
@@ -107,8 +107,9 @@ fn sniffing(criterion: &mut Criterion) {
     let initial = include_bytes!("quic-initial.bin");
     group.bench_function("quic-initial", |bencher| bencher.iter(|| sniff::datagram(black_box(initial), web)));
     let answer = dns_answer();
-    group
-        .bench_function("dns-answer", |bencher| bencher.iter(|| sniff::datagram(black_box(&answer), resolver)));
+    group.bench_function("dns-answer", |bencher| {
+        bencher.iter(|| sniff::datagram(black_box(&answer), resolver))
+    });
     group.bench_function("dns-answer-names", |bencher| {
         bencher.iter(|| dns::answers(black_box(&answer), |answer| drop(black_box(answer))));
     });

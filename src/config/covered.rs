@@ -89,9 +89,9 @@ fn is_as_wide(earlier: &Rule, wanted: &Rule) -> bool {
     excludes_no_more
         && is_as_wide_about_addresses(earlier, wanted)
         && holds_all(&earlier.protocol, &wanted.protocol, PartialEq::eq)
-        && holds_all(&earlier.src_port, &wanted.src_port, |wide, one| holds_range(wide, one))
-        && holds_all(&earlier.dst_port, &wanted.dst_port, |wide, one| holds_range(wide, one))
-        && holds_all(&earlier.length, &wanted.length, |wide, one| holds_range(wide, one))
+        && holds_all(&earlier.src_port, &wanted.src_port, holds_range)
+        && holds_all(&earlier.dst_port, &wanted.dst_port, holds_range)
+        && holds_all(&earlier.length, &wanted.length, holds_range)
         && holds_all(&earlier.icmp_type, &wanted.icmp_type, PartialEq::eq)
         && holds_all(&earlier.dscp, &wanted.dscp, PartialEq::eq)
         && holds_all(&earlier.time, &wanted.time, PartialEq::eq)

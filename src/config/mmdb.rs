@@ -2,7 +2,8 @@
 //!
 //! A binary tree over the bits of addresses, whose leaves point at records; the tree's size stands in a map
 //! at the end of the file. All of it is read once. A file can describe far more than it holds (nodes that
-//! lead to each other, records in records), so the steps that a reading may take are counted.
+//! lead to each other, records in records), so visits are counted: of nodes, because each is part of one net
+//! or of none, and of values.
 
 use std::collections::HashMap;
 
@@ -12,10 +13,12 @@ use crate::engine::geo::{Asn, Country, Places, Ranges};
 const MARKER: &[u8] = b"\xab\xcd\xefMaxMind.com";
 /// The map begins within so many bytes of the end.
 const LARGEST_METADATA: usize = 128 << 10;
+/// In the tree of IPv6, addresses of IPv4 stand below so many zeros.
+const V4_AT: u32 = 96;
 /// Zeros between the tree and the records.
 const SEPARATOR: usize = 16;
-/// Nodes and values that a reading may visit; the largest databases that are published have some ten millions.
-const MOST_STEPS: u32 = 1 << 27;
+/// Values that a reading may visit; the largest databases that are published have some ten millions.
+const MOST_VALUES: u32 = 1 << 27;
 /// Maps and lists within each other.
 const DEEPEST: u32 = 32;
 
@@ -55,6 +58,8 @@ struct Database<'a> {
     /// Bytes of a node: two links of 24, 28 or 32 bits.
     node: usize,
     is_v6: bool,
+    /// Visits of nodes that are left: the way to IPv4's, and one of each for either family.
+    visits: u64,
     records: Records<'a>,
 }
 
@@ -86,7 +91,8 @@ impl<'a> Database<'a> {
         let length = (nodes as usize).checked_mul(node).ok_or(Damaged)?;
         let (tree, rest) = body.split_at_checked(length).ok_or(Damaged)?;
         let records = Records::new(rest.get(SEPARATOR..).ok_or(Damaged)?);
-        Ok(Database { tree, nodes, node, is_v6: version == Some(6), records })
+        let visits = u64::from(V4_AT) + 2 * u64::from(nodes);
+        Ok(Database { tree, nodes, node, is_v6: version == Some(6), visits, records })
     }
 
     /// The first value that `read` finds under one of `keys` in the record of each address.
@@ -106,7 +112,7 @@ impl<'a> Database<'a> {
                 Ok(value)
             }
         };
-        let v4_root = if self.is_v6 { self.lowest(96)? } else { Link::Node(0) };
+        let v4_root = if self.is_v6 { self.lowest(V4_AT)? } else { Link::Node(0) };
         let mut begin = |start, value| v4.begin(start as u32, value);
         Walk { database: &mut self, skipped: None, value: &mut value, begin: &mut begin }
             .below(v4_root, 0, 32)?;
@@ -135,7 +141,7 @@ impl<'a> Database<'a> {
     }
 
     fn links(&mut self, node: u32) -> Result<[Link; 2], Damaged> {
-        self.records.step()?;
+        self.visits = self.visits.checked_sub(1).ok_or(Damaged)?;
         let start = node as usize * self.node;
         let bytes = self.tree.get(start..start + self.node).ok_or(Damaged)?;
         let number = |bytes: &[u8]| bytes.iter().fold(0, |number, &byte| number << 8 | u32::from(byte));
@@ -166,10 +172,13 @@ struct Walk<'w, 'a, T> {
     /// A link that is taken for one to nothing.
     skipped: Option<Link>,
     /// A record's value.
-    value: &'w mut dyn FnMut(&mut Records<'a>, usize) -> Result<Option<T>, Damaged>,
+    value: &'w mut ValueOf<'a, T>,
     /// Takes the first address of a net, and its value.
     begin: &'w mut dyn FnMut(u128, Option<T>),
 }
+
+/// The value of the record at a place.
+type ValueOf<'a, T> = dyn FnMut(&mut Records<'a>, usize) -> Result<Option<T>, Damaged>;
 
 impl<T> Walk<'_, '_, T> {
     /// Everything below a link: addresses from `start` on that differ in the last `bits` bits.
@@ -193,7 +202,8 @@ impl<T> Walk<'_, '_, T> {
 /// Values of the format, by their places.
 struct Records<'a> {
     bytes: &'a [u8],
-    steps: u32,
+    /// Visits of values that are left.
+    visits: u32,
 }
 
 /// A value's type, its size (of a pointer: where it points), and where its content begins.
@@ -216,7 +226,7 @@ const BOOLEAN: u8 = 14;
 
 impl<'a> Records<'a> {
     fn new(bytes: &'a [u8]) -> Self {
-        Records { bytes, steps: MOST_STEPS }
+        Records { bytes, visits: MOST_VALUES }
     }
 
     /// The first value that `read` finds under one of `keys` in the map at `at`.
@@ -291,7 +301,7 @@ impl<'a> Records<'a> {
     }
 
     fn head(&mut self, at: usize) -> Result<Head, Damaged> {
-        self.step()?;
+        self.visits = self.visits.checked_sub(1).ok_or(Damaged)?;
         let mut bytes = self.bytes.get(at..).unwrap_or_default();
         let length = bytes.len();
         let control = take(&mut bytes, 1)?;
@@ -307,11 +317,6 @@ impl<'a> Records<'a> {
             (_, size) => size,
         };
         Ok(Head { kind, size, body: at + length - bytes.len() })
-    }
-
-    fn step(&mut self) -> Result<(), Damaged> {
-        self.steps = self.steps.checked_sub(1).ok_or(Damaged)?;
-        Ok(())
     }
 }
 
