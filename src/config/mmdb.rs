@@ -172,13 +172,13 @@ struct Walk<'w, 'a, T> {
     /// A link that is taken for one to nothing.
     skipped: Option<Link>,
     /// A record's value.
-    value: &'w mut ValueOf<'a, T>,
+    value: &'w mut ValueOf<'w, 'a, T>,
     /// Takes the first address of a net, and its value.
     begin: &'w mut dyn FnMut(u128, Option<T>),
 }
 
 /// The value of the record at a place.
-type ValueOf<'a, T> = dyn FnMut(&mut Records<'a>, usize) -> Result<Option<T>, Damaged>;
+type ValueOf<'w, 'a, T> = dyn FnMut(&mut Records<'a>, usize) -> Result<Option<T>, Damaged> + 'w;
 
 impl<T> Walk<'_, '_, T> {
     /// Everything below a link: addresses from `start` on that differ in the last `bits` bits.

@@ -63,7 +63,11 @@ impl Worker {
             let turn = queue.turn(&mut |packet| self.answer(packet, deciding.load(), shared, tally));
             match turn {
                 Ok(Turn::Answered(_)) => tally.turn(false),
-                Ok(Turn::Idle) => tally.turn(true),
+                Ok(Turn::Idle) => {
+                    // Rules that were replaced, and their lists, must not wait for a packet to be let go.
+                    self.engine.follow(&deciding.load().snapshot);
+                    tally.turn(true);
+                }
                 Ok(Turn::Refused | Turn::Overrun) => add(&tally.errors, 1),
                 Err(error) => {
                     tracing::error!("worker {} ends, its queue is broken: {error}", self.place);

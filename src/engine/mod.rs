@@ -126,6 +126,11 @@ impl Engine {
         Decided { key: Some(key), decision, first: true }
     }
 
+    /// Takes in the rules of a snapshot and lets go of those before, as the next decision would.
+    pub fn follow(&mut self, snapshot: &Snapshot) {
+        self.turns.follow(&snapshot.rules);
+    }
+
     /// What becomes of a flow of which all is known that will be; nothing of it is remembered.
     pub fn judge(&mut self, snapshot: &Snapshot, facts: &Facts, now: Millis) -> Decision {
         self.turns.follow(&snapshot.rules);
