@@ -138,7 +138,11 @@ fn some_name(number: u32) -> String {
 
 fn some_net(number: u32) -> String {
     let [_, a, b, c] = number.to_be_bytes();
-    if number % 5 == 0 { format!("2a00:{a:x}{b:02x}:{c:x}::/48") } else { format!("{}.{b}.{c}.0/25", a + 20) }
+    if number.is_multiple_of(5) {
+        format!("2a00:{a:x}{b:02x}:{c:x}::/48")
+    } else {
+        format!("{}.{b}.{c}.0/25", a + 20)
+    }
 }
 
 fn kilobytes(status: &str, key: &str) -> u64 {
