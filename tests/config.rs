@@ -519,14 +519,14 @@ fn a_rule_whose_hosts_an_earlier_rule_takes_gives_a_warning() {
 }
 
 #[test]
-fn ten_thousand_rules_for_hosts_are_compared_without_comparing_each_with_each() {
+fn thousands_of_rules_for_hosts_are_compared_without_comparing_each_with_each() {
     let rule = |number: usize| {
         let hosts = format!("[\"*.example.org\", \"a{number}.example.net\", \"b{number}.example.com\"]");
         format!(
             "[[rule]]\nname = \"{number}\"\nmatch = {{ host = {hosts}, host_list = \"names.txt\" }}\nuse = \"isp1\"\n"
         )
     };
-    let rules = [source("rules/10.toml", &(0..10_000).map(rule).collect::<String>())];
+    let rules = [source("rules/10.toml", &(0..4_000).map(rule).collect::<String>())];
     let config = load(ARTICLE, &rules);
     assert!(config::warnings(&config, &rules, &every_list()).is_empty());
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 
-use crate::engine::rule::hosts::{HostNames, HostSet, Reach, parents};
+use crate::engine::rule::hosts::{HostSet, Reach, parents};
 use crate::engine::rule::model::{Matchers, Rule};
 
 /// Most earlier rules that a rule is compared with.
@@ -59,12 +59,12 @@ impl Names {
     fn take_all(&mut self, earlier: &Rule, wanted: &Rule) -> bool {
         let (earlier, wanted) = (&earlier.matches, &wanted.matches);
         let listed: usize = wanted.host_list.iter().map(|list| list.names.len()).sum();
-        let cost = earlier.host.len() + (wanted.host.len() + listed) * (1 + earlier.host_list.len());
+        let cost = (wanted.host.len() + listed) * (1 + earlier.host.len() + earlier.host_list.len());
         let Some(left) = self.left.checked_sub(cost) else { return false };
         self.left = left;
-        let written: HostNames = earlier.host.iter().collect();
         let takes = |name: &[u8], reach: Reach| {
-            written.cover(name, reach) || earlier.host_list.iter().any(|list| list.names.cover(name, reach))
+            parts(reach).iter().all(|&part| earlier.host.iter().any(|host| host.cover(name, part)))
+                || earlier.host_list.iter().any(|list| list.names.cover(name, reach))
         };
         let takes_list = |list: &Arc<HostSet>| {
             earlier.host_list.iter().any(|known| Arc::ptr_eq(known, list))
@@ -72,6 +72,15 @@ impl Names {
         };
         wanted.host.iter().all(|host| takes(host.name.as_bytes(), host.reach))
             && wanted.host_list.iter().all(takes_list)
+    }
+}
+
+/// A name itself, those under it, or one after the other.
+fn parts(reach: Reach) -> &'static [Reach] {
+    match reach {
+        Reach::Itself => &[Reach::Itself],
+        Reach::Below => &[Reach::Below],
+        Reach::Both => &[Reach::Itself, Reach::Below],
     }
 }
 

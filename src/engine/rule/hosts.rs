@@ -42,6 +42,16 @@ impl HostName {
         Some(HostName { name: Name::new(name.as_bytes())?, reach })
     }
 
+    /// Whether it stands for all names that this one with its reach stands for.
+    #[must_use]
+    pub fn cover(&self, name: &[u8], reach: Reach) -> bool {
+        name.strip_suffix(self.name.as_bytes()).is_some_and(|before| match before {
+            [] => self.reach == Reach::Both || self.reach == reach,
+            [.., b'.'] => self.reach != Reach::Itself,
+            _ => false,
+        })
+    }
+
     /// Whether it stands for this name.
     #[must_use]
     pub fn means(&self, name: &Name) -> bool {
@@ -294,6 +304,11 @@ mod tests {
             let below = Name::new(&[b"other.", one.name.as_bytes()].concat()).unwrap();
             let itself = one.reach == Reach::Below || set.hold(&one.name);
             let under = one.reach == Reach::Itself || set.hold(&below);
+            for host in &hosts {
+                let alone: HostNames = [*host].iter().collect();
+                let covers = host.cover(one.name.as_bytes(), one.reach);
+                prop_assert_eq!(covers, alone.cover(one.name.as_bytes(), one.reach), "{:?}", host);
+            }
             prop_assert_eq!(set.cover(one.name.as_bytes(), one.reach), itself && under, "{} {:?}", one.name, one.reach);
         }
 
