@@ -87,7 +87,7 @@ pub struct Options {
 /// Reads and checks a configuration with its rule files.
 ///
 /// # Errors
-/// [`config::Problems`], or that a file cannot be read.
+/// [`Problems`], or that a file cannot be read.
 pub fn load(path: &std::path::Path) -> Result<Config> {
     Ok(sources::read(path)?.load()?)
 }
