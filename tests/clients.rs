@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -19,7 +19,6 @@ use common::*;
 use router::*;
 use wansplit::engine::packet::Family;
 use wansplit::lab::host::{Host, Process};
-use wansplit::lab::server::Server;
 use wansplit::lab::topology::Pair;
 
 /// Flows of each kind: by chance they would rarely all go by one line.
@@ -60,7 +59,6 @@ struct Town {
     /// The address of the resolver on the router, and of the one outside.
     resolvers: [Pair; 2],
     _programs: Vec<Process>,
-    _shells: Server,
 }
 
 impl Town {
@@ -78,15 +76,12 @@ impl Town {
             .chain([format!("--host-record={NAMES},{},{}", site.v4, site.v6)])
             .collect();
         let upstream = [format!("--server={}", outside.v4), "--cache-size=0".to_owned()];
-        let mut programs = vec![
-            dnsmasq(&network.internet, outside, &known),
-            dnsmasq(&network.router, inside, &upstream),
-        ];
+        let mut programs =
+            vec![dnsmasq(&network.internet, outside, &known), dnsmasq(&network.router, inside, &upstream)];
         certificate(&network.internet, directory);
         programs.extend(site.both().map(|address| tls_server(&network.internet, directory, address)));
-        let shells = serve(&network.internet, &site.both(), &[22]);
-        let town =
-            Town { site, resolvers: [inside, outside], _programs: programs, _shells: shells, router };
+        programs.push(banner(&network.internet));
+        let town = Town { site, resolvers: [inside, outside], _programs: programs, router };
         town.wait_for_the_site();
         town
     }
@@ -112,7 +107,7 @@ impl Town {
         };
         let shell = |name: &str| {
             let quiet = "-o BatchMode=yes -o ConnectTimeout=5 -o StrictHostKeyChecking=no -F /dev/null";
-            format!("ssh {} {quiet} {name} true || true", flag(family))
+            format!("ssh {} {quiet} {name} true || test $? = 255", flag(family))
         };
         for (client, port, line, command) in [
             (one, 443, "wan2", tls("https://www.video.example/")),
@@ -128,7 +123,12 @@ impl Town {
             let ((), flows) = soundly(&self.router, || self.run(client, at, &command, EACH));
             let to = SocketAddr::new(self.site.of(family), port);
             let by = flows.shares_of(|flow| (flow.dst, flow.dst_port) == (to.ip(), to.port()));
-            assert_eq!(by, BTreeMap::from([(line.into(), EACH)]), "{about}: {command}\n{}", self.router.said());
+            assert_eq!(
+                by,
+                BTreeMap::from([(line.into(), EACH)]),
+                "{about}: {command}\n{}",
+                self.router.said()
+            );
         }
         if resolver == 1 {
             self.questions_go_by_their_line(one, at);
@@ -148,7 +148,7 @@ impl Town {
         let file = self.router.files.path().join("resolv.conf");
         fs::write(&file, format!("nameserver {resolver}\n")).unwrap();
         let script = format!(
-            "mount --bind {} /etc/resolv.conf; for _ in $(seq {times}); do {command} < /dev/null; done",
+            "mount --bind {} /etc/resolv.conf; for _ in $(seq {times}); do {{ {command}; }} < /dev/null; done",
             file.display()
         );
         let host = &self.client(client);
@@ -171,7 +171,8 @@ impl Town {
         }
         let internet = &self.router.network.internet;
         for address in self.site.both() {
-            while !connects(internet, SocketAddr::new(address, 443)) {
+            let connect = || TcpStream::connect(SocketAddr::new(address, 443)).is_ok();
+            while !internet.enter(connect).expect("a thread") {
                 assert!(Instant::now() < deadline, "no TLS on {address}");
             }
         }
@@ -180,7 +181,13 @@ impl Town {
 
 fn dnsmasq(host: &Host, at: Pair, more: &[String]) -> Process {
     let mut command = Command::new("dnsmasq");
-    command.args(["--keep-in-foreground", "--conf-file=/dev/null", "--no-resolv", "--no-hosts", "--user=root"]);
+    command.args([
+        "--keep-in-foreground",
+        "--conf-file=/dev/null",
+        "--no-resolv",
+        "--no-hosts",
+        "--user=root",
+    ]);
     command.args(["--bind-interfaces", "--pid-file=", "--log-facility=-"]);
     command.args(at.both().map(|address| format!("--listen-address={address}")));
     command.args(more).stdout(Stdio::null()).stderr(Stdio::null());
@@ -197,15 +204,26 @@ fn certificate(host: &Host, directory: &Path) {
 fn tls_server(host: &Host, directory: &Path, address: IpAddr) -> Process {
     let at = SocketAddr::new(address, 443).to_string();
     let mut command = Command::new("openssl");
-    command.current_dir(directory).args(["s_server", "-quiet", "-www", "-key", "key.pem", "-cert", "cert.pem"]);
+    command
+        .current_dir(directory)
+        .args(["s_server", "-quiet", "-www", "-key", "key.pem", "-cert", "cert.pem"]);
     command.args(["-accept", &at]).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     host.spawn(&mut command).expect("openssl")
 }
 
+/// As much of a server as says that it is one of SSH.
+fn banner(host: &Host) -> Process {
+    let mut command = Command::new("busybox");
+    command.args(["nc", "-ll", "-p", "22", "-e", "echo", "SSH-2.0-banner"]);
+    host.spawn(command.stdout(Stdio::null()).stderr(Stdio::null())).expect("busybox")
+}
+
 /// With a key share that takes a second segment, where this version of openssl has it (3.5).
 fn key_share(command: &str) -> String {
-    format!("if openssl list -kem-algorithms | grep -q X25519MLKEM768; then {command} -groups X25519MLKEM768; \
-             else {command} -groups P-521:X25519; fi")
+    format!(
+        "if openssl list -kem-algorithms | grep -q X25519MLKEM768; then {command} -groups X25519MLKEM768; \
+             else {command} -groups P-521:X25519; fi"
+    )
 }
 
 fn flag(family: Family) -> &'static str {

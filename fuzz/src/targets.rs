@@ -149,8 +149,9 @@ fn frames(bytes: &[u8]) {
 /// A list, of which the first byte says how its file is called.
 fn list(bytes: &[u8]) {
     let Some((&kind, content)) = bytes.split_first() else { return };
-    let (name, asked) = [("l.txt", "l.txt"), ("l.json", "l.json"), ("l.dat", "l.dat:cn"), ("l.dat", "l.dat:a@b")]
-        [usize::from(kind % 4)];
+    let (name, asked) =
+        [("l.txt", "l.txt"), ("l.json", "l.json"), ("l.dat", "l.dat:cn"), ("l.dat", "l.dat:a@b")]
+            [usize::from(kind % 4)];
     let lists = Lists::from_iter([(format!("rules/{name}"), Ok(content.to_vec()))]);
     for key in ["host_list", "dst_list"] {
         let text = format!("[[rule]]\nname = \"r\"\nmatch = {{ {key} = \"{asked}\" }}\nuse = \"isp1\"\n");
@@ -256,8 +257,7 @@ static CONFIG: LazyLock<Config> = LazyLock::new(|| {
     config::load(&main, &[rules], &Lists::default()).expect("it is good")
 });
 
-static SNAPSHOT: LazyLock<Snapshot> =
-    LazyLock::new(|| Snapshot::where_all_works(&CONFIG.rules, vec![2, 1]));
+static SNAPSHOT: LazyLock<Snapshot> = LazyLock::new(|| Snapshot::where_all_works(&CONFIG.rules, vec![2, 1]));
 
 const RULES: &str = r#"
 [[rule]]

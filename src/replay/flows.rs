@@ -128,7 +128,13 @@ pub(super) struct Flows {
 
 impl Flows {
     pub(super) fn new() -> Self {
-        Flows { open: HashMap::with_hasher(RandomState::default()), listened_to: 0, asked: 0, began: 0, since: 0 }
+        Flows {
+            open: HashMap::with_hasher(RandomState::default()),
+            listened_to: 0,
+            asked: 0,
+            began: 0,
+            since: 0,
+        }
     }
 
     /// Adds a packet to its conversation, new or not; what has ended meanwhile goes to `ended`.

@@ -14,6 +14,9 @@ const MOST_HEADERS: usize = 64;
 /// Bytes of a head after which the rest of it is not waited for.
 const LONGEST_HEAD: usize = 8192;
 
+/// Methods that no other protocol has: what stands behind them may be anything.
+const ANY_TARGET: &[&[u8]] = &[b"CONNECT", b"GET", b"HEAD", b"POST", b"PUT"];
+
 const HTTP: &[&[u8]] = &[b"http://", b"https://"];
 
 /// The first request of a stream: its host, method and `User-Agent`, or BitTorrent if it asks a
@@ -106,7 +109,8 @@ fn may_be_request(stream: &[u8]) -> bool {
     match rest {
         [] | [b' '] => length <= LONGEST_METHOD && (length > 0 || stream.is_empty()),
         [b' ', b'/' | b'*', ..] => length > 0,
-        [b' ', target @ ..] => method == b"CONNECT" || after_any_case(target, HTTP) != Sniffed::NotMine,
+        [b' ', ..] if ANY_TARGET.contains(&method) => true,
+        [b' ', target @ ..] => after_any_case(target, HTTP) != Sniffed::NotMine,
         _ => false,
     }
 }
@@ -228,6 +232,7 @@ mod tests {
     fn a_head_that_breaks_the_rules_tells_its_host_too() {
         for head in [
             "GET /a b HTTP/1.1\r\nHost: a.example\r\n\r\n",
+            "POST .a/b HTTP/1.1\r\nHost: a.example\r\n\r\n",
             "GET /<\u{1}> HTTP/1.0\r\nHost : a.example\r\n\r\n",
             "GET / HTTP/1.1\r\nno header\r\n\x01: x\r\nhost:a.example\r\n\r\n",
         ] {
