@@ -15,6 +15,9 @@ pub fn render(explanation: &Explanation, style: Style) -> String {
     let mut text = format!("{}{name}\n\n", style.paint(Paint::Title, &printable(&explanation.flow)));
     text.extend(explanation.rules.iter().map(|tried| rule(tried, style)));
     text += &format!("{}\n", style.paint(Paint::Good, &printable(&explanation.reason)));
+    if explanation.hold_ms > 0 {
+        text += &format!("  held up to {} ms while its client says its name\n", explanation.hold_ms);
+    }
     text.extend(explanation.without.iter().map(without));
     text
 }

@@ -119,3 +119,31 @@ pub fn bring_up(line: &IspLine) {
     ip(&line.isp, &format!("address add {}/64 dev customer nodad", line.gateway.v6));
     ip(&line.isp, &format!("route replace {} via {} dev customer", line.delegated, line.router.v6));
 }
+
+/// How a line goes down.
+#[derive(Clone, Copy)]
+pub enum Down {
+    ByIsp,
+    ByRouter,
+}
+
+impl Down {
+    pub fn take(self, network: &Network, line: usize) {
+        match self {
+            Down::ByIsp => ip(&network.lines[line].isp, "link set customer down"),
+            Down::ByRouter => ip(&network.router, &format!("link set {} down", network.lines[line].device)),
+        }
+    }
+
+    pub fn undo(self, network: &Network, line: usize) {
+        let lost = &network.lines[line];
+        match self {
+            Down::ByIsp => bring_up(lost),
+            Down::ByRouter => {
+                ip(&network.router, &format!("link set {} up", lost.device));
+                let address = format!("address add {}/64 dev {} nodad", lost.router.v6, lost.device);
+                ip(&network.router, &address);
+            }
+        }
+    }
+}

@@ -465,7 +465,7 @@ fn pin(config: &Config, queues: u16) -> Chain {
     let asking = config.lan.iter().filter(|_| config.asks_for_names());
     let answers = asking.map(|lan| {
         let answer = [Match::Out(lan.clone()), Match::SourcePort(UDP, DNS..=DNS), Match::GateIsOpen];
-        rule(answer, Action::Queue { first: config.queue.first + queues, count: 1 })
+        rule(answer, Action::Queue { first: config.queue.of_names(queues), count: 1 })
     });
     Chain { name: "pin".into(), hook: Some(Hook::Pin), rules: pinned.chain(answers).collect() }
 }
