@@ -1,7 +1,8 @@
 //! The lines to choose from: [`UplinkId`], sets of them, who is usable now
-//! ([`Board`]), and how one is picked ([`pick`]).
+//! ([`Board`]) and why ([`health`]), and how one is picked ([`pick`]).
 
 mod board;
+pub mod health;
 pub mod pick;
 mod turns;
 
