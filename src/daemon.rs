@@ -2,6 +2,7 @@
 
 pub mod accounts;
 pub mod explain;
+pub mod health;
 pub mod keeper;
 pub mod learned;
 pub mod listener;
@@ -24,6 +25,7 @@ use tokio::sync::mpsc;
 use tokio::time::{Interval, MissedTickBehavior};
 
 use self::accounts::{Accounts, Bookkeeping};
+use self::health::Watcher;
 use self::keeper::Keeper;
 use self::machine::{Machine, Pending};
 use self::report::Reporter;
@@ -37,6 +39,7 @@ use crate::engine::packet::Family;
 use crate::engine::rule::RuleSet;
 use crate::engine::sticky::Choices;
 use crate::engine::uplink::Board;
+use crate::plan::lines::Line;
 use crate::plan::observed::Observed;
 use crate::plan::{self, Plan};
 use crate::system::gate::Gate;
@@ -113,7 +116,7 @@ pub fn pending(options: &Options, all: bool) -> Result<(Plan, Pending)> {
     runtime()?.block_on(async {
         let run = RunDirectory::new(options.run_directory.clone());
         let machine = Machine::open(config.backend, run)?;
-        let observed = machine.observe(&config).await?;
+        let observed = Observed { avoided: machine.avoided(), ..machine.observe(&config).await? };
         let plan = plan::plan(&config, &observed, workers(&config));
         let pending = machine.pending(&plan, &observed, all)?;
         Ok((plan, pending))
@@ -195,6 +198,7 @@ struct Daemon {
     reporter: Arc<Reporter>,
     reloads: mpsc::Receiver<reply::SyncSender<Response>>,
     keeper: Keeper,
+    health: Watcher,
     /// The workers, and who listens to DNS answers.
     workers: Vec<JoinHandle<()>>,
     /// Why the machine could not be followed when it was looked at last.
@@ -237,12 +241,15 @@ impl Daemon {
         }
         workers.push(listener::start(names_queue, Arc::clone(&shared))?);
         let keeper = Keeper::start(gate, Arc::clone(&shared))?;
+        let mut health = Watcher::start(&config)?;
+        health.follow(&config, &plan.lines, &observed);
         let reporter = Arc::new(Reporter {
             config_path: options.config.clone(),
             backend: machine.backend(),
             started: Instant::now(),
             shared: Arc::clone(&shared),
             accounts,
+            health: health.lines(),
             current: Mutex::new((config.clone(), plan.clone())),
             last_counters: Mutex::new((Instant::now(), HashMap::new())),
         });
@@ -260,6 +267,7 @@ impl Daemon {
             reporter,
             reloads,
             keeper,
+            health,
             workers,
             complaint: None,
             _serving: serving,
@@ -289,9 +297,11 @@ impl Daemon {
                     if let Err(error) = news {
                         break Err(error.into());
                     }
+                    self.leave_lost_lines().await;
                     tokio::time::sleep(SETTLING).await;
                     followed = self.follow_machine().await;
                 }
+                () = self.health.changed() => followed = self.heed_health().await,
                 _ = review.tick() => followed = self.follow_machine().await,
                 _ = time.tick() => {
                     self.shared.set_local_time(clock::local_time());
@@ -359,7 +369,7 @@ impl Daemon {
             tracing::warn!("the configuration file has changed too; restart to take that in (flows live on)");
         }
         let config = Config { rules: fresh.rules, ..self.config.clone() };
-        let observed = self.machine.observe(&config).await?;
+        let observed = self.observe(&config).await?;
         let plan = plan::plan(&config, &observed, self.shared.workers.len() as u16);
         self.machine.apply(&config, &plan, &observed).await?;
         self.rules = Arc::new(RuleSet::compile(&config.rules));
@@ -382,23 +392,56 @@ impl Daemon {
         self.complaint.is_none()
     }
 
+    /// The machine as it is, and what probes have found.
+    async fn observe(&self, config: &Config) -> Result<Observed> {
+        let observed = self.machine.observe(config).await?;
+        Ok(Observed { avoided: self.health.avoided(), ..observed })
+    }
+
+    /// New flows leave lines that have lost their link at once; all else waits until the news have settled.
+    async fn leave_lost_lines(&mut self) {
+        let Ok(links) = self.machine.links().await else { return };
+        let observed = Observed { links, ..self.observed.clone() };
+        let mut lines = self.plan.lines.clone();
+        for (line, now) in lines.iter_mut().zip(plan::lines::lines(&self.config, &observed)) {
+            if Family::BOTH.iter().any(|&family| line.way(family).is_ok() && now.way(family).is_err()) {
+                *line = now;
+            }
+        }
+        if lines != self.plan.lines {
+            plan::lines::keep_off(&mut lines, self.health.avoided());
+            self.health.follow(&self.config, &lines, &observed);
+            self.tell_usability(&lines);
+            self.plan.lines = lines;
+            self.publish();
+        }
+    }
+
+    /// New flows keep off the lines that probes call down at once, and the kernel's own choice soon after.
+    async fn heed_health(&mut self) -> bool {
+        plan::lines::keep_off(&mut self.plan.lines, self.health.avoided());
+        self.publish();
+        self.follow_machine().await
+    }
+
     async fn try_to_follow(&mut self) -> Result<()> {
-        let observed = self.machine.observe(&self.config).await?;
+        let observed = self.observe(&self.config).await?;
         let plan = plan::plan(&self.config, &observed, self.shared.workers.len() as u16);
         let pending = self.machine.pending(&plan, &observed, false)?;
         if !pending.is_empty() {
             self.machine.apply(&self.config, &plan, &observed).await?;
             tracing::info!("followed a change of the machine: {}", pending.summary());
         }
-        self.tell_usability(&plan);
+        self.tell_usability(&plan.lines);
+        self.health.follow(&self.config, &plan.lines, &observed);
         self.observed = observed;
         self.plan = plan;
         self.publish();
         Ok(())
     }
 
-    fn tell_usability(&self, plan: &Plan) {
-        for (before, after) in self.plan.lines.iter().zip(&plan.lines) {
+    fn tell_usability(&self, lines: &[Line]) {
+        for (before, after) in self.plan.lines.iter().zip(lines) {
             let name = &self.config.uplinks[usize::from(after.id.0)].name;
             for family in Family::BOTH {
                 match (before.way(family), after.way(family)) {

@@ -13,6 +13,7 @@ mod checked;
 mod contents;
 mod example;
 mod forwards;
+mod health;
 mod lists;
 mod marks;
 mod names;

@@ -6,7 +6,7 @@ pub mod health;
 pub mod pick;
 mod turns;
 
-pub use board::Board;
+pub use board::{Avoided, Board};
 pub use turns::Turns;
 
 /// Most uplinks one configuration may have: a [`UplinkSet`] is one machine word.
@@ -18,7 +18,8 @@ pub const MAX_UPLINKS: usize = 64;
 pub struct UplinkId(pub u8);
 
 /// A set of uplinks.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Hash, serde::Serialize, serde::Deserialize)]
+#[serde(transparent)]
 pub struct UplinkSet(u64);
 
 impl UplinkSet {

@@ -73,10 +73,10 @@ pub struct Health {
 impl Health {
     /// A line that nobody has seen yet: it has no way out before [`Health::came`].
     #[must_use]
-    pub fn new(settings: Settings, targets: usize, now: Millis) -> Self {
+    pub fn new(settings: Settings, now: Millis) -> Self {
         Health {
             settings,
-            records: vec![Record::new(); targets.min(MAX_TARGETS)],
+            records: Vec::new(),
             has_way: false,
             state: State::Down(Why::NoWay),
             since: now,
@@ -98,10 +98,10 @@ impl Health {
         self.since
     }
 
-    /// The line has carrier, address and gateway, or has others than before. What is known of the old ones is
-    /// forgotten.
-    pub fn came(&mut self, now: Millis) {
-        self.begin_anew(true);
+    /// The line has carrier, address and gateway, or has others than before, and so many targets. What is known of
+    /// the old ones is forgotten.
+    pub fn came(&mut self, targets: usize, now: Millis) {
+        self.begin_anew(true, targets);
         let state = if self.is_flapping(now) { State::Down(Why::Flapping) } else { State::Unknown };
         self.enter(state, now);
         self.judge(now);
@@ -113,7 +113,7 @@ impl Health {
             self.losses.truncate(LOSSES - 1);
             self.losses.push_front(now);
         }
-        self.begin_anew(false);
+        self.begin_anew(false, 0);
         self.enter(State::Down(Why::NoWay), now);
     }
 
@@ -167,10 +167,10 @@ impl Health {
         }
     }
 
-    fn begin_anew(&mut self, has_way: bool) {
+    fn begin_anew(&mut self, has_way: bool, targets: usize) {
         self.has_way = has_way;
         self.steady_since = None;
-        self.records.fill_with(Record::new);
+        self.records = vec![Record::new(); targets.min(MAX_TARGETS)];
     }
 
     fn enter(&mut self, state: State, now: Millis) {

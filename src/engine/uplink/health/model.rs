@@ -23,7 +23,7 @@ pub enum Target {
         /// The name; it need not exist, an answer is enough.
         name: String,
     },
-    /// An HTTP request that must be answered with a success (2xx).
+    /// An HTTP request that must be answered as [`Page::is_right`] says.
     Fetch(Page),
     /// The line's own gateway, by ARP or neighbour discovery.
     Gateway,
@@ -40,6 +40,8 @@ pub struct Page {
     pub port: u16,
     /// Path and query, from the slash on.
     pub path: String,
+    /// The status that it must be answered with; `None`: any success.
+    pub status: Option<u16>,
 }
 
 impl Target {
@@ -72,7 +74,11 @@ impl fmt::Display for Target {
 impl fmt::Display for Page {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         let scheme = if self.is_secure { "https" } else { "http" };
-        write!(out, "{scheme}://{}{}", self.authority(), self.path)
+        write!(out, "{scheme}://{}{}", self.authority(), self.path)?;
+        match self.status {
+            Some(status) if self.status != Self::usual_status(&self.path) => write!(out, "#{status}"),
+            _ => Ok(()),
+        }
     }
 }
 
@@ -81,6 +87,19 @@ impl Page {
     #[must_use]
     pub fn usual_port(is_secure: bool) -> u16 {
         if is_secure { 443 } else { 80 }
+    }
+
+    /// The status that a path promises: `/generate_204` and its like are answered without contents, by captive
+    /// portals with a page of theirs.
+    #[must_use]
+    pub fn usual_status(path: &str) -> Option<u16> {
+        path.ends_with("204").then_some(204)
+    }
+
+    /// Whether this is the status that was hoped for.
+    #[must_use]
+    pub fn is_right(&self, status: u16) -> bool {
+        self.status.map_or((200..300).contains(&status), |expected| expected == status)
     }
 
     /// Host and port as URLs and requests write them.

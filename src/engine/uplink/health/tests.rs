@@ -155,7 +155,7 @@ fn a_lost_link_is_down_at_once_asks_nothing_and_is_unknown_when_it_is_back() {
     line.health.lost(line.now);
     assert_eq!(line.health.state(), State::Down(Why::NoWay));
     assert_eq!((line.health.next_deadline(line.now), line.health.poll(line.now)), (None, None));
-    line.health.came(line.now.after(Duration::from_secs(1)));
+    line.health.came(TARGETS, line.now.after(Duration::from_secs(1)));
     assert_eq!(line.health.state(), State::Unknown);
 }
 
@@ -168,7 +168,7 @@ fn a_link_that_flaps_changes_decisions_a_few_times_and_then_not_until_it_holds()
         for _ in 0..50 {
             line.health.lost(line.now);
             line.runs(50, |_| quick());
-            line.health.came(line.now);
+            line.health.came(targets, line.now);
             avoided.push(line.health.state().is_avoided());
             line.runs(50, |_| quick());
         }
@@ -217,7 +217,7 @@ proptest! {
         events in proptest::collection::vec((0_u8..8, 0_u64..700, 0_usize..6, 0_u64..40), 1..400),
         targets in 0_usize..5,
     ) {
-        let mut health = Health::new(Settings::default(), targets, Millis(0));
+        let mut health = Health::new(Settings::default(), Millis(0));
         let (mut now, mut has_way, mut sent) = (Millis(0), false, Vec::new());
         for (kind, wait, target, back) in events {
             now = Millis(now.0 + wait);
@@ -225,7 +225,7 @@ proptest! {
             let probe = Probe { target, number };
             match kind {
                 0 => { health.lost(now); has_way = false; }
-                1 => { health.came(now); has_way = true; }
+                1 => { health.came(targets, now); has_way = true; }
                 2 => health.suspect(now),
                 3 => health.heard(probe, Outcome::Failed, now),
                 _ => health.heard(probe, Outcome::Answered(Duration::from_millis(wait)), now),
@@ -284,8 +284,8 @@ impl Line {
 
     fn with(settings: Settings, targets: usize) -> Line {
         let now = Millis(123_456);
-        let mut health = Health::new(settings, targets, now);
-        health.came(now);
+        let mut health = Health::new(settings, now);
+        health.came(targets, now);
         Line { health, now, on_their_way: Vec::new(), sent: 0, changes: 0 }
     }
 
