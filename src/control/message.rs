@@ -147,6 +147,8 @@ pub struct Explanation {
     pub flow: String,
     /// The host it goes to, where that is known.
     pub name: Option<String>,
+    /// Lines that new flows of its family keep off now, and why.
+    pub avoided: Vec<String>,
     /// The rules that were tried, in order.
     pub rules: Vec<Tried>,
     /// The line it leaves by; none: as the kernel chooses, or not at all.

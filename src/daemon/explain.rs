@@ -65,6 +65,7 @@ pub fn explain(
     Ok(Explanation {
         flow: flow.into(),
         name: facts.name.map(|name| name.to_string()),
+        avoided: Vec::new(),
         rules: tried(config, usable, &facts, &decision),
         uplink: uplink(config, &decision),
         reason: config.explain(&decision),

@@ -179,8 +179,9 @@ fn exit(config: &Config, line: &Line, family: Family, observed: &Observed) -> Op
         index: link.index,
         mark: config.marks.value(line.id),
         source: line.addresses(family).next(),
-        // On a point-to-point device nobody resolves anything.
-        gateway: way.hop.gateway.filter(|_| !link.point_to_point),
+        hardware: link.hardware,
+        // Where there are no neighbours nobody resolves anything.
+        gateway: way.hop.gateway.filter(|_| !link.point_to_point && link.hardware.is_some()),
     })
 }
 

@@ -11,10 +11,10 @@ use super::explain::explain;
 use super::health::{Lines, Report};
 use super::shared::Shared;
 use super::worker::Event;
-use crate::config::Config;
+use crate::config::{self, Config};
 use crate::control::message::{
-    Gate, Health, Names, Queue, Reason as ReasonCount, Recent, Response, Rule, Status, Tally, Uplink,
-    UplinkFamily, Usable,
+    Explanation, Gate, Health, Names, Queue, Reason as ReasonCount, Recent, Response, Rule, Status, Tally,
+    Uplink, UplinkFamily, Usable,
 };
 use crate::engine::flow::{FlowKey, Millis};
 use crate::engine::gate::is_stale;
@@ -54,10 +54,14 @@ impl Reporter {
     /// What would become of a flow now.
     #[must_use]
     pub fn explain(&self, flow: &str, down: &[String]) -> Response {
-        let (config, _) = self.current.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let (config, plan) = self.current.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let deciding = self.shared.deciding.load();
         match explain(&config, &deciding.snapshot, flow, down, Millis(clock::monotonic_ms())) {
-            Ok(explanation) => Response::Explained(Box::new(explanation)),
+            Ok(explanation) => {
+                let family = config::flow(flow, &config).map(|facts| facts.family);
+                let avoided = family.map(|family| self.avoided(&config, &plan, family)).unwrap_or_default();
+                Response::Explained(Box::new(Explanation { avoided, ..explanation }))
+            }
             Err(message) => Response::Failed { message },
         }
     }
@@ -133,6 +137,15 @@ impl Reporter {
 
     fn family(&self, line: &Line, of: Family) -> UplinkFamily {
         family(line, of, self.health.report(line.id, of))
+    }
+
+    /// The lines that new flows of a family keep off although there is a way, and why.
+    fn avoided(&self, config: &Config, plan: &Plan, family: Family) -> Vec<String> {
+        let avoided = plan.lines.iter().filter(|line| line.avoided.contains(&family));
+        let why = |line: &Line| self.health.report(line.id, family)?.state.why();
+        avoided
+            .map(|line| format!("{}: {}", config.uplink_name(line.id), why(line).unwrap_or("it was down")))
+            .collect()
     }
 
     /// What does not fit, and families of which every line is called down.

@@ -142,7 +142,7 @@ pub fn keep_off(lines: &mut [Line], avoided: Avoided) {
     }
     for family in Family::BOTH {
         if !lines.iter().any(|line| line.is_usable(family)) {
-            lines.iter_mut().for_each(|line| drop(line.avoided.remove(&family)));
+            lines.iter_mut().for_each(|line| line.avoided.retain(|&other| other != family));
         }
     }
 }

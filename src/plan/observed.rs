@@ -57,6 +57,8 @@ pub struct Link {
     pub mtu: u32,
     /// `IFF_POINTOPOINT`: PPP, tunnels; no next hop is needed.
     pub point_to_point: bool,
+    /// Its hardware address, where it is one of Ethernet.
+    pub hardware: Option<[u8; 6]>,
     /// Addresses with their nets; IPv6 link-local, tentative and deprecated ones left out.
     pub addresses: Vec<Address>,
 }

@@ -2,10 +2,8 @@
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr};
-use std::os::fd::AsRawFd;
 use std::time::{Duration, Instant};
 
-use nix::sys::socket::{LinkAddr, getsockname};
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
 use super::{Exit, LONGEST, datagrams, took, wrong};
@@ -19,8 +17,8 @@ const REQUEST: [u8; 2] = [0, 1];
 const REPLY: [u8; 2] = [0, 2];
 
 pub(super) async fn ask(gateway: Ipv4Addr, exit: &Exit) -> io::Result<Duration> {
+    let own = exit.hardware.ok_or_else(|| wrong("the device is not of Ethernet"))?;
     let socket = open(exit)?;
-    let own = hardware_address(&socket)?;
     let source = match exit.source {
         Some(IpAddr::V4(source)) => source,
         _ => Ipv4Addr::UNSPECIFIED,
@@ -43,11 +41,6 @@ fn open(exit: &Exit) -> io::Result<Socket> {
     let socket = Socket::new(Domain::PACKET, Type::DGRAM.nonblocking(), Some(Protocol::from(0)))?;
     socket.bind(&link(exit.index, BROADCAST)?)?;
     Ok(socket)
-}
-
-fn hardware_address(socket: &Socket) -> io::Result<[u8; 6]> {
-    let own = getsockname::<LinkAddr>(socket.as_raw_fd())?;
-    own.addr().filter(|_| own.halen() == 6).ok_or_else(|| wrong("the device has no Ethernet address"))
 }
 
 /// `struct sockaddr_ll` (include/uapi/linux/if_packet.h): neither socket2 nor nix make one.

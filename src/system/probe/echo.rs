@@ -32,8 +32,8 @@ pub(super) async fn ask(address: IpAddr, exit: &Exit, number: u64) -> io::Result
     let socket = datagrams(on_line(exit, Type::RAW, Some(protocol))?)?;
     socket.connect(SocketAddr::new(address, 0)).await?;
     let sent = Instant::now();
-    socket.send(&message(request, address, number)).await?;
-    let expected = message(reply, address, number);
+    socket.send(&message(request, address, exit.mark, number)).await?;
+    let expected = message(reply, address, exit.mark, number);
     let mut bytes = [0; LONGEST];
     loop {
         let length = socket.recv(&mut bytes).await?;
@@ -46,14 +46,14 @@ pub(super) async fn ask(address: IpAddr, exit: &Exit, number: u64) -> io::Result
 
 /// What is asked and what is answered differ in the type alone. The kernel sums up ICMPv6 itself.
 ///
-/// The identifier is the same for all questions to one address, so that the connection
+/// The identifier is the same for all questions to one address by one line, so that the connection
 /// table has one entry for them. What follows is known to nobody who has not seen the question.
-fn message(kind: u8, address: IpAddr, number: u64) -> Vec<u8> {
+fn message(kind: u8, address: IpAddr, mark: u32, number: u64) -> Vec<u8> {
     static SECRET: LazyLock<RandomState> = LazyLock::new(RandomState::new);
-    let [.., id_high, id_low] = SECRET.hash_one(address).to_be_bytes();
+    let [.., id_high, id_low] = SECRET.hash_one((address, mark)).to_be_bytes();
     let [.., high, low] = number.to_be_bytes();
     let mut message = vec![kind, 0, 0, 0, id_high, id_low, high, low];
-    message.extend(SECRET.hash_one((address, number)).to_be_bytes());
+    message.extend(SECRET.hash_one((address, mark, number)).to_be_bytes());
     let sum = checksum(&message, 1).to_be_bytes();
     message[2..4].copy_from_slice(&sum);
     message
@@ -82,13 +82,14 @@ mod tests {
     #[test]
     fn only_the_reply_to_this_very_question_counts() {
         let address: IpAddr = "192.0.2.9".parse().unwrap();
-        let expected = message(0, address, 7);
-        assert!(is_repeated(&expected, &message(0, address, 7)));
+        let expected = message(0, address, 1, 7);
+        assert!(is_repeated(&expected, &message(0, address, 1, 7)));
         for other in [
-            message(8, address, 7),
-            message(0, address, 8),
-            message(0, address, 7 + (1 << 16)),
-            message(0, "192.0.2.8".parse().unwrap(), 7),
+            message(8, address, 1, 7),
+            message(0, address, 1, 8),
+            message(0, address, 2, 7),
+            message(0, address, 1, 7 + (1 << 16)),
+            message(0, "192.0.2.8".parse().unwrap(), 1, 7),
             expected[..15].to_vec(),
             vec![],
         ] {
@@ -106,7 +107,7 @@ mod tests {
 
     #[test]
     fn the_sum_is_that_of_rfc_1071() {
-        let message = message(8, "192.0.2.9".parse().unwrap(), 1);
+        let message = message(8, "192.0.2.9".parse().unwrap(), 1, 1);
         assert_eq!(checksum(&message, usize::MAX), 0);
     }
 }

@@ -44,7 +44,9 @@ pub struct Exit {
     pub mark: u32,
     /// The line's own address, where it has one.
     pub source: Option<IpAddr>,
-    /// The next hop, where there is one.
+    /// The device's hardware address, where it is one of Ethernet.
+    pub hardware: Option<[u8; 6]>,
+    /// The next hop, where there is one that can be asked.
     pub gateway: Option<IpAddr>,
 }
 
