@@ -10,6 +10,7 @@ pub mod machine;
 pub mod report;
 pub mod shared;
 pub mod sources;
+pub mod vigil;
 pub mod worker;
 
 use std::collections::HashMap;
@@ -30,6 +31,7 @@ use self::keeper::Keeper;
 use self::machine::{Machine, Pending};
 use self::report::Reporter;
 use self::shared::{Deciding, Shared};
+use self::vigil::Vigil;
 use crate::config::{self, Config, Guard};
 use crate::control::message::{Request, Response};
 use crate::control::server::{Server, Serving};
@@ -234,14 +236,14 @@ impl Daemon {
         shared.set_local_time(clock::local_time());
         let accounts = Arc::new(Accounts::default());
         let (events, decisions) = crossbeam_channel::bounded(EVENTS);
-        let bookkeeping = accounts.keep(decisions)?;
+        let mut health = Watcher::start(&config)?;
+        let bookkeeping = accounts.keep(decisions, Vigil::new(health.suspicions()))?;
         let mut workers = Vec::new();
         for (place, queue) in queues.into_iter().enumerate() {
             workers.push(worker::start(place, queue, Arc::clone(&shared), events.clone())?);
         }
         workers.push(listener::start(names_queue, Arc::clone(&shared))?);
         let keeper = Keeper::start(gate, Arc::clone(&shared))?;
-        let mut health = Watcher::start(&config)?;
         health.follow(&config, &plan.lines, &observed);
         let reporter = Arc::new(Reporter {
             config_path: options.config.clone(),
@@ -413,14 +415,14 @@ impl Daemon {
             self.health.follow(&self.config, &lines, &observed);
             self.tell_usability(&lines);
             self.plan.lines = lines;
-            self.publish();
+            self.tell_workers();
         }
     }
 
     /// New flows keep off the lines that probes call down at once, and the kernel's own choice soon after.
     async fn heed_health(&mut self) -> bool {
         plan::lines::keep_off(&mut self.plan.lines, self.health.avoided());
-        self.publish();
+        self.tell_workers();
         self.follow_machine().await
     }
 
@@ -457,11 +459,16 @@ impl Daemon {
 
     /// Workers and status get the configuration and plan in force.
     fn publish(&self) {
+        self.tell_workers();
+        let mut current = self.reporter.current.lock().unwrap_or_else(PoisonError::into_inner);
+        *current = (self.config.clone(), self.plan.clone());
+    }
+
+    /// Workers need not wait for the kernel; status does, for it tells what is in force.
+    fn tell_workers(&self) {
         let before = &self.shared.deciding.load().snapshot;
         let deciding = deciding(&self.config, &self.plan, &self.observed, &self.rules, before);
         self.shared.deciding.store(Arc::new(deciding));
-        let mut current = self.reporter.current.lock().unwrap_or_else(PoisonError::into_inner);
-        *current = (self.config.clone(), self.plan.clone());
     }
 
     /// Stops deciding without losing a packet; the kernel's part stays, and what was learned.

@@ -9,6 +9,7 @@ mod common;
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, UdpSocket};
+use std::process::Stdio;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU16, Ordering::Relaxed};
 use std::thread::JoinHandle;
@@ -165,6 +166,70 @@ fn every_kind_of_target_answers_in_both_families() {
     }
     // Every probe left by its own line, with that line's address.
     router.assert_sound(&router.judge(&capture.stop().unwrap()));
+    router.stop();
+}
+
+#[test]
+fn a_line_on_which_new_flows_get_no_answers_is_suspected_and_tried_at_once() {
+    let mut router = Router::new(&backends()[0], &[1, 1]);
+    try_by(&router, &PUBLIC);
+    let text = router.configuration();
+    router.configure(&text.replace("health.targets", "health.interval = \"60s\"\nhealth.targets"));
+    router.start();
+    for line in [0, 1] {
+        wait_for_health(&router, line, "ipv4", "up");
+    }
+    let client = &router.network.client().host.clone();
+    cut(&router.network.lines[0], "meta l4proto { tcp, icmp }");
+    let begun = Instant::now();
+    while health(&router.status(), 0, "ipv4")["state"] != "down" {
+        assert!(begun.elapsed() < SOON, "nobody suspects a thing:\n{}", router.said());
+        for server in &router.network.servers {
+            let _ = connects(client, SocketAddr::new(server.of(Family::V4), ECHO));
+        }
+    }
+    assert!(router.said().contains("uplink isp1 is avoided for IPv4: new flows get no answers"));
+    assert_eq!(health(&router.status(), 1, "ipv4")["state"], "up");
+    router.stop();
+}
+
+#[test]
+fn a_page_over_tls_counts_only_with_a_certificate_that_the_system_trusts() {
+    let mut router = Router::new(&backends()[0], &[1, 1]);
+    let [key, trusted] =
+        ["key.pem", "cert.pem"].map(|name| router.files.path().join(name).display().to_string());
+    let made = router.network.internet.run(
+        std::process::Command::new("openssl").args(
+            "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 -subj /CN=page \
+         -addext subjectAltName=IP:192.0.2.1 -addext basicConstraints=critical,CA:FALSE -keyout"
+                .split_whitespace()
+                .chain([key.as_str(), "-out", &trusted]),
+        ),
+    );
+    if let Err(error) = made {
+        eprintln!("SKIPPED: no certificate without openssl: {error:#}");
+        return;
+    }
+    let server = format!("openssl s_server -accept 192.0.2.1:443 -key {key} -cert {trusted} -www -quiet");
+    let mut command = std::process::Command::new("sh");
+    command
+        .args(["-c", &format!("exec {server}")])
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null());
+    let _server = router.network.internet.spawn(&mut command).expect("a server");
+    try_by(&router, &["https://192.0.2.1/"]);
+    let mut daemon = router.command(&["-v", "run"]);
+    daemon.env("SSL_CERT_FILE", &trusted);
+    router.launch_as(daemon);
+    wait_for_health(&router, 0, "ipv4", "up");
+    router.stop();
+    // The system knows nothing of it.
+    let mut daemon = router.command(&["-v", "run"]);
+    daemon.env_remove("SSL_CERT_FILE");
+    router.launch_as(daemon);
+    wait_for_health(&router, 0, "ipv4", "down");
+    assert!(router.said().contains("https://192.0.2.1/ by wan1: "), "{}", router.said());
     router.stop();
 }
 

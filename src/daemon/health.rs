@@ -37,6 +37,11 @@ pub struct Watcher {
     exits: Vec<Option<Exit>>,
 }
 
+/// Tells the thread of lines that look silent.
+pub struct Suspicions {
+    news: mpsc::Sender<News>,
+}
+
 /// What there is to know about each line.
 #[derive(Default)]
 pub struct Lines {
@@ -122,16 +127,24 @@ impl Watcher {
         }
     }
 
-    /// Tells that new flows on a line get no answers.
-    pub fn suspect(&self, uplink: UplinkId, family: Family) {
-        // Where there is so much news already, one suspicion more does not matter.
-        let _ = self.news.try_send(News::Suspicion(uplink, family));
+    /// To tell that new flows on a line get no answers.
+    #[must_use]
+    pub fn suspicions(&self) -> Suspicions {
+        Suspicions { news: self.news.clone() }
     }
 
     /// How each line does, for others.
     #[must_use]
     pub fn lines(&self) -> Arc<Lines> {
         Arc::clone(&self.lines)
+    }
+}
+
+impl Suspicions {
+    /// New flows on a line get no answers.
+    pub fn tell(&self, uplink: UplinkId, family: Family) {
+        // Where there is so much news already, one suspicion more does not matter.
+        let _ = self.news.try_send(News::Suspicion(uplink, family));
     }
 }
 

@@ -1,9 +1,10 @@
 //! The lines to choose from: [`UplinkId`], sets of them, who is usable now
-//! ([`Board`]) and why ([`health`]), and how one is picked ([`pick`]).
+//! ([`Board`]) and why ([`health`], [`silence`]), and how one is picked ([`pick`]).
 
 mod board;
 pub mod health;
 pub mod pick;
+pub mod silence;
 mod turns;
 
 pub use board::{Avoided, Board};

@@ -28,8 +28,10 @@ use crate::engine::flow::Millis;
 
 pub use model::{Estimates, Limits, MAX_TARGETS, Page, Settings, State, Target, Why};
 
-/// While in doubt, targets are asked so many times as often.
+/// While in doubt, targets are asked so many times as often, and no more seldom than [`SLOWEST`].
 const HASTE: u32 = 5;
+/// See [`HASTE`].
+const SLOWEST: Duration = Duration::from_millis(500);
 /// No target is asked more often than this.
 const QUICKEST: Duration = Duration::from_millis(50);
 /// A line that was lost so often within [`FLAPPING`] is flapping.
@@ -253,7 +255,7 @@ impl Health {
         let Some(last) = record.last_asked() else { return Some(now) };
         let interval = self.settings.interval;
         if self.is_in_haste(now) {
-            return Some(last.after(QUICKEST.max(interval / HASTE)));
+            return Some(last.after((interval / HASTE).clamp(QUICKEST, SLOWEST)));
         }
         let length = u64::try_from(interval.as_millis()).unwrap_or(u64::MAX).max(1);
         let place = length * target as u64 / self.records.len() as u64;

@@ -163,23 +163,33 @@ impl Record {
         match self.standing {
             Standing::Unknown | Standing::Good if self.last_answered.is_none() => Standing::Unknown,
             Standing::Unknown | Standing::Good => {
-                self.beyond(&settings.leave, OUTCOMES).map_or(Standing::Good, Standing::Bad)
+                self.beyond(&settings.leave, self.lost_enough(settings)).map_or(Standing::Good, Standing::Bad)
             }
             Standing::Bad(Why::NoAnswer) if self.unanswered.is_some() => Standing::Bad(Why::NoAnswer),
-            Standing::Bad(_) => self.beyond(&settings.rejoin, LATEST).map_or(Standing::Good, Standing::Bad),
+            Standing::Bad(_) => {
+                let loses = self.loss_of(LATEST) * 100.0 > f64::from(settings.rejoin.loss);
+                self.beyond(&settings.rejoin, loses).map_or(Standing::Good, Standing::Bad)
+            }
         }
     }
 
     /// Which limit is not kept.
-    fn beyond(&self, limits: &Limits, outcomes: u32) -> Option<Why> {
-        let is_known = self.outcomes_known >= FEWEST;
-        if is_known && self.loss_of(outcomes) * 100.0 > f64::from(limits.loss) {
+    fn beyond(&self, limits: &Limits, loses: bool) -> Option<Why> {
+        if loses && self.outcomes_known >= FEWEST {
             return Some(Why::Loss);
         }
         if self.latency().is_some_and(|latency| latency > limits.latency) {
             return Some(Why::Latency);
         }
         limits.jitter.filter(|&most| self.jitter() > most).map(|_| Why::Jitter)
+    }
+
+    /// Whether more are lost than the limit allows and chance explains: of a line that loses just as many as it may,
+    /// the share of a few probes is above the limit half of the time. One standard deviation is left to chance.
+    fn lost_enough(&self, settings: &Settings) -> bool {
+        let (limit, known) = (f64::from(settings.leave.loss) / 100.0, f64::from(self.outcomes_known));
+        let chance = (limit * (1.0 - limit) * known).sqrt();
+        self.loss() * known > limit * known + chance
     }
 
     fn is_silent_for(&self, patience: Duration, now: Millis) -> bool {
