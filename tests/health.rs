@@ -258,6 +258,26 @@ fn lines_that_are_all_called_down_are_used_all_the_same_and_status_says_so() {
 }
 
 #[test]
+fn a_lost_carrier_is_left_at_once_by_new_flows_and_probes_say_nothing_of_it() {
+    let mut router = two_lines(&backends()[0], &PUBLIC);
+    wait_for_health(&router, 0, "ipv4", "up");
+    let cut = Instant::now();
+    ip(&router.network.lines[0].isp, "link set customer down");
+    let pulled = cut.elapsed();
+    while !router.said().contains("uplink isp1 is not usable for IPv4: the link is down") {
+        assert!(cut.elapsed() < SOON, "{}", router.said());
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    eprintln!("a lost carrier was left {:?} after the command that took {pulled:?}", cut.elapsed() - pulled);
+    let client = &router.network.client().host.clone();
+    assert_eq!(by_line(&router.network, &tcp(client, router.echo(Family::V4), 10)), [0, 10]);
+    wait_for_line(&router, 0, false);
+    assert!(!router.said().contains("uplink isp1 is avoided"), "{}", router.said());
+    assert_eq!(health(&router.status(), 0, "ipv4"), Value::Null);
+    router.stop();
+}
+
+#[test]
 fn a_carrier_that_flaps_ten_times_a_second_is_left_until_it_holds() {
     let mut router = two_lines(&backends()[0], &PUBLIC);
     wait_for_health(&router, 0, "ipv4", "up");
