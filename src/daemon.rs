@@ -6,14 +6,17 @@ pub mod health;
 pub mod keeper;
 pub mod learned;
 pub mod listener;
+pub mod live;
 pub mod machine;
 pub mod report;
 pub mod shared;
 pub mod sources;
 pub mod vigil;
+pub mod watcher;
 pub mod worker;
 
 use std::collections::HashMap;
+use std::mem;
 use std::path::PathBuf;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, PoisonError, mpsc as reply};
@@ -26,8 +29,9 @@ use tokio::sync::mpsc;
 use tokio::time::{Interval, MissedTickBehavior};
 
 use self::accounts::{Accounts, Bookkeeping};
-use self::health::Watcher;
+use self::health::Lookout;
 use self::keeper::Keeper;
+use self::live::Follower;
 use self::machine::{Machine, Pending};
 use self::report::Reporter;
 use self::shared::{Deciding, Shared};
@@ -36,6 +40,7 @@ use crate::config::{self, Config, Guard};
 use crate::control::message::{Request, Response};
 use crate::control::server::{Server, Serving};
 use crate::engine::Snapshot;
+use crate::engine::hold::MOST_PACKETS;
 use crate::engine::names::Names;
 use crate::engine::packet::Family;
 use crate::engine::rule::RuleSet;
@@ -48,7 +53,7 @@ use crate::system::gate::Gate;
 use crate::system::links::Changes;
 use crate::system::mark_writers::mark_writers;
 use crate::system::queue::PacketQueue;
-use crate::system::queue::nfq::NfqQueue;
+use crate::system::queue::nfq::{A_PACKET, NfqQueue, SEVERAL_PACKETS};
 use crate::system::state::{Lock, RunDirectory};
 use crate::system::{clock, guard};
 
@@ -70,6 +75,9 @@ const RELOAD: Duration = Duration::from_secs(20);
 const NAMES: usize = 16_384;
 /// Sticky choices that are remembered.
 const CHOICES: usize = 65_536;
+
+/// Packets that find room where flows wait: those that are held, and as many that have just come.
+const WATCHED: u32 = 2 * MOST_PACKETS as u32;
 
 type BoxedQueue = Box<dyn PacketQueue>;
 
@@ -200,8 +208,9 @@ struct Daemon {
     reporter: Arc<Reporter>,
     reloads: mpsc::Receiver<reply::SyncSender<Response>>,
     keeper: Keeper,
-    health: Watcher,
-    /// The workers, and who listens to DNS answers.
+    health: Lookout,
+    follower: Follower,
+    /// The workers, who listens to DNS answers, and who watches flows for their names.
     workers: Vec<JoinHandle<()>>,
     /// Why the machine could not be followed when it was looked at last.
     complaint: Option<String>,
@@ -221,7 +230,7 @@ impl Daemon {
         let mut gate = Gate::new(machine.backend()).context("cannot reach the kernel's firewall")?;
         // Without an earlier run there is no gate to close.
         let _ = gate.close();
-        let (queues, names_queue) = open_queues(&config)?;
+        let Queues { of_workers, of_names, of_watch } = Queues::open(&config)?;
         machine.apply(&config, &plan, &observed).await?;
 
         let rules = Arc::new(RuleSet::compile(&config.rules));
@@ -232,17 +241,18 @@ impl Daemon {
         };
         learned::restore(&run, &config, &snapshot);
         let shared =
-            Arc::new(Shared::new(deciding(&config, &plan, &observed, &rules, &snapshot), queues.len()));
+            Arc::new(Shared::new(deciding(&config, &plan, &observed, &rules, &snapshot), of_workers.len()));
         shared.set_local_time(clock::local_time());
         let accounts = Arc::new(Accounts::default());
         let (events, decisions) = crossbeam_channel::bounded(EVENTS);
-        let mut health = Watcher::start(&config)?;
+        let mut health = Lookout::start(&config)?;
         let bookkeeping = accounts.keep(decisions, Vigil::new(health.suspicions()))?;
         let mut workers = Vec::new();
-        for (place, queue) in queues.into_iter().enumerate() {
+        for (place, queue) in of_workers.into_iter().enumerate() {
             workers.push(worker::start(place, queue, Arc::clone(&shared), events.clone())?);
         }
-        workers.push(listener::start(names_queue, Arc::clone(&shared))?);
+        workers.push(listener::start(of_names, Arc::clone(&shared))?);
+        workers.push(watcher::start(of_watch, Arc::clone(&shared), events)?);
         let keeper = Keeper::start(gate, Arc::clone(&shared))?;
         health.follow(&config, &plan.lines, &observed);
         let reporter = Arc::new(Reporter {
@@ -255,6 +265,9 @@ impl Daemon {
             current: Mutex::new((config.clone(), plan.clone())),
             last_counters: Mutex::new((Instant::now(), HashMap::new())),
         });
+        let follower = Follower::start(Arc::clone(&reporter))?;
+        // Flows that run by a line which died while nobody looked.
+        follower.lines_changed();
         let (reload, reloads) = mpsc::channel(16);
         let serving = serve_control(&run, &reporter, reload)?;
         Ok(Self {
@@ -270,6 +283,7 @@ impl Daemon {
             reloads,
             keeper,
             health,
+            follower,
             workers,
             complaint: None,
             _serving: serving,
@@ -460,15 +474,23 @@ impl Daemon {
     /// Workers and status get the configuration and plan in force.
     fn publish(&self) {
         self.tell_workers();
-        let mut current = self.reporter.current.lock().unwrap_or_else(PoisonError::into_inner);
-        *current = (self.config.clone(), self.plan.clone());
+        let current = (self.config.clone(), self.plan.clone());
+        let last =
+            mem::replace(&mut *self.reporter.current.lock().unwrap_or_else(PoisonError::into_inner), current);
+        if last.1.lines != self.plan.lines {
+            self.follower.lines_changed();
+        }
     }
 
     /// Workers need not wait for the kernel; status does, for it tells what is in force.
     fn tell_workers(&self) {
-        let before = &self.shared.deciding.load().snapshot;
-        let deciding = deciding(&self.config, &self.plan, &self.observed, &self.rules, before);
+        let before = self.shared.deciding.load_full();
+        let deciding = deciding(&self.config, &self.plan, &self.observed, &self.rules, &before.snapshot);
+        let board_changed = deciding.snapshot.board != before.snapshot.board;
         self.shared.deciding.store(Arc::new(deciding));
+        if board_changed {
+            self.follower.lines_changed();
+        }
     }
 
     /// Stops deciding without losing a packet; the kernel's part stays, and what was learned.
@@ -494,17 +516,27 @@ fn heed_misfits(plan: &Plan) -> Result<()> {
     if fatal.is_empty() { Ok(()) } else { bail!("this machine does not fit:\n  {}", fatal.join("\n  ")) }
 }
 
-/// A queue for each worker, and behind them one for DNS answers.
-fn open_queues(config: &Config) -> Result<(Vec<BoxedQueue>, BoxedQueue)> {
-    let first = config.queue.first;
-    let queues = (first..first + workers(config)).map(|number| open_queue(number, config));
-    let queues = queues.collect::<Result<Vec<_>>>()?;
-    let names = open_queue(first + workers(config), config)?;
-    Ok((queues, names))
+/// All queues: one for each worker, behind them one for DNS answers, and one for flows that wait.
+struct Queues {
+    of_workers: Vec<BoxedQueue>,
+    of_names: BoxedQueue,
+    of_watch: BoxedQueue,
 }
 
-fn open_queue(number: u16, config: &Config) -> Result<BoxedQueue> {
-    let queue = NfqQueue::open(number, config.queue.length).with_context(|| {
+impl Queues {
+    fn open(config: &Config) -> Result<Self> {
+        let (queue, workers) = (config.queue, workers(config));
+        let of_workers = (queue.first..queue.of_names(workers))
+            .map(|number| open_queue(number, queue.length, A_PACKET))
+            .collect::<Result<_>>()?;
+        let of_names = open_queue(queue.of_names(workers), queue.length, A_PACKET)?;
+        let of_watch = open_queue(queue.of_watch(workers), WATCHED, SEVERAL_PACKETS)?;
+        Ok(Queues { of_workers, of_names, of_watch })
+    }
+}
+
+fn open_queue(number: u16, length: u32, range: u16) -> Result<BoxedQueue> {
+    let queue = NfqQueue::open(number, length, range).with_context(|| {
         format!(
             "cannot bind queue {number} (needs root; another program may have it, see `first` under [queue])"
         )
@@ -533,6 +565,7 @@ fn deciding(
         },
         lan: config.lan.iter().map(index).collect(),
         marks: config.marks.clone(),
+        watch_queue: config.queue.of_watch(workers(config)),
     }
 }
 

@@ -16,7 +16,7 @@ use wansplit::engine::flow::{LanId, Mac};
 use wansplit::engine::packet::Family;
 use wansplit::engine::rule::hosts::{HostName, HostSet, Reach};
 use wansplit::engine::rule::model::{
-    Choice, HashKey, IcmpType, Matchers, Payload, Policy, Rule, TimeSpan, WhenNone,
+    Choice, HashKey, IcmpType, Live, Matchers, Payload, Policy, Rule, TimeSpan, WhenNone,
 };
 use wansplit::engine::rule::texts::{Expressions, Texts};
 use wansplit::engine::sniff::App;
@@ -204,12 +204,14 @@ fn every_key_of_a_rule_is_obeyed() {
     };
     let expected = Rule {
         name: "all conditions but ICMP's".to_owned(),
-        origin: "rules/10-every.toml:2".to_owned(),
+        origin: "rules/10-every.toml:3".to_owned(),
         matches,
         not: Matchers::default(),
         choice: Choice { policy: Policy::Hash(HashKey::FiveTuple), uplinks: vec![(ISP3, 200), (ISP1, 1)] },
         sticky: Some(Sticky { by: StickyBy::Client, lasts: Duration::from_secs(5400) }),
         none: WhenNone::Drop,
+        live: Live::MoveBack,
+        hold: Duration::from_millis(750),
     };
     assert_eq!(*all, expected);
 

@@ -57,6 +57,16 @@ fn a_fitting_key_under_not_is_an_objection() {
 }
 
 #[test]
+fn a_flow_that_is_still_saying_its_name_is_held_where_a_rule_asks_for_it() {
+    let quic = "udp 10.77.0.5:40000 to 198.51.100.7:443 app=quic";
+    assert_eq!(explain(quic, &[])["hold_ms"], 20);
+    assert_eq!(explain(&format!("{quic} host=www.video.example"), &[])["hold_ms"], 0);
+    assert_eq!(explain(&quic.replace("10.77.0.5", "10.77.0.9"), &[])["hold_ms"], 0);
+    let text = String::from_utf8(run(quic, &[]).stdout).unwrap();
+    assert!(text.contains("  held up to 20 ms while its client says its name\n"), "{text}");
+}
+
+#[test]
 fn people_read_the_way_through_the_rules() {
     let output = run(VIDEO, &[]);
     let text = String::from_utf8(output.stdout).unwrap();

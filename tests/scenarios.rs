@@ -11,7 +11,7 @@ use wansplit::lab::traffic::{Pace, Pings, TcpFlows, UdpFlows};
 fn shares_are_exact_and_every_flow_keeps_its_uplink() {
     for backend in backends() {
         for (weights, workers) in [(&[1, 1], 1), (&[3, 1], 1), (&[1, 1], 2), (&[3, 1], 4)] {
-            shares_are_exact(&backend, weights, workers);
+            with_an_open_gate(|| shares_are_exact(&backend, weights, workers));
         }
     }
 }

@@ -1,6 +1,8 @@
 //! What goes in, what goes out, and what is odd: forwards, the router's own traffic, the guard,
 //! every protocol, rules and policies, source addresses, helpers, many and strange uplinks.
 
+#[path = "support/quic.rs"]
+mod quic;
 #[path = "support/router.rs"]
 mod router;
 
@@ -8,10 +10,14 @@ mod router;
 mod common;
 #[path = "traffic/contents.rs"]
 mod contents;
+#[path = "traffic/hold.rs"]
+mod hold;
 #[path = "traffic/inbound.rs"]
 mod inbound;
 #[path = "traffic/lines.rs"]
 mod lines;
+#[path = "traffic/live.rs"]
+mod live;
 #[path = "traffic/own.rs"]
 mod own;
 #[path = "traffic/protocols.rs"]

@@ -56,7 +56,7 @@ impl Config {
     pub fn uplink_of(&self, decision: &Decision) -> Option<&str> {
         match decision.action {
             Action::Route(id) => Some(self.uplink_name(id)),
-            Action::Keep | Action::Drop => None,
+            Action::Keep | Action::Drop | Action::Hold(_) => None,
         }
     }
 
@@ -213,6 +213,20 @@ pub struct Queue {
     pub limit: u32,
     /// Packets that may wait in one queue.
     pub length: u32,
+}
+
+impl Queue {
+    /// Number of the queue for DNS answers, behind those of so many workers.
+    #[must_use]
+    pub fn of_names(&self, workers: u16) -> u16 {
+        self.first + workers
+    }
+
+    /// Number of the queue for flows whose names are waited for.
+    #[must_use]
+    pub fn of_watch(&self, workers: u16) -> u16 {
+        self.first + workers + 1
+    }
 }
 
 /// Tables and rules.

@@ -12,9 +12,9 @@ use super::{forwards, marks, routing, uplinks, words};
 const MAX_LAN: usize = 256;
 /// Most worker threads.
 const MAX_WORKERS: u64 = 256;
-/// The last number the first queue may have, so that any number of workers and DNS answers have queues (numbers
-/// are 16 bits).
-const LAST_FIRST_QUEUE: u64 = (1 << 16) - MAX_WORKERS - 1;
+/// The last number the first queue may have, so that any number of workers, DNS answers and flows under watch have
+/// queues (numbers are 16 bits).
+const LAST_FIRST_QUEUE: u64 = (1 << 16) - MAX_WORKERS - 2;
 
 const BACKENDS: &[(&str, BackendChoice)] = &[
     ("auto", BackendChoice::Auto),

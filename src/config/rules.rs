@@ -17,7 +17,7 @@ use super::values::{self, TITLE, number, one_of, spelled, title, unknown_word};
 use super::words;
 use crate::engine::flow::Facts;
 use crate::engine::packet::{Family, PROTOCOLS_WITH_PORTS};
-use crate::engine::rule::model::{Choice, HashKey, IcmpType, Matchers, Policy, Rule, WhenNone};
+use crate::engine::rule::model::{Choice, HashKey, IcmpType, Live, Matchers, Policy, Rule, WhenNone};
 use crate::engine::rule::naive;
 use crate::engine::rule::texts::{Texts, Unusable};
 use crate::engine::sticky::{Sticky, StickyBy};
@@ -30,6 +30,9 @@ const USE: &str = "the name of an uplink or { policy = ..., uplinks = [...] }";
 
 const NONE: &[(&str, WhenNone)] =
     &[("next-rule", WhenNone::NextRule), ("any", WhenNone::Any), ("drop", WhenNone::Drop)];
+
+const LIVE: &[(&str, Live)] =
+    &[("keep", Live::Keep), ("reset-on-down", Live::ResetOnDown), ("move-back", Live::MoveBack)];
 
 const POLICIES: &[(&str, Policy)] = &[
     ("round-robin", Policy::RoundRobin),
@@ -52,6 +55,9 @@ const STICKY_KEYS: &[(&str, StickyBy)] = &[
 
 /// Longer than people are away from a form they fill in.
 const STICKY_FOR: Duration = Duration::from_secs(600);
+
+/// Nobody notices it, and the second half of a ClientHello follows the first within a millisecond.
+const HOLD: Duration = Duration::from_millis(20);
 
 /// A rule with what only its file knows.
 pub(super) struct Entry {
@@ -88,10 +94,11 @@ pub(super) fn each(
     let mut count = 0;
     for (order, file) in (1..).zip(files) {
         read_file(order, file, problems, |root| {
+            let hold = root.or("hold", HOLD, values::hold);
             for section in root.sections("rule") {
                 report_limit(&section, &mut count);
                 let report = section.report();
-                if let Some(entry) = entry(section, names, lists, &mut unique) {
+                if let Some(entry) = entry(section, hold, names, lists, &mut unique) {
                     take(report, entry);
                 }
             }
@@ -108,7 +115,13 @@ fn report_limit(section: &Section, count: &mut usize) {
 }
 
 /// One rule; `None` if anything is wrong with it.
-fn entry(section: Section, names: &Names, lists: &Lists, unique: &mut Unique) -> Option<Entry> {
+fn entry(
+    section: Section,
+    hold: Duration,
+    names: &Names,
+    lists: &Lists,
+    unique: &mut Unique,
+) -> Option<Entry> {
     let report = section.report();
     let before = report.count();
     let name = section.required("name", TITLE, title);
@@ -120,11 +133,12 @@ fn entry(section: Section, names: &Names, lists: &Lists, unique: &mut Unique) ->
     let choice = choice(&section, names);
     let sticky = sticky(&section);
     let none = section.or("none", WhenNone::default(), one_of(NONE));
+    let live = section.or("live", Live::default(), one_of(LIVE));
     let (hits, misses) = examples(section.section("examples"), names);
     section.finish();
     let (name, choice) = (name?, choice?);
     let (place, origin) = (name.span(), report.place(name.span().start));
-    let rule = Rule { name: name.into_inner(), origin, matches, not, choice, sticky, none };
+    let rule = Rule { name: name.into_inner(), origin, matches, not, choice, sticky, none, live, hold };
     // Examples of a half-read rule prove nothing.
     if report.count() == before {
         try_examples(report, &rule, &hits, &misses);

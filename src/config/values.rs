@@ -10,7 +10,7 @@ use toml::de::DeValue;
 use super::reader::{Fault, Read, Value, suggestion};
 use crate::engine::flow::Mac;
 use crate::engine::packet::Family;
-use crate::engine::rule::model::TimeSpan;
+use crate::engine::rule::model::{LONGEST_HOLD, TimeSpan};
 
 /// What [`name`] takes.
 pub(super) const NAME: &str = "a name of 1 to 32 letters, digits, `_`, `.` or `-`";
@@ -177,12 +177,24 @@ pub(super) fn minute_of_day(text: &str) -> Option<u16> {
 /// A length of time of at most a day.
 pub(super) fn duration(value: &Value) -> Read<Duration> {
     text("a time like \"500ms\", \"30s\", \"10m\" or \"12h\", up to \"24h\"", |text| {
-        let unit = text.find(|letter: char| !letter.is_ascii_digit())?;
-        let (number, unit) = text.split_at(unit);
-        let unit = find(&[("ms", 1), ("s", 1000), ("m", 60_000), ("h", 3_600_000)], unit)?;
-        let millis = number.parse::<u32>().ok().and_then(|number| u64::from(number).checked_mul(unit))?;
-        (1..=86_400_000).contains(&millis).then(|| Duration::from_millis(millis))
+        span(text).filter(|span| !span.is_zero() && *span <= Duration::from_secs(86_400))
     })(value)
+}
+
+/// How long a flow may be held.
+pub(super) fn hold(value: &Value) -> Read<Duration> {
+    text("a time like \"20ms\", up to \"1s\", or \"0\"", |text| {
+        if text == "0" { Some(Duration::ZERO) } else { span(text).filter(|span| *span <= LONGEST_HOLD) }
+    })(value)
+}
+
+/// A number and a unit.
+fn span(text: &str) -> Option<Duration> {
+    let unit = text.find(|letter: char| !letter.is_ascii_digit())?;
+    let (number, unit) = text.split_at(unit);
+    let unit = find(&[("ms", 1), ("s", 1000), ("m", 60_000), ("h", 3_600_000)], unit)?;
+    let millis = number.parse::<u32>().ok().and_then(|number| u64::from(number).checked_mul(unit))?;
+    Some(Duration::from_millis(millis))
 }
 
 /// A weekday or a span of them, both ends included; over Sunday if it ends before it begins.

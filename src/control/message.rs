@@ -133,6 +133,8 @@ pub struct Status {
     pub queues: Vec<Queue>,
     /// Names that were learned.
     pub names: Names,
+    /// Flows that were held until they had said their names.
+    pub holds: Holds,
     /// The latest decisions, newest first.
     pub recent: Vec<Recent>,
     /// What the owner should know.
@@ -155,6 +157,8 @@ pub struct Explanation {
     pub uplink: Option<String>,
     /// Why, in a sentence.
     pub reason: String,
+    /// For how many milliseconds its first datagrams may be held, where its client says its name in several.
+    pub hold_ms: u64,
     /// What would become of it if one more line were down.
     pub without: Vec<Without>,
 }
@@ -195,6 +199,22 @@ pub struct Names {
     pub learned: u64,
     /// How often a name took the place of another one of the same address.
     pub ambiguous: u64,
+}
+
+/// What became of flows that were held until their clients had said their names: `held` are all others together.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Holds {
+    /// Flows that were held.
+    pub held: u64,
+    /// Those that wait now.
+    pub waiting: u64,
+    /// Their clients said their names, or that they have none, in time.
+    pub told: u64,
+    /// The time was over before that.
+    pub expired: u64,
+    /// There was no more room before that.
+    pub crowded: u64,
 }
 
 /// The gate in the kernel that lets new flows through to user space.

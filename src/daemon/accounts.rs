@@ -21,14 +21,19 @@ use crate::engine::flow::FlowKey;
 use crate::engine::rule::model::RuleId;
 use crate::engine::uplink::UplinkId;
 use crate::engine::verdict::{Action, Decision};
+use crate::system::clock;
 use crate::system::conntrack::{Conntrack, Counters, Destroyed, Ends, Flow, Tuple};
 
 /// Flows that are accounted for at one time.
 const MOST_FLOWS: usize = 262_144;
 /// Decisions kept for "why did this flow go there?".
 const RECENT: usize = 50;
+/// TCP connections that ended, kept for [`Accounts::ended_since`].
+const ENDED: usize = 16_384;
 /// Room for news of ended flows, in bytes.
 const NEWS_ROOM: usize = 4 << 20;
+/// IP protocol number of TCP (IANA).
+pub(super) const TCP: u8 = 6;
 /// How soon the threads hear that they shall end.
 const PATIENCE: Duration = Duration::from_millis(200);
 
@@ -58,6 +63,8 @@ pub struct Accounts {
 struct Books {
     sums: HashMap<Account, Sum>,
     recent: VecDeque<Event>,
+    /// With the monotonic milliseconds of their ends.
+    ended: VecDeque<(u64, Flow)>,
 }
 
 /// The threads that keep the accounts; they end when it is dropped.
@@ -131,8 +138,14 @@ impl Accounts {
     }
 
     fn ended(&self, flow: &Flow) {
-        if let Some((_, account)) = self.running.remove(&key(&flow.orig)) {
-            self.books().sums.entry(account).or_default().bytes += bytes(flow);
+        let account = self.running.remove(&key(&flow.orig));
+        let mut books = self.books();
+        if let Some((_, account)) = account {
+            books.sums.entry(account).or_default().bytes += bytes(flow);
+        }
+        if flow.orig.protocol == TCP {
+            books.ended.push_front((clock::monotonic_ms(), flow.clone()));
+            books.ended.truncate(ENDED);
         }
     }
 
@@ -142,6 +155,19 @@ impl Accounts {
         let mut books = self.books();
         books.sums.retain(|(rule, _), _| rule.is_none());
         books.recent.clear();
+    }
+
+    /// The rule that decided a flow, where one did and the flow is accounted for.
+    #[must_use]
+    pub fn decided_by(&self, flow: &FlowKey) -> Option<RuleId> {
+        self.running.get(flow).and_then(|account| account.0)
+    }
+
+    /// The latest TCP connections that the kernel has forgotten since `then`, in monotonic
+    /// milliseconds, for whatever reason.
+    #[must_use]
+    pub fn ended_since(&self, then: u64) -> Vec<Flow> {
+        self.books().ended.iter().take_while(|(at, _)| *at >= then).map(|(_, flow)| flow.clone()).collect()
     }
 
     /// The latest decisions, newest first.
@@ -184,12 +210,13 @@ impl Drop for Bookkeeping {
 fn account(decision: &Decision) -> Option<Account> {
     match decision.action {
         Action::Route(uplink) => Some((decision.rule, uplink)),
-        Action::Keep | Action::Drop => None,
+        Action::Keep | Action::Drop | Action::Hold(_) => None,
     }
 }
 
 /// The flow's name as the engine has it, from the connection as its opener wrote it.
-fn key(orig: &Tuple) -> FlowKey {
+#[must_use]
+pub fn key(orig: &Tuple) -> FlowKey {
     let (src_port, dst_port) = match orig.ends {
         Ends::None => (0, 0),
         Ends::Ports { src, dst } => (src, dst),

@@ -10,6 +10,7 @@ use crate::control::message::{Explanation, Tried, Without};
 use crate::engine::flow::{Facts, Millis};
 use crate::engine::rule::model::{Rule, WhenNone};
 use crate::engine::rule::naive::{Objection, objections};
+use crate::engine::sniff::App;
 use crate::engine::uplink::{Board, UplinkId, UplinkSet};
 use crate::engine::verdict::Decision;
 use crate::engine::{Engine, Snapshot};
@@ -43,6 +44,7 @@ pub fn explain(
     now: Millis,
 ) -> Result<Explanation, String> {
     let mut facts = config::flow(flow, config)?;
+    let says_more = facts.app == Some(App::Quic) && facts.name.is_none();
     if facts.name.is_none() {
         let key = &facts.key;
         facts.name = snapshot.names.of(key.src, key.dst, key.dst_port, now).map(|(name, _)| name);
@@ -54,6 +56,7 @@ pub fn explain(
     }
     let usable = board.usable(facts.family);
     let decision = judge(snapshot, &board, &facts, now);
+    let hold = snapshot.rules.hold(decision.rule, &facts);
     let without = usable.iter().map(|id| {
         let decision = judge(snapshot, &self::without(&board, id), &facts, now);
         Without {
@@ -69,6 +72,7 @@ pub fn explain(
         rules: tried(config, usable, &facts, &decision),
         uplink: uplink(config, &decision),
         reason: config.explain(&decision),
+        hold_ms: if says_more { hold.as_millis() as u64 } else { 0 },
         without: without.collect(),
     })
 }

@@ -29,7 +29,7 @@ const IN_FLIGHT: usize = 1024;
 const NEWS: usize = 256;
 
 /// What the daemon's main thread has of it.
-pub struct Watcher {
+pub struct Lookout {
     news: mpsc::Sender<News>,
     avoided: watch::Receiver<Avoided>,
     lines: Arc<Lines>,
@@ -83,8 +83,8 @@ struct Tried {
     told: State,
 }
 
-impl Watcher {
-    /// Starts the thread. No line has an exit before [`Watcher::follow`].
+impl Lookout {
+    /// Starts the thread. No line has an exit before [`Lookout::follow`].
     ///
     /// # Errors
     /// When no thread is to be had.
@@ -92,7 +92,7 @@ impl Watcher {
         let (news, heard) = mpsc::channel(NEWS);
         let (avoids, avoided) = watch::channel(Avoided::default());
         let lines = Arc::new(Lines::of(config));
-        let watching = Watching {
+        let trials = Trials {
             lines: Arc::clone(&lines),
             news: heard,
             avoids,
@@ -101,7 +101,7 @@ impl Watcher {
         };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let thread = std::thread::Builder::new().name("health".into());
-        thread.spawn(move || runtime.block_on(watching.run())).context("no thread for probes")?;
+        thread.spawn(move || runtime.block_on(trials.run())).context("no thread for probes")?;
         Ok(Self { news, avoided, lines, exits: Vec::new() })
     }
 
@@ -245,7 +245,7 @@ impl Tried {
 }
 
 /// The thread's side.
-struct Watching {
+struct Trials {
     lines: Arc<Lines>,
     news: mpsc::Receiver<News>,
     avoids: watch::Sender<Avoided>,
@@ -260,7 +260,7 @@ struct Heard {
     outcome: Option<Outcome>,
 }
 
-impl Watching {
+impl Trials {
     /// Until the daemon ends.
     async fn run(mut self) {
         loop {

@@ -45,7 +45,10 @@ impl Keeper {
         if let Err(error) = gate.close() {
             tracing::warn!("the gate did not close ({error}); it will by itself");
         }
-        wait_for(&self.shared, |before, after| after.idle > before.idle);
+        // What workers have handed over is answered once they have nothing more to hand over.
+        for _ in 0..2 {
+            wait_for(&self.shared, |before, after| after.idle > before.idle);
+        }
     }
 }
 

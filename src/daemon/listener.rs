@@ -10,7 +10,7 @@ use crate::engine::flow::Millis;
 use crate::engine::packet::parse;
 use crate::engine::sniff::dns;
 use crate::system::clock;
-use crate::system::queue::{PacketQueue, Turn, Verdict};
+use crate::system::queue::{LONGEST_WAIT, PacketQueue, Verdict};
 
 /// A UDP header (RFC 768).
 const UDP_HEADER: usize = 8;
@@ -27,19 +27,14 @@ pub fn start(queue: Box<dyn PacketQueue>, shared: Arc<Shared>) -> io::Result<Joi
 fn listen(mut queue: Box<dyn PacketQueue>, shared: &Shared) {
     let tally = &shared.listener;
     while !shared.stop.load(Relaxed) {
-        let turn = queue.turn(&mut |packet| {
+        let turn = queue.turn(LONGEST_WAIT, &mut |packet| {
             learn(packet.bytes, shared);
             add(&tally.packets, 1);
-            Verdict::Keep
+            Some(Verdict::Keep)
         });
-        match turn {
-            Ok(Turn::Answered(_)) => tally.turn(false),
-            Ok(Turn::Idle) => tally.turn(true),
-            Ok(Turn::Refused | Turn::Overrun) => add(&tally.errors, 1),
-            Err(error) => {
-                tracing::error!("no names can be learned, their queue is broken: {error}");
-                return;
-            }
+        if let Err(error) = tally.turned(turn, false) {
+            tracing::error!("no names can be learned, their queue is broken: {error}");
+            return;
         }
     }
 }

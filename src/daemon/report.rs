@@ -13,11 +13,12 @@ use super::shared::Shared;
 use super::worker::Event;
 use crate::config::{self, Config};
 use crate::control::message::{
-    Explanation, Gate, Health, Names, Queue, Reason as ReasonCount, Recent, Response, Rule, Status, Tally,
-    Uplink, UplinkFamily, Usable,
+    Explanation, Gate, Health, Holds, Names, Queue, Reason as ReasonCount, Recent, Response, Rule, Status,
+    Tally, Uplink, UplinkFamily, Usable,
 };
 use crate::engine::flow::{FlowKey, Millis};
 use crate::engine::gate::is_stale;
+use crate::engine::hold::Counts;
 use crate::engine::packet::Family;
 use crate::engine::rule::model::RuleId;
 use crate::engine::uplink::UplinkId;
@@ -66,6 +67,12 @@ impl Reporter {
         }
     }
 
+    /// The plan in force.
+    #[must_use]
+    pub fn plan(&self) -> Plan {
+        self.current.lock().unwrap_or_else(PoisonError::into_inner).1.clone()
+    }
+
     /// How things are now.
     #[must_use]
     pub fn status(&self) -> Status {
@@ -91,6 +98,7 @@ impl Reporter {
                 learned: self.shared.names.learned(),
                 ambiguous: self.shared.names.ambiguous(),
             },
+            holds: holds(&self.shared.holds.load()),
             recent: self.accounts.recent().iter().map(|event| recent(event, &config, now)).collect(),
             warnings: self.warnings(&plan),
         }
@@ -192,6 +200,11 @@ impl Reporter {
     }
 }
 
+fn holds(counts: &Counts) -> Holds {
+    let Counts { held, told, expired, crowded } = *counts;
+    Holds { held, waiting: counts.waiting(), told, expired, crowded }
+}
+
 /// Bits per second.
 fn rate(before: u64, now: u64, seconds: f64) -> u64 {
     if seconds < 0.1 { 0 } else { (now.saturating_sub(before) as f64 * 8.0 / seconds) as u64 }
@@ -275,7 +288,7 @@ fn recent(event: &Event, config: &Config, now: u64) -> Recent {
         uplink: match event.decision.action {
             Action::Route(uplink) => Some(uplink_name(config, uplink)),
             Action::Keep => Some("(the kernel's choice)".into()),
-            Action::Drop => None,
+            Action::Drop | Action::Hold(_) => None,
         },
         reason: event.decision.explain(&config.rules, &names),
     }

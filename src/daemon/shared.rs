@@ -1,16 +1,21 @@
 //! What the threads of the daemon share: the snapshot to decide by, and numbers.
 
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
 
 use arc_swap::ArcSwap;
+use crossbeam_channel::Sender;
 
-use crate::engine::flow::{LanId, LocalTime};
-use crate::engine::gate::Progress;
+use super::worker::Event;
+use crate::engine::flow::{Arrival, LanId, LocalTime, Mac, Millis};
+use crate::engine::gate::{Progress, is_stale};
 use crate::engine::names::Names;
 use crate::engine::sticky::Choices;
-use crate::engine::verdict::{Marks, Reason};
-use crate::engine::{self, Decided};
+use crate::engine::verdict::{Action, Marks, Reason};
+use crate::engine::{self, Decided, Now, hold};
+use crate::system::clock;
+use crate::system::queue::{Turn, Verdict, Waiting};
 
 /// What a worker needs to know about the machine: replaced whole when anything changes.
 #[derive(Debug, Clone)]
@@ -21,6 +26,8 @@ pub struct Deciding {
     pub lan: Vec<u32>,
     /// Mark bits.
     pub marks: Marks,
+    /// Number of the queue in which flows wait for their names.
+    pub watch_queue: u16,
 }
 
 impl Deciding {
@@ -29,6 +36,27 @@ impl Deciding {
     pub fn lan(&self, device: u32) -> Option<LanId> {
         let place = self.lan.iter().position(|&index| index == device && index != 0)?;
         u8::try_from(place).ok().map(LanId)
+    }
+
+    /// How a packet came in.
+    #[must_use]
+    pub fn arrival(&self, packet: &Waiting<'_>, stale: bool) -> Arrival {
+        Arrival {
+            lan: self.lan(packet.in_device),
+            src_mac: packet.hardware_address.and_then(|bytes| bytes.try_into().ok()).map(Mac),
+            stale,
+        }
+    }
+
+    /// The answer for a packet with this mark.
+    #[must_use]
+    pub fn verdict(&self, action: Action, mark: u32) -> Verdict {
+        match action {
+            Action::Route(uplink) => Verdict::Mark(self.marks.decided(mark, uplink)),
+            Action::Keep => Verdict::Keep,
+            Action::Drop => Verdict::Drop,
+            Action::Hold(_) => Verdict::HandOver(self.watch_queue),
+        }
     }
 }
 
@@ -47,6 +75,10 @@ pub struct Shared {
     pub workers: Vec<Tally>,
     /// Of the thread that hears DNS answers.
     pub listener: Tally,
+    /// Of the thread that watches flows until they have said their names.
+    pub watcher: Tally,
+    /// What became of the flows that it held.
+    pub holds: ArcSwap<hold::Counts>,
     /// Names of addresses; outlive reloads.
     pub names: Arc<Names>,
     /// Choices that outlive their flows, and reloads.
@@ -81,11 +113,20 @@ impl Shared {
             stop: AtomicBool::new(false),
             workers: std::iter::repeat_with(Tally::default).take(workers).collect(),
             listener: Tally::default(),
+            watcher: Tally::default(),
+            holds: ArcSwap::default(),
             names: Arc::clone(&deciding.snapshot.names),
             choices: Arc::clone(&deciding.snapshot.choices),
             deciding: ArcSwap::from_pointee(deciding),
             local_time: AtomicU32::new(0),
         }
+    }
+
+    /// Both times now, and whether an answer may come too late.
+    #[must_use]
+    pub fn now(&self) -> (Now, bool) {
+        let at = clock::monotonic_ms();
+        (Now { at: Millis(at), local: self.local_time() }, is_stale(at, self.open_until.load(Relaxed)))
     }
 
     /// The local time, as last set.
@@ -103,23 +144,44 @@ impl Shared {
     /// How far every thread with a queue has come.
     #[must_use]
     pub fn progress(&self) -> Vec<Progress> {
-        self.workers.iter().chain([&self.listener]).map(Tally::progress).collect()
+        self.workers.iter().chain([&self.listener, &self.watcher]).map(Tally::progress).collect()
     }
 
-    /// How often a reason was given, by all workers.
+    /// How often a reason was given.
     #[must_use]
     pub fn reason_count(&self, reason: Reason) -> u64 {
-        self.workers.iter().map(|tally| tally.reasons[reason.index()].load(Relaxed)).sum()
+        let tallies = self.workers.iter().chain([&self.watcher]);
+        tallies.map(|tally| tally.reasons[reason.index()].load(Relaxed)).sum()
     }
 }
 
 impl Tally {
+    /// Counts what a turn came to. `waits`: packets that were taken before are not answered yet.
+    ///
+    /// # Errors
+    /// When the queue is broken.
+    pub fn turned(&self, turn: io::Result<Turn>, waits: bool) -> io::Result<()> {
+        match turn? {
+            Turn::Answered(_) => self.turn(false),
+            Turn::Idle => self.turn(!waits),
+            Turn::Refused | Turn::Overrun => add(&self.errors, 1),
+        }
+        Ok(())
+    }
+
     /// Counts a turn at the queue.
-    pub fn turn(&self, found_nothing: bool) {
+    fn turn(&self, found_nothing: bool) {
         if found_nothing {
             add(&self.idle, 1);
         }
         add(&self.turns, 1);
+    }
+
+    /// Passes on that a flow was decided, or counts that this could not be done.
+    pub fn tell(&self, events: &Sender<Event>, event: Event) {
+        if events.try_send(event).is_err() {
+            add(&self.untold, 1);
+        }
     }
 
     /// Counts a packet and what was decided.

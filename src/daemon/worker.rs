@@ -8,13 +8,11 @@ use std::thread::{self, JoinHandle};
 use arc_swap::cache::Cache;
 use crossbeam_channel::Sender;
 
-use super::shared::{Deciding, Shared, Tally, add};
-use crate::engine::flow::{Arrival, FlowKey, LanId, Mac, Millis};
-use crate::engine::gate::is_stale;
-use crate::engine::verdict::{Action, Decision};
-use crate::engine::{Engine, Now};
-use crate::system::clock;
-use crate::system::queue::{PacketQueue, Turn, Verdict, Waiting};
+use super::shared::{Deciding, Shared, Tally};
+use crate::engine::Engine;
+use crate::engine::flow::{FlowKey, LanId};
+use crate::engine::verdict::Decision;
+use crate::system::queue::{LONGEST_WAIT, PacketQueue, Verdict, Waiting};
 
 /// Flows that began in the last seconds and are remembered, per worker.
 const FLOWS: usize = 65_536;
@@ -60,15 +58,11 @@ impl Worker {
         let mut deciding = Cache::new(&shared.deciding);
         while !shared.stop.load(Relaxed) {
             // Looked at for each packet: a turn may have waited long for its first.
-            let turn = queue.turn(&mut |packet| self.answer(packet, deciding.load(), shared, tally));
-            match turn {
-                Ok(Turn::Answered(_)) => tally.turn(false),
-                Ok(Turn::Idle) => tally.turn(true),
-                Ok(Turn::Refused | Turn::Overrun) => add(&tally.errors, 1),
-                Err(error) => {
-                    tracing::error!("worker {} ends, its queue is broken: {error}", self.place);
-                    return;
-                }
+            let turn = queue
+                .turn(LONGEST_WAIT, &mut |packet| Some(self.answer(packet, deciding.load(), shared, tally)));
+            if let Err(error) = tally.turned(turn, false) {
+                tracing::error!("worker {} ends, its queue is broken: {error}", self.place);
+                return;
             }
         }
     }
@@ -80,25 +74,14 @@ impl Worker {
         shared: &Shared,
         tally: &Tally,
     ) -> Verdict {
-        let now = clock::monotonic_ms();
-        let arrival = Arrival {
-            lan: deciding.lan(packet.in_device),
-            src_mac: packet.hardware_address.and_then(|bytes| bytes.try_into().ok()).map(Mac),
-            stale: is_stale(now, shared.open_until.load(Relaxed)),
-        };
-        let when = Now { at: Millis(now), local: shared.local_time() };
-        let decided = self.engine.decide(&deciding.snapshot, packet.bytes, &arrival, when);
+        let (now, stale) = shared.now();
+        let arrival = deciding.arrival(packet, stale);
+        let decided = self.engine.decide(&deciding.snapshot, packet.bytes, &arrival, now);
         tally.decided(&decided);
         if let (true, Some(key)) = (decided.first, decided.key) {
-            let event = Event { at: now, key, lan: arrival.lan, decision: decided.decision };
-            if self.events.try_send(event).is_err() {
-                add(&tally.untold, 1);
-            }
+            let event = Event { at: now.at.0, key, lan: arrival.lan, decision: decided.decision };
+            tally.tell(&self.events, event);
         }
-        match decided.decision.action {
-            Action::Route(uplink) => Verdict::Mark(deciding.marks.decided(packet.mark, uplink)),
-            Action::Keep => Verdict::Keep,
-            Action::Drop => Verdict::Drop,
-        }
+        deciding.verdict(decided.decision.action, packet.mark)
     }
 }

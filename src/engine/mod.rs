@@ -5,7 +5,8 @@
 //! its client says, [`names`] knows who the address is, [`rule`] finds the first
 //! rule that matches, [`sticky`] remembers where the client's flows went,
 //! [`uplink`] picks one of the rule's uplinks, and [`verdict`] turns the pick into
-//! a mark and a reason.
+//! a mark and a reason. Where a client has begun to say its name and a rule asks for it,
+//! [`hold`] keeps its datagrams back until it is said, or the time for that is over.
 //!
 //! Invariants of [`Engine::decide`]:
 //! - it always answers, whatever the bytes are, and every answer has a reason;
@@ -19,6 +20,8 @@ use std::time::Duration;
 
 pub mod flow;
 pub mod gate;
+pub mod hold;
+pub mod live;
 pub mod memory;
 pub mod names;
 pub mod packet;
@@ -29,11 +32,13 @@ pub mod uplink;
 pub mod verdict;
 
 use flow::{Arrival, Facts, FlowKey, FlowTable, LocalTime, Lookup, Millis};
+use hold::Held;
 use names::Names;
 use packet::{Family, Fragment, Packet};
 use rule::RuleSet;
-use rule::model::{Choice, Policy, Rule, RuleId, WhenNone};
-use sniff::{App, Ports, Sniffed};
+use rule::model::{Choice, Live, Policy, Rule, RuleId, WhenNone};
+use sniff::watch::Known;
+use sniff::{App, Hint, Ports, Sniffed};
 use sticky::Choices;
 use uplink::{Board, Turns, UplinkId, UplinkSet, pick};
 use verdict::{Action, Decision, Reason};
@@ -97,12 +102,10 @@ impl Engine {
 
     /// What becomes of a packet.
     pub fn decide(&mut self, snapshot: &Snapshot, packet: &[u8], arrival: &Arrival, now: Now) -> Decided {
-        let Ok(packet) = packet::parse(packet) else {
-            return Decided::nameless(Reason::Unparsable);
+        let packet = match whole(packet) {
+            Ok(packet) => packet,
+            Err(reason) => return Decided::nameless(reason),
         };
-        if packet.fragment != Fragment::Whole {
-            return Decided::nameless(Reason::Fragment);
-        }
         let key = FlowKey::of(&packet);
         let vacancy =
             match self.flows.look_up(key, now.at, |decision| snapshot.upholds(decision, packet.family)) {
@@ -114,8 +117,30 @@ impl Engine {
             Decision::keep(Reason::Stale, None)
         } else {
             self.turns.follow(&snapshot.rules);
-            let facts = learn(Facts::new(&packet, arrival, now.local), &packet, snapshot, now.at);
-            choose(&mut self.turns, snapshot, &facts, now.at)
+            let heard = Heard::first(&packet, snapshot);
+            let facts = learn(Facts::new(&packet, arrival, now.local), &heard, snapshot, now.at);
+            match worth_waiting(snapshot, &facts, &heard) {
+                Duration::ZERO => choose(&mut self.turns, snapshot, &facts, now.at),
+                most => Decision::hold(most),
+            }
+        };
+        vacancy.remember(decision);
+        Decided { key: Some(key), decision, first: decision.reason != Reason::Held }
+    }
+
+    /// What becomes of a flow that was held, by its first packet and what its client has said since.
+    fn decide_held(&mut self, snapshot: &Snapshot, key: FlowKey, held: &Held, now: Now) -> Decided {
+        let Lookup::New(vacancy) = self.flows.look_up(key, now.at, |_| false) else {
+            return Decided::unremembered(key);
+        };
+        let decision = match whole(&held.first) {
+            Ok(packet) if !held.arrival.stale => {
+                self.turns.follow(&snapshot.rules);
+                let facts = Facts::new(&packet, &held.arrival, now.local);
+                let heard = Heard::at_last(&packet, held.watch.known());
+                choose(&mut self.turns, snapshot, &learn(facts, &heard, snapshot, now.at), now.at)
+            }
+            _ => Decision::keep(Reason::Stale, None),
         };
         vacancy.remember(decision);
         Decided { key: Some(key), decision, first: true }
@@ -154,12 +179,62 @@ fn choose(turns: &mut Turns, snapshot: &Snapshot, facts: &Facts, now: Millis) ->
     pick_any(turns, &snapshot.board, facts.family, Reason::NoRule, None)
 }
 
-/// What the first datagram says of its flow, and what the address is known by.
-fn learn<'a>(facts: Facts<'a>, packet: &Packet<'a>, snapshot: &Snapshot, now: Millis) -> Facts<'a> {
+/// A packet that tells its flow.
+fn whole(bytes: &[u8]) -> Result<Packet<'_>, Reason> {
+    let packet = packet::parse(bytes).map_err(|_| Reason::Unparsable)?;
+    if packet.fragment == Fragment::Whole { Ok(packet) } else { Err(Reason::Fragment) }
+}
+
+/// What a client's first bytes say.
+#[derive(Debug, Clone, Copy)]
+struct Heard<'a> {
+    payload: &'a [u8],
+    hint: Option<Hint<'a>>,
+    /// Its next datagram may tell its name.
+    says_more: bool,
+}
+
+impl<'a> Heard<'a> {
+    const NOTHING: Heard<'static> = Heard { payload: &[], hint: None, says_more: false };
+
+    /// What the first datagram says of its flow, where a rule asks for it.
+    fn first(packet: &Packet<'a>, snapshot: &Snapshot) -> Self {
+        let Some(payload) = datagram_of(packet).filter(|_| snapshot.rules.asks_for_contents()) else {
+            return Heard::NOTHING;
+        };
+        let ports = packet.ports.map_or(Ports::default(), |ports| Ports { src: ports.src, dst: ports.dst });
+        let known = |hint| Heard { payload, hint: Some(hint), says_more: false };
+        match sniff::quic::sniff(payload) {
+            Sniffed::Certain(hint) => known(hint),
+            Sniffed::NeedMore => Heard { says_more: true, ..known(Hint::of(App::Quic)) },
+            Sniffed::NotMine => match sniff::datagram(payload, ports) {
+                Sniffed::Certain(hint) => known(hint),
+                Sniffed::NeedMore | Sniffed::NotMine => Heard { payload, ..Heard::NOTHING },
+            },
+        }
+    }
+
+    /// What all datagrams together say of the flow that began with this one.
+    fn at_last(packet: &Packet<'a>, known: &Known) -> Self {
+        let payload = datagram_of(packet).unwrap_or_default();
+        Heard { payload, hint: known.hint(), says_more: false }
+    }
+}
+
+/// A UDP packet's data.
+fn datagram_of<'a>(packet: &Packet<'a>) -> Option<&'a [u8]> {
+    packet.payload.get(UDP_HEADER..).filter(|_| packet.protocol == UDP)
+}
+
+/// The facts with what the client said, and what the address is known by.
+fn learn<'a>(facts: Facts<'a>, heard: &Heard<'a>, snapshot: &Snapshot, now: Millis) -> Facts<'a> {
     if !snapshot.rules.asks_for_contents() {
         return facts;
     }
-    let mut facts = sniffed(facts, packet);
+    let mut facts = match &heard.hint {
+        Some(hint) => facts.with_contents(heard.payload, hint),
+        None => Facts { payload: heard.payload, ..facts },
+    };
     // What a resolver is asked for is not the host that the flow goes to.
     facts.name = facts.name.filter(|_| !matches!(facts.app, Some(App::Dns | App::Mdns)));
     if facts.name.is_none() {
@@ -169,13 +244,23 @@ fn learn<'a>(facts: Facts<'a>, packet: &Packet<'a>, snapshot: &Snapshot, now: Mi
     facts
 }
 
-/// What the first datagram says of its flow.
-fn sniffed<'a>(facts: Facts<'a>, packet: &Packet<'a>) -> Facts<'a> {
-    let (UDP, Some(data)) = (packet.protocol, packet.payload.get(UDP_HEADER..)) else { return facts };
-    let ports = Ports { src: facts.key.src_port, dst: facts.key.dst_port };
-    match sniff::datagram(data, ports) {
-        Sniffed::Certain(hint) => facts.with_contents(data, &hint),
-        Sniffed::NeedMore | Sniffed::NotMine => Facts { payload: data, ..facts },
+/// For how long a flow may be held whose client has not said its name yet.
+fn worth_waiting(snapshot: &Snapshot, facts: &Facts, heard: &Heard) -> Duration {
+    if heard.says_more { snapshot.rules.hold(winner(snapshot, facts), facts) } else { Duration::ZERO }
+}
+
+/// The rule that would decide by what is known now.
+fn winner(snapshot: &Snapshot, facts: &Facts) -> Option<RuleId> {
+    let usable = snapshot.board.usable(facts.family);
+    let mut start = RuleId(0);
+    loop {
+        let id = snapshot.rules.first_match_from(start, facts)?;
+        let rule = snapshot.rules.rule(id)?;
+        let has_uplink = pick::ordered(rule.choice.uplinks.iter().copied(), usable).is_some();
+        if has_uplink || rule.none != WhenNone::NextRule {
+            return Some(id);
+        }
+        start = RuleId(id.0.checked_add(1)?);
     }
 }
 
@@ -183,8 +268,12 @@ fn sniffed<'a>(facts: Facts<'a>, packet: &Packet<'a>) -> Facts<'a> {
 fn stuck_to(rule: &Rule, snapshot: &Snapshot, facts: &Facts, now: Millis) -> Option<UplinkId> {
     let sticky = rule.sticky?;
     let uplink = snapshot.choices.find(sticky, facts, now)?;
-    let is_possible = rule.choice.uplinks.iter().any(|&(possible, _)| possible == uplink)
-        && snapshot.board.usable(facts.family).contains(uplink);
+    let is_possible = match rule.live {
+        Live::MoveBack => live::preferred(&rule.choice, &snapshot.board, facts).contains(uplink),
+        Live::Keep | Live::ResetOnDown => {
+            live::possible(&rule.choice, &snapshot.board, facts).contains(uplink)
+        }
+    };
     is_possible.then(|| {
         snapshot.choices.keep(sticky, facts, uplink, now);
         uplink
@@ -238,7 +327,7 @@ impl Snapshot {
         let usable = self.board.usable(family);
         match decision.action {
             Action::Route(uplink) => usable.contains(uplink),
-            Action::Keep => true,
+            Action::Keep | Action::Hold(_) => true,
             Action::Drop => {
                 let rule = decision.rule.and_then(|id| self.rules.rule(id));
                 rule.is_some_and(|rule| pick::ordered(rule.choice.uplinks.iter().copied(), usable).is_none())
@@ -248,6 +337,12 @@ impl Snapshot {
 }
 
 impl Decided {
+    /// The same for a further packet of the flow.
+    #[must_use]
+    pub fn and_again(self) -> Self {
+        Decided { decision: Decision { reason: Reason::Remembered, ..self.decision }, first: false, ..self }
+    }
+
     /// A packet that does not say which flow it belongs to.
     fn nameless(reason: Reason) -> Self {
         Decided { key: None, decision: Decision::keep(reason, None), first: false }
@@ -255,8 +350,7 @@ impl Decided {
 
     /// A further packet of a flow that was decided before.
     fn again(key: FlowKey, decision: Decision) -> Self {
-        let decision = Decision { reason: Reason::Remembered, ..decision };
-        Decided { key: Some(key), decision, first: false }
+        Decided { key: Some(key), decision, first: true }.and_again()
     }
 
     /// A flow that could not be remembered. Its next packet would be decided

@@ -2,6 +2,7 @@
 //! written as a mark. The only code that knows mark bits.
 
 use std::fmt;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -28,6 +29,9 @@ pub enum Action {
     Keep,
     /// Its packet is dropped.
     Drop,
+    /// It is decided when its client has said its name, or after this time; its packets wait for
+    /// that in a queue of their own.
+    Hold(Duration),
 }
 
 /// Why a flow was decided as it was. Every way out of the engine has one.
@@ -36,6 +40,8 @@ pub enum Action {
 pub enum Reason {
     /// A rule matched and one of its uplinks is usable.
     RuleMatched,
+    /// Its client has begun to say its name, and a rule asks for it: decided when it has been said.
+    Held,
     /// A rule matched, and an earlier flow of the same client went by one of its uplinks.
     Sticky,
     /// No rule matched: weighted round-robin over all usable uplinks.
@@ -61,8 +67,9 @@ pub enum Reason {
 
 impl Reason {
     /// All reasons, each at its [`Reason::index`].
-    pub const ALL: [Reason; 11] = [
+    pub const ALL: [Reason; 12] = [
         Reason::RuleMatched,
+        Reason::Held,
         Reason::Sticky,
         Reason::NoRule,
         Reason::AnyAfterRule,
@@ -86,6 +93,7 @@ impl Reason {
     pub fn as_str(self) -> &'static str {
         match self {
             Reason::RuleMatched => "rule-matched",
+            Reason::Held => "held",
             Reason::Sticky => "sticky",
             Reason::NoRule => "no-rule",
             Reason::AnyAfterRule => "any-after-rule",
@@ -106,6 +114,7 @@ impl Reason {
     pub fn describe(self) -> &'static str {
         match self {
             Reason::RuleMatched => "a rule matched",
+            Reason::Held => "held for its name, and decided after",
             Reason::Sticky => "a rule matched: as the client's flow before",
             Reason::NoRule => "no rule matched: weighted round-robin",
             Reason::AnyAfterRule => "a rule matched, none of its uplinks is usable: any other",
@@ -139,6 +148,12 @@ impl Decision {
         Decision { action: Action::Keep, reason, rule }
     }
 
+    /// A flow that waits for its name, for at most so long.
+    #[must_use]
+    pub fn hold(most: Duration) -> Self {
+        Decision { action: Action::Hold(most), reason: Reason::Held, rule: None }
+    }
+
     /// A flow that a rule drops.
     #[must_use]
     pub fn drop_by(rule: RuleId) -> Self {
@@ -153,6 +168,7 @@ impl Decision {
             Action::Route(uplink) => format!("{why}: by {}", uplink_name(uplink, uplinks)),
             Action::Keep => format!("{why}: as the kernel chose"),
             Action::Drop => format!("{why}: dropped"),
+            Action::Hold(_) => format!("{why}: held"),
         }
     }
 
@@ -160,6 +176,7 @@ impl Decision {
         let rule = self.rule.map(|rule| rule_name(rule, rules)).unwrap_or_default();
         match self.reason {
             Reason::RuleMatched => format!("{rule} matched"),
+            Reason::Held => "its client is still saying its name".into(),
             Reason::Sticky => format!("{rule} matched, as the client's flow before"),
             Reason::NoRule => "no rule matched, the next turn by weight".into(),
             Reason::AnyAfterRule => {

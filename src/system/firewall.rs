@@ -114,14 +114,18 @@ fn trial_steps(backend: Backend) -> Vec<Step> {
         Backend::Nft => {
             let rules = "table inet wansplit-trial {\n\
                  chain trial { type filter hook prerouting priority -149; \
-                 jhash ip saddr . ip daddr mod 2 seed 0x1 0 queue flags bypass to 0-1\n }\n}\n";
+                 jhash ip saddr . ip daddr mod 2 seed 0x1 0 queue flags bypass to 0-1\n }\n \
+                 chain refuse { type filter hook forward priority -1; \
+                 meta l4proto tcp reject with tcp reset\n }\n}\n";
             vec![step("nft", &["-f", "-"], rules)]
         }
         Backend::Iptables(flavour) => {
             let set = "create wansplit-trial hash:net timeout 1\n";
             let rules = "*mangle\n:wansplit-trial - [0:0]\n\
                  -A wansplit-trial -m set --match-set wansplit-trial src -m bpf --bytecode \"1,6 0 0 1\" \
-                 -j NFQUEUE --queue-balance 0:1 --queue-bypass\nCOMMIT\n";
+                 -j NFQUEUE --queue-balance 0:1 --queue-bypass\nCOMMIT\n\
+                 *filter\n:wansplit-trial - [0:0]\n\
+                 -A wansplit-trial -p tcp -j REJECT --reject-with tcp-reset\nCOMMIT\n";
             let program = flavour.program(Family::V4, "-restore");
             vec![step("ipset", &["-exist", "restore"], set), step(&program, &["--noflush", "-w", "5"], rules)]
         }

@@ -7,7 +7,8 @@ use std::collections::BTreeSet;
 use super::firewall::{Error, listing};
 
 /// The tables that iptables-nft may make for us.
-const TABLES: [&str; 6] = ["ip raw", "ip nat", "ip mangle", "ip6 raw", "ip6 nat", "ip6 mangle"];
+const TABLES: [&str; 8] =
+    ["ip raw", "ip filter", "ip nat", "ip mangle", "ip6 raw", "ip6 filter", "ip6 nat", "ip6 mangle"];
 
 /// All tables ("ip mangle") and chains ("ip mangle FORWARD") of nf_tables.
 ///

@@ -14,6 +14,7 @@ pub mod mark_writers;
 pub mod modules;
 mod netfilter;
 pub mod netlink;
+pub mod nudge;
 pub mod probe;
 pub mod queue;
 pub mod routes;

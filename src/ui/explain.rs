@@ -16,6 +16,9 @@ pub fn render(explanation: &Explanation, style: Style) -> String {
     text.extend(explanation.avoided.iter().map(|line| format!("avoided now: {}\n", printable(line))));
     text.extend(explanation.rules.iter().map(|tried| rule(tried, style)));
     text += &format!("{}\n", style.paint(Paint::Good, &printable(&explanation.reason)));
+    if explanation.hold_ms > 0 {
+        text += &format!("  held up to {} ms while its client says its name\n", explanation.hold_ms);
+    }
     text.extend(explanation.without.iter().map(without));
     text
 }

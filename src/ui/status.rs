@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::human::{age, bar, bytes, count, counted, duration, percent, printable, rate, shorten};
 use super::style::{Paint, Style};
 use super::table::{Cell, Table, UNBROKEN, indented, name, number, word};
-use crate::control::message::{Health, Names, Recent, Status, Tally, Uplink, UplinkFamily, Usable};
+use crate::control::message::{Health, Holds, Names, Recent, Status, Tally, Uplink, UplinkFamily, Usable};
 
 /// Width of a bar of shares.
 const BAR: usize = 10;
@@ -26,6 +26,7 @@ pub fn render(status: &Status, style: Style, flows: bool) -> String {
         reasons(status, style),
         queues(status, style),
         names(status),
+        holds(status, style),
         latest,
     ])
 }
@@ -85,6 +86,19 @@ fn names(status: &Status) -> String {
         times => format!("; {} for an address with another name", count(*times)),
     };
     format!("{} learned from {}{several}\n", counted(*learned, "name"), counted(*answers, "DNS answer"))
+}
+
+/// What became of flows that were held for their names, where any were.
+fn holds(status: &Status, style: Style) -> String {
+    let Holds { held, waiting, told, expired, crowded } = status.holds;
+    if held == 0 {
+        return String::new();
+    }
+    let titles = ["told in time", "too late", "no room", "waiting"];
+    let columns = [word("HELD")].into_iter().chain(titles.map(number)).collect();
+    let mut table = Table::new(columns);
+    table.row([held, told, expired, crowded, waiting].map(|number| count(number).into()).into());
+    table.render(style)
 }
 
 /// Who may be chosen, and who was: each line's share of the decided flows

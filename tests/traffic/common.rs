@@ -17,9 +17,9 @@ use wansplit::lab::traffic::{Pace, Report, TcpFlows, UdpFlows};
 /// How long a flow that must not work is waited for.
 pub const HOPELESS: Duration = Duration::from_millis(700);
 
-/// Runs a scenario for every backend.
+/// Runs a scenario for every backend, with a gate that stays open.
 pub fn for_each_backend(scenario: impl Fn(&str)) {
-    backends().iter().for_each(|backend| scenario(backend));
+    backends().iter().for_each(|backend| with_an_open_gate(|| scenario(backend)));
 }
 
 /// Runs `ip` with these words on a machine.
@@ -51,9 +51,10 @@ pub fn udp(host: &Host, to: SocketAddr, count: usize) -> Report {
 /// address. A socket without a port is routed before it gets one: some kernels then send
 /// all flows to one service by one hop, and from each line's address they may choose the same port.
 pub fn from_fresh_ports(host: &Host, to: SocketAddr, count: u16) -> [Report; 2] {
-    static NEXT: AtomicU16 = AtomicU16::new(10_000);
+    static NEXT: AtomicU16 = AtomicU16::new(0);
     let pace = Pace::burst(count.into(), 20);
-    let fresh = || Some(NEXT.fetch_add(count, Ordering::Relaxed));
+    // Below the ports that the lab's machines choose from.
+    let fresh = || Some(1_100 + NEXT.fetch_add(count, Ordering::Relaxed) % 8_800);
     let tcp = TcpFlows { first_port: fresh(), ..TcpFlows::new(to, pace) };
     let udp = UdpFlows { first_port: fresh(), ..UdpFlows::new(to, pace) };
     [worked(tcp.run(host).unwrap(), to), worked(udp.run(host).unwrap(), to)]
@@ -117,4 +118,32 @@ pub fn bring_up(line: &IspLine) {
     ip(&line.isp, "address add fe80::1/64 dev customer nodad");
     ip(&line.isp, &format!("address add {}/64 dev customer nodad", line.gateway.v6));
     ip(&line.isp, &format!("route replace {} via {} dev customer", line.delegated, line.router.v6));
+}
+
+/// How a line goes down.
+#[derive(Clone, Copy)]
+pub enum Down {
+    ByIsp,
+    ByRouter,
+}
+
+impl Down {
+    pub fn take(self, network: &Network, line: usize) {
+        match self {
+            Down::ByIsp => ip(&network.lines[line].isp, "link set customer down"),
+            Down::ByRouter => ip(&network.router, &format!("link set {} down", network.lines[line].device)),
+        }
+    }
+
+    pub fn undo(self, network: &Network, line: usize) {
+        let lost = &network.lines[line];
+        match self {
+            Down::ByIsp => bring_up(lost),
+            Down::ByRouter => {
+                ip(&network.router, &format!("link set {} up", lost.device));
+                let address = format!("address add {}/64 dev {} nodad", lost.router.v6, lost.device);
+                ip(&network.router, &address);
+            }
+        }
+    }
 }

@@ -210,34 +210,6 @@ fn drop_rules_hold(backend: &str) {
     nothing_forbidden(&router);
 }
 
-/// How a line goes down.
-#[derive(Clone, Copy)]
-enum Down {
-    ByIsp,
-    ByRouter,
-}
-
-impl Down {
-    fn take(self, network: &Network, line: usize) {
-        match self {
-            Down::ByIsp => ip(&network.lines[line].isp, "link set customer down"),
-            Down::ByRouter => ip(&network.router, &format!("link set {} down", network.lines[line].device)),
-        }
-    }
-
-    fn undo(self, network: &Network, line: usize) {
-        let lost = &network.lines[line];
-        match self {
-            Down::ByIsp => bring_up(lost),
-            Down::ByRouter => {
-                ip(&network.router, &format!("link set {} up", lost.device));
-                let address = format!("address add {}/64 dev {} nodad", lost.router.v6, lost.device);
-                ip(&network.router, &address);
-            }
-        }
-    }
-}
-
 fn two_lans(backend: &str) -> Router {
     let mut topology = Topology::with_lines(2);
     topology.lans = vec![Lan { clients: 3, vlan: None }, Lan { clients: 1, vlan: None }];

@@ -96,6 +96,13 @@ impl Builder {
         self.payload(protocol, &payload)
     }
 
+    /// A UDP datagram with these data.
+    pub(crate) fn datagram(self, src: u16, dst: u16, data: &[u8]) -> Self {
+        let length = (8 + data.len()) as u16;
+        let header = [src, dst, length, 0].map(u16::to_be_bytes).concat();
+        self.payload(17, &[&header[..], data].concat())
+    }
+
     pub(crate) fn echo(self, id: u16) -> Self {
         let (protocol, kind) = if self.family == Family::V4 { (1, 8) } else { (58, 128) };
         let [high, low] = id.to_be_bytes();

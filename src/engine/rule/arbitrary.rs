@@ -3,6 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::ops::RangeInclusive;
 use std::sync::Arc;
+use std::time::Duration;
 
 use ipnet::IpNet;
 use proptest::collection::vec;
@@ -11,7 +12,7 @@ use proptest::prelude::*;
 use proptest::sample::select;
 
 use super::hosts::{HostName, HostSet, Reach};
-use super::model::{Choice, IcmpType, Matchers, Payload, Policy, Rule, TimeSpan, WhenNone};
+use super::model::{Choice, IcmpType, Live, Matchers, Payload, Policy, Rule, TimeSpan, WhenNone};
 use super::texts::{Expressions, Texts};
 use crate::engine::flow::{Facts, FlowKey, LanId, LocalTime, Mac};
 use crate::engine::packet::Family;
@@ -28,6 +29,8 @@ pub(crate) fn rule(matches: Matchers, not: Matchers) -> Rule {
         choice: Choice { policy: Policy::Ordered, uplinks: vec![(UplinkId(0), 1)] },
         sticky: None,
         none: WhenNone::NextRule,
+        live: Live::default(),
+        hold: Duration::ZERO,
     }
 }
 

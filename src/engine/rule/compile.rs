@@ -1,11 +1,14 @@
 //! [`RuleSet`]: all rules, ready to be asked.
 
+use std::time::Duration;
+
 use super::MAX_RULES;
 use super::index::Index;
 use super::matcher::Matcher;
 use super::model::{Rule, RuleId};
 #[cfg(test)]
 use super::naive;
+use super::nameless::Nameless;
 use crate::engine::flow::Facts;
 
 /// Rules in their order, compiled: every key in the form that is cheapest to
@@ -13,9 +16,17 @@ use crate::engine::flow::Facts;
 #[derive(Debug, Clone, Default)]
 pub struct RuleSet {
     rules: Vec<Rule>,
+    matching: Matching,
+    nameless: Nameless,
+    asks_for_contents: bool,
+    asks_for_names: bool,
+}
+
+/// The part of a rule set that answers which rule matches.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Matching {
     compiled: Vec<Compiled>,
     index: Index,
-    asks_for_contents: bool,
 }
 
 #[derive(Debug, Clone)]
@@ -31,16 +42,31 @@ impl RuleSet {
         let rules = &rules[..rules.len().min(MAX_RULES)];
         RuleSet {
             rules: rules.to_vec(),
-            compiled: rules.iter().map(Compiled::new).collect(),
-            index: Index::new(rules),
+            matching: Matching::new(rules),
+            nameless: Nameless::new(rules),
             asks_for_contents: rules.iter().any(Rule::asks_for_contents),
+            asks_for_names: rules.iter().any(Rule::asks_for_names),
         }
     }
 
     /// The first rule at or after `start` that matches; the answer of [`super::naive::first_match_from`].
     #[must_use]
     pub fn first_match_from(&self, start: RuleId, facts: &Facts) -> Option<RuleId> {
-        self.index.lists(facts).fold(None, |best, list| self.first_in(list, start, best, facts).or(best))
+        self.matching.first_from(start, facts)
+    }
+
+    /// For how long it is worth waiting until a flow has said its name: the longest `hold` of the rules
+    /// up to `winner`, which would decide it now (none: up to the last), that a name could make match
+    /// or match no more. `facts` are those of a flow that has not said all yet.
+    #[must_use]
+    pub fn hold(&self, winner: Option<RuleId>, facts: &Facts) -> Duration {
+        self.nameless.hold(winner, facts)
+    }
+
+    /// Whether any rule asks what a flow's host is called.
+    #[must_use]
+    pub fn asks_for_names(&self) -> bool {
+        self.asks_for_names
     }
 
     /// Whether any rule asks what only the bytes of a client can tell.
@@ -59,6 +85,17 @@ impl RuleSet {
     #[must_use]
     pub fn rule(&self, id: RuleId) -> Option<&Rule> {
         self.rules.get(usize::from(id.0))
+    }
+}
+
+impl Matching {
+    pub(super) fn new(rules: &[Rule]) -> Self {
+        Matching { compiled: rules.iter().map(Compiled::new).collect(), index: Index::new(rules) }
+    }
+
+    /// The first rule at or after `start` that matches.
+    pub(super) fn first_from(&self, start: RuleId, facts: &Facts) -> Option<RuleId> {
+        self.index.lists(facts).fold(None, |best, list| self.first_in(list, start, best, facts).or(best))
     }
 
     /// The first rule of an ascending list that matches and comes before `best`.

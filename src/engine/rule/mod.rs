@@ -14,6 +14,7 @@ pub mod texts;
 mod compile;
 mod index;
 mod matcher;
+mod nameless;
 mod ranges;
 
 #[cfg(test)]

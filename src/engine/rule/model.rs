@@ -2,6 +2,7 @@
 
 use std::ops::RangeInclusive;
 use std::sync::Arc;
+use std::time::Duration;
 
 use ipnet::IpNet;
 
@@ -13,6 +14,9 @@ use crate::engine::packet::Family;
 use crate::engine::sniff::App;
 use crate::engine::sticky::{Sticky, StickyBy};
 use crate::engine::uplink::UplinkId;
+
+/// The longest `hold` of a rule: a second, after which most clients repeat themselves (RFC 9002, section 6.2.2).
+pub const LONGEST_HOLD: Duration = Duration::from_secs(1);
 
 /// A rule's place in the order in which rules are tried, counted from 0.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
@@ -36,6 +40,11 @@ pub struct Rule {
     pub sticky: Option<Sticky>,
     /// What happens when none of its uplinks is usable.
     pub none: WhenNone,
+    /// What becomes of its running flows when their line dies or a better one comes back.
+    pub live: Live,
+    /// How long the first datagrams of a flow may be held for the name that this rule asks for;
+    /// at most [`LONGEST_HOLD`], zero: not at all.
+    pub hold: Duration,
 }
 
 /// Conditions on a flow. An empty list asks nothing; within a list one entry
@@ -95,6 +104,13 @@ impl Rule {
     pub fn asks_for_names(&self) -> bool {
         let by_site = self.sticky.is_some_and(|sticky| sticky.by == StickyBy::ClientSite);
         by_site || [&self.matches, &self.not].iter().any(|matchers| matchers.ask_for_names())
+    }
+
+    /// Whether the rule asks what a client says only at the end of its first message: the name of its
+    /// host, or what it offers to speak.
+    #[must_use]
+    pub fn asks_for_names_or_offers(&self) -> bool {
+        self.asks_for_names() || !self.matches.alpn.is_empty() || !self.not.alpn.is_empty()
     }
 
     /// Whether the rule asks what only the bytes of a client can tell.
@@ -193,6 +209,22 @@ pub enum HashKey {
     ClientDestination,
     /// Addresses, protocol and ports.
     FiveTuple,
+}
+
+/// What becomes of a rule's running flows when their line dies, or a better one comes back.
+///
+/// A flow that is reset goes on by another line: datagrams with the next one, a TCP connection when
+/// its client has made it anew, which it is told to do at once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Live {
+    /// They stay on their line, come what may.
+    Keep,
+    /// They are reset when their line dies, while there is another.
+    #[default]
+    ResetOnDown,
+    /// They are also reset when their line is no longer the one that they would get, some
+    /// seconds after that has come back.
+    MoveBack,
 }
 
 /// What happens when none of a rule's uplinks is usable.

@@ -168,6 +168,15 @@ fn behind_starttls(bytes: &[u8], answer: Sniffed<Known>) -> Sniffed<Known> {
     }
 }
 
+impl Known {
+    /// The same as a hint, where the protocol is known.
+    #[must_use]
+    pub fn hint(&self) -> Option<Hint<'static>> {
+        let Known { app, name, address, alpn, outer } = *self;
+        app.map(|app| Hint { name, address, alpn, outer, ..Hint::of(app) })
+    }
+}
+
 impl From<&Hint<'_>> for Known {
     fn from(hint: &Hint<'_>) -> Self {
         let Hint { app, name, address, alpn, outer, .. } = *hint;

@@ -53,6 +53,8 @@ impl Flavour {
 pub enum Table {
     /// Before connection tracking.
     Raw,
+    /// What may pass.
+    Filter,
     /// Address translation.
     Nat,
     /// Marks and the queue.
@@ -61,13 +63,14 @@ pub enum Table {
 
 impl Table {
     /// All tables we use, in that order.
-    pub const ALL: [Table; 3] = [Table::Raw, Table::Nat, Table::Mangle];
+    pub const ALL: [Table; 4] = [Table::Raw, Table::Filter, Table::Nat, Table::Mangle];
 
     /// iptables' name for it.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
             Table::Raw => "raw",
+            Table::Filter => "filter",
             Table::Nat => "nat",
             Table::Mangle => "mangle",
         }
@@ -316,7 +319,7 @@ fn remove(family: Family, table: Table, installed: &Installed, keep: &BTreeSet<S
 /// Where in a built-in chain our jump stands.
 #[derive(Clone, Copy)]
 enum Place {
-    /// Before others' rules, at this place from the top: others' NAT rules end the chain.
+    /// Before others' rules, at this place from the top: others' NAT and filter rules end the chain.
     Top(usize),
     /// After others' rules: a queue's verdict ends the chain, and they should have had their say.
     End,
@@ -330,14 +333,16 @@ fn hung(hook: Hook) -> (Table, &'static str, Place) {
         Hook::Forwards => (Table::Nat, "PREROUTING", Place::Top(2)),
         Hook::Own => (Table::Mangle, "OUTPUT", Place::End),
         Hook::Forward => (Table::Mangle, "FORWARD", Place::End),
+        Hook::Refuse => (Table::Filter, "FORWARD", Place::Top(1)),
+        Hook::Untracked => (Table::Raw, "OUTPUT", Place::End),
         Hook::Pin => (Table::Mangle, "POSTROUTING", Place::End),
         Hook::Source => (Table::Nat, "POSTROUTING", Place::End),
     }
 }
 
-/// The built-in chain where our jumps are [`Place::Top`].
+/// The built-in chains where our jumps are [`Place::Top`].
 fn is_on_top(table: Table, built_in: &str) -> bool {
-    table == Table::Nat && built_in == "PREROUTING"
+    matches!((table, built_in), (Table::Nat, "PREROUTING") | (Table::Filter, "FORWARD"))
 }
 
 fn hang((built_in, ours): &Jump, place: Place) -> String {
@@ -515,6 +520,7 @@ fn matching(firewall: &Firewall, condition: &Match, family: Family) -> String {
             family.version()
         ),
         Match::TcpSyn => "-p tcp -m tcp --tcp-flags SYN,RST SYN".into(),
+        Match::TcpMidstream => "-p tcp -m tcp ! --tcp-flags FIN,SYN,RST,ACK SYN".into(),
     }
 }
 
@@ -540,6 +546,7 @@ fn span(range: &RangeInclusive<u16>) -> String {
 
 fn names(states: &[State]) -> String {
     let name = |state: &State| match state {
+        State::New => "NEW",
         State::Established => "ESTABLISHED",
         State::Related => "RELATED",
         State::Invalid => "INVALID",
@@ -578,6 +585,8 @@ fn acting(firewall: &Firewall, action: &Action, family: Family) -> String {
         Action::Goto(chain) => format!("-g {}", prefixed(chain)),
         Action::Return => "-j RETURN".into(),
         Action::Drop => "-j DROP".into(),
+        Action::Reset => "-j REJECT --reject-with tcp-reset".into(),
+        Action::NoTrack => "-j CT --notrack".into(),
         Action::Queue { first, count: 1 } => format!("-j NFQUEUE --queue-num {first} --queue-bypass"),
         Action::Queue { first, count } => {
             format!("-j NFQUEUE --queue-balance {first}:{} --queue-bypass", first + count - 1)

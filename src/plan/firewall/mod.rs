@@ -48,6 +48,8 @@ pub fn firewall(config: &Config, lines: &[Line], observed: &Observed, queues: u1
     chains.push(forwards(config, lines));
     chains.push(own(config, queues));
     chains.extend(forward(config, lines));
+    chains.push(refuse(config));
+    chains.push(untracked(config));
     chains.push(pin(config, queues));
     chains.push(source(config, lines, observed));
     chains.retain(|chain| !chain.rules.is_empty());
@@ -379,6 +381,32 @@ fn unsettled(config: &Config) -> Chain {
     Chain { name: "unsettled".into(), hook: None, rules }
 }
 
+/// A TCP connection that is new to us in its middle had another line, or was forgotten: it would
+/// leave with another source than its server knows. Its client hears so at once.
+fn refuse(config: &Config) -> Chain {
+    let rules = translated(config).flat_map(|(uplink, family)| {
+        config.lan.iter().map(move |lan| {
+            let lost = [
+                Match::In(lan.clone()),
+                Match::Out(uplink.interface.clone()),
+                Match::TcpMidstream,
+                Match::State(&[State::New]),
+                Match::PacketHasUplink(true),
+            ];
+            rule_for(family, lost, Action::Reset)
+        })
+    });
+    Chain { name: "refuse".into(), hook: Some(Hook::Refuse), rules: rules.collect() }
+}
+
+/// What we send to hosts of the LAN in the name of servers that they talk to is no
+/// connection: their answers shall not belong to one. No other packet of the router has the flag.
+fn untracked(config: &Config) -> Chain {
+    let ours =
+        config.lan.iter().map(|lan| rule([Match::Out(lan.clone()), Match::Decided(true)], Action::NoTrack));
+    Chain { name: "untracked".into(), hook: Some(Hook::Untracked), rules: ours.collect() }
+}
+
 fn guard() -> Chain {
     let rules = vec![
         rule([Match::State(&[State::Established, State::Related])], Action::Return),
@@ -437,7 +465,7 @@ fn pin(config: &Config, queues: u16) -> Chain {
     let asking = config.lan.iter().filter(|_| config.asks_for_names());
     let answers = asking.map(|lan| {
         let answer = [Match::Out(lan.clone()), Match::SourcePort(UDP, DNS..=DNS), Match::GateIsOpen];
-        rule(answer, Action::Queue { first: config.queue.first + queues, count: 1 })
+        rule(answer, Action::Queue { first: config.queue.of_names(queues), count: 1 })
     });
     Chain { name: "pin".into(), hook: Some(Hook::Pin), rules: pinned.chain(answers).collect() }
 }

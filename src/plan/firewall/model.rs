@@ -51,6 +51,10 @@ pub enum Hook {
     Own,
     /// Forward: segment sizes, the guard.
     Forward,
+    /// Forward, where packets may be refused: TCP connections that cannot go on.
+    Refuse,
+    /// Output, before connection tracking: what of ours is not to be tracked.
+    Untracked,
     /// Postrouting, mangle: flows without an uplink are pinned to the one they leave by.
     Pin,
     /// Postrouting, source NAT.
@@ -136,11 +140,15 @@ pub enum Match {
     Below(u32),
     /// TCP segments that open a connection.
     TcpSyn,
+    /// TCP segments that do not.
+    TcpMidstream,
 }
 
 /// Connection states.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum State {
+    /// Not seen before, or not answered yet.
+    New,
     /// Both sides have spoken.
     Established,
     /// Belongs to another connection (ICMP errors, helpers' expected flows).
@@ -180,6 +188,10 @@ pub enum Action {
     Return,
     /// The packet is dropped.
     Drop,
+    /// The packet is dropped, and the sender of a TCP segment gets a reset.
+    Reset,
+    /// The packet is not tracked.
+    NoTrack,
     /// To user space, to one of `count` queues from `first` on; past it where nobody listens.
     Queue {
         /// Number of the first queue.

@@ -22,13 +22,15 @@ pub const GATE: &str = "gate";
 /// A seed for `jhash`, so that every load of the rules hashes alike.
 const SEED: u32 = 0x9e37_79b1;
 
-const HOOKS: [Hook; 8] = [
+const HOOKS: [Hook; 10] = [
     Hook::Helpers,
     Hook::Decide,
     Hook::Settle,
     Hook::Forwards,
     Hook::Own,
     Hook::Forward,
+    Hook::Refuse,
+    Hook::Untracked,
     Hook::Pin,
     Hook::Source,
 ];
@@ -216,14 +218,17 @@ fn hook_name(hook: Hook) -> &'static str {
         Hook::Forwards => "forwards",
         Hook::Own => "own",
         Hook::Forward => "forward",
+        Hook::Refuse => "refuse",
+        Hook::Untracked => "untracked",
         Hook::Pin => "pin",
         Hook::Source => "source",
     }
 }
 
-/// Priorities (include/uapi/linux/netfilter_ipv4.h): connection tracking is at
-/// -200, mangle at -150, destination NAT at -100, source NAT at 100. Ours come
-/// just after others' of the same kind, and settling before any NAT.
+/// Priorities (include/uapi/linux/netfilter_ipv4.h): what comes before connection
+/// tracking is at -300, connection tracking at -200, mangle at -150, destination NAT at
+/// -100, filtering at 0, source NAT at 100. Ours come just after others' of the same kind,
+/// but settling before any NAT, and refusing before filters accept.
 fn base_chain(hook: Hook) -> String {
     let (kind, at, priority) = match hook {
         Hook::Helpers => ("filter", "prerouting", -190),
@@ -232,6 +237,8 @@ fn base_chain(hook: Hook) -> String {
         Hook::Forwards => ("nat", "prerouting", -99),
         Hook::Own => ("route", "output", -149),
         Hook::Forward => ("filter", "forward", -149),
+        Hook::Refuse => ("filter", "forward", -1),
+        Hook::Untracked => ("filter", "output", -299),
         Hook::Pin => ("filter", "postrouting", -149),
         Hook::Source => ("nat", "postrouting", 101),
     };
@@ -405,6 +412,7 @@ fn matching(firewall: &Firewall, condition: &Match, family: Family) -> String {
         Match::GateIsOpen => format!("meta nfproto @{GATE}"),
         Match::Below(limit) => format!("limit rate {limit}/second burst {} packets", burst(*limit)),
         Match::TcpSyn => "tcp flags syn / syn,rst".into(),
+        Match::TcpMidstream => "tcp flags != syn / fin,syn,rst,ack".into(),
     }
 }
 
@@ -423,6 +431,7 @@ fn span(range: &RangeInclusive<u16>) -> String {
 
 fn names(states: &[State]) -> String {
     let name = |state: &State| match state {
+        State::New => "new",
         State::Established => "established",
         State::Related => "related",
         State::Invalid => "invalid",
@@ -456,6 +465,8 @@ fn acting(firewall: &Firewall, action: &Action, family: Family) -> String {
         Action::Goto(chain) => format!("goto {chain}"),
         Action::Return => "return".into(),
         Action::Drop => "counter drop".into(),
+        Action::Reset => "reject with tcp reset".into(),
+        Action::NoTrack => "notrack".into(),
         Action::Queue { first, count: 1 } => format!("queue flags bypass to {first}"),
         Action::Queue { first, count } => format!("queue flags bypass to {first}-{}", first + count - 1),
         Action::Snat(address) => format!("snat {} to {address}", header(Family::of(*address))),

@@ -10,8 +10,10 @@ use std::io;
 use std::os::fd::{BorrowedFd, RawFd};
 use std::time::Duration;
 
+use nix::errno::Errno;
 use nix::libc;
-use nix::sys::socket::{setsockopt, sockopt};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::socket::{self, MsgFlags, setsockopt, sockopt};
 use socket2::{Domain, Protocol, SockRef};
 
 /// All netfilter netlink sockets of this process.
@@ -48,10 +50,27 @@ pub(super) fn configure(number: RawFd, room: usize, wait: Duration) -> io::Resul
     socket.set_cloexec(true)
 }
 
+/// Whether a message is there, or comes within this time.
+pub(super) fn has_message_within(number: RawFd, wait: Duration) -> io::Result<bool> {
+    let descriptor = borrow(number);
+    let timeout = PollTimeout::try_from(wait).unwrap_or(PollTimeout::MAX);
+    match poll(&mut [PollFd::new(descriptor, PollFlags::POLLIN)], timeout) {
+        Ok(ready) => Ok(ready > 0),
+        Err(Errno::EINTR) => Ok(false),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Sends a message to the kernel.
+pub(super) fn send(number: RawFd, message: &[u8]) -> io::Result<()> {
+    socket::send(number, message, MsgFlags::empty())?;
+    Ok(())
+}
+
 #[expect(unsafe_code, reason = "the nfq crate offers no other way to its descriptor")]
 fn borrow<'a>(number: RawFd) -> BorrowedFd<'a> {
     // SAFETY: the number was just listed in /proc/self/fd and serves one call of
-    // getsockopt, setsockopt or fcntl; were it closed meanwhile, the call would
+    // getsockopt, setsockopt, fcntl or poll; were it closed meanwhile, the call would
     // answer EBADF. Numbers from the kernel's list are never -1.
     unsafe { BorrowedFd::borrow_raw(number) }
 }

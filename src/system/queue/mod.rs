@@ -5,15 +5,22 @@
 //! All queues are opened and configured before the firewall sends anything
 //! there: a configuration call while packets flow throws packets away.
 
+mod answer;
 pub mod counters;
 mod descriptor;
 pub mod nfq;
 
 use std::io;
+use std::time::Duration;
+
+/// The longest wait for a packet; who takes packets shows that he is alive at least this often.
+pub const LONGEST_WAIT: Duration = Duration::from_millis(100);
 
 /// A packet that waits for its verdict.
 #[derive(Debug, Clone, Copy)]
 pub struct Waiting<'a> {
+    /// The queue's number for it, by which it can be answered later.
+    pub id: u32,
     /// The IP packet, cut at the queue's copy range.
     pub bytes: &'a [u8],
     /// Its mark, with the kernel's choice of uplink in it.
@@ -33,6 +40,8 @@ pub enum Verdict {
     Keep,
     /// Be dropped.
     Drop,
+    /// Wait in the queue of this number instead; go on as it is where nobody listens there.
+    HandOver(u16),
 }
 
 /// What a turn at the queue came to.
@@ -50,9 +59,20 @@ pub enum Turn {
 
 /// A queue of waiting packets with a bounded wait.
 pub trait PacketQueue: Send {
-    /// Takes what waits, or waits up to the time-out, and answers all that it took.
+    /// Takes what waits, or waits up to `longest` and at most [`LONGEST_WAIT`], and answers all that it
+    /// took but what gets no verdict: that is answered later.
     ///
     /// # Errors
     /// When the socket is broken; a worker cannot go on then.
-    fn turn(&mut self, decide: &mut dyn FnMut(&Waiting<'_>) -> Verdict) -> io::Result<Turn>;
+    fn turn(
+        &mut self,
+        longest: Duration,
+        decide: &mut dyn FnMut(&Waiting<'_>) -> Option<Verdict>,
+    ) -> io::Result<Turn>;
+
+    /// Answers a packet that was taken before.
+    ///
+    /// # Errors
+    /// When the socket is broken. What the kernel has to say comes with a later turn.
+    fn answer(&mut self, id: u32, verdict: Verdict) -> io::Result<()>;
 }

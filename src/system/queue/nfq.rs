@@ -1,4 +1,4 @@
-//! A queue over the `nfq` crate: one packet a turn.
+//! A queue over the `nfq` crate, which receives; one packet a turn.
 
 use std::io;
 use std::os::fd::RawFd;
@@ -7,31 +7,35 @@ use std::time::Duration;
 use nfq::{Message, Queue};
 use nix::errno::Errno;
 
+use super::answer::Answer;
 use super::descriptor;
-use super::{PacketQueue, Turn, Verdict, Waiting};
+use super::{LONGEST_WAIT, PacketQueue, Turn, Verdict, Waiting};
 
 /// Bytes of each packet that come along: a datagram as long as most links allow, whole,
 /// and the largest DNS answers that are usual (4,096 bytes are rare, 1,232 the rule).
-const COPY_RANGE: u16 = 2048;
+pub const A_PACKET: u16 = 2048;
+
+/// As many bytes as there may be: several datagrams or segments that came as one (GRO).
+pub const SEVERAL_PACKETS: u16 = u16::MAX;
 
 /// Room a waiting message takes in the socket's buffer: the kernel charges for
 /// the whole `sk_buff`, about 832 bytes for a small packet and more with payload.
 const ROOM_PER_MESSAGE: usize = 4096;
 
-/// The longest wait for a packet; a worker shows that it is alive at least this often.
-pub const LONGEST_WAIT: Duration = Duration::from_millis(100);
-
 /// One bound and configured queue.
 pub struct NfqQueue {
     queue: Queue,
+    descriptor: RawFd,
+    number: u16,
 }
 
 impl NfqQueue {
-    /// Binds queue `number` and configures it for at most `length` waiting packets.
+    /// Binds queue `number` and configures it for at most `length` waiting packets, of each of which
+    /// the first `range` bytes come along.
     ///
     /// # Errors
     /// When the kernel lacks NFQUEUE, the caller lacks `CAP_NET_ADMIN`, or another program has the queue.
-    pub fn open(number: u16, length: u32) -> io::Result<Self> {
+    pub fn open(number: u16, length: u32, range: u16) -> io::Result<Self> {
         let known = descriptor::netfilter_sockets()?;
         let mut queue = Queue::open()?;
         let descriptor = descriptor::netfilter_sockets()?
@@ -39,17 +43,17 @@ impl NfqQueue {
             .next()
             .copied()
             .ok_or_else(|| io::Error::other("the queue's socket was not found in /proc/self/fd"))?;
-        bind(&mut queue, number, length)?;
+        bind(&mut queue, number, length, range)?;
         configure(descriptor, length)?;
-        Ok(Self { queue })
+        Ok(Self { queue, descriptor, number })
     }
 }
 
 /// Fail-open lets packets pass when the queue is full; whole segmented packets
 /// are taken, because some kernels drop the pieces of an unconfirmed flow.
-fn bind(queue: &mut Queue, number: u16, length: u32) -> io::Result<()> {
+fn bind(queue: &mut Queue, number: u16, length: u32, range: u16) -> io::Result<()> {
     queue.bind(number)?;
-    queue.set_copy_range(number, COPY_RANGE)?;
+    queue.set_copy_range(number, range)?;
     queue.set_queue_max_len(number, length)?;
     queue.set_recv_gso(number, true)?;
     queue.set_fail_open(number, true)
@@ -62,36 +66,39 @@ fn configure(descriptor: RawFd, length: u32) -> io::Result<()> {
 }
 
 impl PacketQueue for NfqQueue {
-    fn turn(&mut self, decide: &mut dyn FnMut(&Waiting<'_>) -> Verdict) -> io::Result<Turn> {
+    fn turn(
+        &mut self,
+        longest: Duration,
+        decide: &mut dyn FnMut(&Waiting<'_>) -> Option<Verdict>,
+    ) -> io::Result<Turn> {
+        // The socket itself waits for as long as may be.
+        if longest < LONGEST_WAIT && !descriptor::has_message_within(self.descriptor, longest)? {
+            return Ok(Turn::Idle);
+        }
         let message = match self.queue.recv() {
             Ok(message) => message,
             Err(error) => return nothing_received(error),
         };
-        let verdict = decide(&waiting(&message));
-        self.queue.verdict(answered(message, verdict))?;
+        let waiting = waiting(&message);
+        if let Some(verdict) = decide(&waiting) {
+            self.answer(waiting.id, verdict)?;
+        }
         Ok(Turn::Answered(1))
+    }
+
+    fn answer(&mut self, id: u32, verdict: Verdict) -> io::Result<()> {
+        descriptor::send(self.descriptor, Answer::new(self.number, id, verdict).bytes())
     }
 }
 
 fn waiting(message: &Message) -> Waiting<'_> {
     Waiting {
+        id: message.get_packet_id(),
         bytes: message.get_payload(),
         mark: message.get_nfmark(),
         in_device: message.get_indev(),
         hardware_address: message.get_hw_addr(),
     }
-}
-
-fn answered(mut message: Message, verdict: Verdict) -> Message {
-    match verdict {
-        Verdict::Mark(mark) => {
-            message.set_nfmark(mark);
-            message.set_verdict(nfq::Verdict::Accept);
-        }
-        Verdict::Keep => message.set_verdict(nfq::Verdict::Accept),
-        Verdict::Drop => message.set_verdict(nfq::Verdict::Drop),
-    }
-    message
 }
 
 /// The kernel's complaint about an earlier verdict comes back from a later receive, and so does

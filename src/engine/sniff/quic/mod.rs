@@ -14,7 +14,7 @@ mod header;
 mod keys;
 
 #[cfg(test)]
-mod samples;
+pub(crate) mod samples;
 
 use super::pieces::{Pieces, Store};
 use super::tls::{self, Hello};

@@ -3,6 +3,7 @@
 use aes_gcm::aead::AeadInOut;
 
 use super::keys::{Keys, unmask, version};
+use crate::engine::sniff::tls::samples::Sample;
 
 pub const V1: u32 = 1;
 pub const V2: u32 = 0x6b33_43cf;
@@ -70,6 +71,15 @@ impl Seal {
         header.extend(number(length));
         header
     }
+}
+
+/// The first datagrams of a client that wants this host, its ClientHello cut at these places.
+pub fn datagrams_of(host: &str, cuts: &[usize]) -> Vec<Vec<u8>> {
+    let hello = Sample::default().large().name(host.as_bytes()).alpn(&["h3"]).handshake();
+    let ends = [cuts, &[hello.len()]].concat();
+    let parts = [&[0], cuts].concat().into_iter().zip(ends).zip(0..);
+    let seal = |number| Seal { number, ..Seal::new(V1) };
+    parts.map(|((from, to), number)| seal(number).datagram(&crypto(from, &hello[from..to]))).collect()
 }
 
 /// A CRYPTO frame.

@@ -1,0 +1,189 @@
+//! The thread that follows running flows when lines die and come back.
+//!
+//! It is told that something changed, not what: it looks at all connections and ends
+//! those that should no longer be where they are, so that being told twice, or late, changes
+//! nothing. The kernel forgets an ended flow. The next datagram or ping is decided anew; the next
+//! segment of a TCP connection meets the firewall's reset. A client that only receives would
+//! wait for ever, so both ends in the LAN are nudged to speak.
+
+use std::collections::BTreeSet;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TrySendError, bounded};
+
+use super::accounts::{TCP, key};
+use super::report::Reporter;
+use super::shared::Deciding;
+use crate::engine::flow::{Facts, Millis};
+use crate::engine::packet::Family;
+use crate::engine::uplink::UplinkId;
+use crate::engine::{REMEMBER, live};
+use crate::plan::lines::Line;
+use crate::system::clock;
+use crate::system::conntrack::{Conntrack, Ends, Flow};
+use crate::system::nudge::Nudger;
+
+/// How long lines must have been as they are before flows move back: until then a flow that was
+/// just decided would be decided as before. It is also calm for a line that flaps.
+const CALM: Duration = REMEMBER;
+
+/// With a device or its address goes what was masqueraded by it, before anybody can look. So
+/// long ago that may have been.
+const JUST_NOW: Duration = Duration::from_secs(5);
+
+/// Tells the thread; it ends when this is dropped.
+pub struct Follower {
+    news: Option<Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Follower {
+    /// Starts to follow.
+    ///
+    /// # Errors
+    /// When no thread can be started.
+    pub fn start(reporter: Arc<Reporter>) -> io::Result<Self> {
+        let (news, changes) = bounded(1);
+        let known = addresses(&reporter.plan().lines);
+        let following = Following { reporter, known };
+        let thread = thread::Builder::new().name("live".into()).spawn(move || following.follow(&changes))?;
+        Ok(Follower { news: Some(news), thread: Some(thread) })
+    }
+
+    /// Lines or their addresses have changed, and workers know it already.
+    pub fn lines_changed(&self) {
+        // One that waits already will do for this change too.
+        if let Some(Err(TrySendError::Disconnected(()))) = self.news.as_ref().map(|news| news.try_send(())) {
+            tracing::error!("running flows no longer follow their lines");
+        }
+    }
+}
+
+impl Drop for Follower {
+    fn drop(&mut self) {
+        self.news = None;
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+struct Following {
+    reporter: Arc<Reporter>,
+    /// The addresses that uplinks had when connections were looked at last.
+    known: BTreeSet<(UplinkId, IpAddr)>,
+}
+
+impl Following {
+    fn follow(mut self, changes: &Receiver<()>) {
+        let mut calm_at: Option<Instant> = None;
+        loop {
+            let news = match calm_at {
+                Some(at) => changes.recv_deadline(at),
+                None => changes.recv().map_err(|_| RecvTimeoutError::Disconnected),
+            };
+            let returned = match news {
+                Ok(()) => false,
+                Err(RecvTimeoutError::Timeout) => true,
+                Err(RecvTimeoutError::Disconnected) => return,
+            };
+            calm_at = (!returned).then(|| Instant::now() + CALM);
+            if let Err(error) = self.end_what_leaves(returned) {
+                tracing::warn!("running flows could not follow their lines: {error}");
+            }
+        }
+    }
+
+    fn end_what_leaves(&mut self, returned: bool) -> io::Result<()> {
+        let deciding = self.reporter.shared.deciding.load_full();
+        let lines = self.reporter.plan().lines;
+        let present = addresses(&lines);
+        let gone = self.known.difference(&present).copied().collect();
+        let looking =
+            Looking { reporter: &self.reporter, deciding: &deciding, lines: &lines, gone, returned };
+        let mut conntrack = Conntrack::open()?;
+        let mut leaving = Vec::new();
+        conntrack.dump(None, |flow| leaving.extend(looking.leaves(&flow).then_some(flow)))?;
+        for flow in &leaving {
+            conntrack.delete(flow)?;
+        }
+        if !leaving.is_empty() {
+            tracing::info!("{} running flows were ended, to go on by other lines", leaving.len());
+        }
+        let just_now = clock::monotonic_ms().saturating_sub(JUST_NOW.as_millis() as u64);
+        let forgotten = self.reporter.accounts.ended_since(just_now);
+        leaving.extend(forgotten.into_iter().filter(|flow| looking.leaves(flow)));
+        self.known = present;
+        nudge(&leaving, deciding.marks.decided)
+    }
+}
+
+/// One look at all connections.
+struct Looking<'a> {
+    reporter: &'a Reporter,
+    deciding: &'a Deciding,
+    lines: &'a [Line],
+    /// Addresses that uplinks had and have no longer.
+    gone: BTreeSet<(UplinkId, IpAddr)>,
+    returned: bool,
+}
+
+impl Looking<'_> {
+    /// The router's own flows stay where their sockets are.
+    fn leaves(&self, flow: &Flow) -> bool {
+        let Some(on) = self.deciding.marks.uplink(flow.mark) else { return false };
+        if self.is_address_of_a_line(flow.orig.src) || self.is_address_of_a_line(flow.reply.src) {
+            return false;
+        }
+        let outside = [flow.reply.dst, flow.orig.dst];
+        if outside.iter().any(|&address| self.gone.contains(&(on, address))) {
+            return true;
+        }
+        let comes_in = self.is_address_of_a_line(flow.orig.dst);
+        let decided_by = self.reporter.accounts.decided_by(&key(&flow.orig));
+        let snapshot = &self.deciding.snapshot;
+        let returned = self.returned && !comes_in;
+        live::leaves(snapshot, &self.facts(flow), decided_by, on, returned)
+    }
+
+    fn facts(&self, flow: &Flow) -> Facts<'static> {
+        let key = key(&flow.orig);
+        let now = Millis(clock::monotonic_ms());
+        let name = self.deciding.snapshot.names.of(key.src, key.dst, key.dst_port, now).map(|(name, _)| name);
+        Facts { name, when: self.reporter.shared.local_time(), ..Facts::about(key) }
+    }
+
+    fn is_address_of_a_line(&self, address: IpAddr) -> bool {
+        self.lines.iter().any(|line| line.addresses(Family::of(address)).any(|own| own == address))
+    }
+}
+
+fn addresses(lines: &[Line]) -> BTreeSet<(UplinkId, IpAddr)> {
+    let of = |line: &Line| {
+        let public = Family::BOTH.map(|family| line.public_addresses(family)).concat();
+        public.into_iter().map(|address| (line.id, address)).collect::<Vec<_>>()
+    };
+    lines.iter().flat_map(of).collect()
+}
+
+/// Makes the ends of these TCP connections in the LAN speak.
+fn nudge(flows: &[Flow], mark: u32) -> io::Result<()> {
+    let nudger = Nudger::open(mark)?;
+    for (from, to) in flows.iter().filter_map(inner_end) {
+        // One that cannot be reached will time out.
+        let _ = nudger.nudge(from, to);
+    }
+    Ok(())
+}
+
+/// The peer of a TCP connection's end in the LAN as that end knows it, and the end itself: who
+/// opened it, or behind a translated destination who was called.
+fn inner_end(flow: &Flow) -> Option<(SocketAddr, SocketAddr)> {
+    let inner = if flow.orig.dst == flow.reply.src { flow.orig } else { flow.reply };
+    let Ends::Ports { src, dst } = inner.ends else { return None };
+    (inner.protocol == TCP).then(|| (SocketAddr::new(inner.dst, dst), SocketAddr::new(inner.src, src)))
+}

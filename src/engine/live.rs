@@ -1,0 +1,124 @@
+//! Flows that run: which of them leave their line when it dies, or when a better one has come back.
+
+use super::Snapshot;
+use super::flow::Facts;
+use super::rule::model::{Choice, Live, Policy, Rule, RuleId};
+use super::uplink::{Board, UplinkId, UplinkSet, pick};
+
+/// Whether a flow that runs by `on` is to be ended there, so that it is decided anew.
+///
+/// `decided_by` is the rule that is known to have decided it. While no line is
+/// usable in its family a flow stays: there is nothing to go to. With `returned`, lines have been
+/// as they are for a while, so that flows may go back to those that returned.
+#[must_use]
+pub fn leaves(
+    snapshot: &Snapshot,
+    facts: &Facts,
+    decided_by: Option<RuleId>,
+    on: UplinkId,
+    returned: bool,
+) -> bool {
+    let usable = snapshot.board.usable(facts.family);
+    let rule = ruling(snapshot, facts, decided_by);
+    let live = rule.map(|rule| rule.live).unwrap_or_default();
+    if !usable.contains(on) {
+        return live != Live::Keep && !usable.is_empty();
+    }
+    let preferred = rule.map(|rule| preferred(&rule.choice, &snapshot.board, facts)).unwrap_or_default();
+    returned && live == Live::MoveBack && !preferred.is_empty() && !preferred.contains(on)
+}
+
+/// The rule that would decide the flow now, or the one that did, whichever comes first: a flow
+/// shows less of itself when it runs than when it began, and its first choice may have been missing.
+fn ruling<'a>(snapshot: &'a Snapshot, facts: &Facts, decided_by: Option<RuleId>) -> Option<&'a Rule> {
+    let matching = snapshot.rules.first_match_from(RuleId(0), facts);
+    snapshot.rules.rule([matching, decided_by].into_iter().flatten().min()?)
+}
+
+/// Those of a rule's uplinks that a flow may get.
+#[must_use]
+pub fn possible(choice: &Choice, board: &Board, facts: &Facts) -> UplinkSet {
+    let usable = board.usable(facts.family);
+    choice.uplinks.iter().map(|&(uplink, _)| uplink).filter(|&uplink| usable.contains(uplink)).collect()
+}
+
+/// Those of a rule's uplinks that a flow would get while lines are as they are.
+#[must_use]
+pub fn preferred(choice: &Choice, board: &Board, facts: &Facts) -> UplinkSet {
+    let uplinks = choice.uplinks.iter().copied();
+    let usable = board.usable(facts.family);
+    match choice.policy {
+        Policy::RoundRobin => possible(choice, board, facts),
+        Policy::Ordered => pick::ordered(uplinks, usable).into_iter().collect(),
+        Policy::Hash(key) => pick::by_hash(uplinks, usable, key, &facts.key).into_iter().collect(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::engine::flow::FlowKey;
+    use crate::engine::rule::RuleSet;
+    use crate::engine::rule::arbitrary::rule;
+    use crate::engine::rule::model::Matchers;
+
+    const FIRST: UplinkId = UplinkId(0);
+    const SECOND: UplinkId = UplinkId(1);
+
+    #[test]
+    fn a_flow_leaves_a_dead_line_unless_its_rule_keeps_it() {
+        for (live, leaves_it) in [(Live::Keep, false), (Live::ResetOnDown, true), (Live::MoveBack, true)] {
+            assert_eq!(
+                leaves(&world(live, &[SECOND]), &flow(443), None, FIRST, false),
+                leaves_it,
+                "{live:?}"
+            );
+        }
+        assert!(leaves(&world(Live::Keep, &[SECOND]), &flow(80), None, FIRST, false));
+    }
+
+    #[test]
+    fn no_flow_leaves_the_last_line() {
+        for live in [Live::Keep, Live::ResetOnDown, Live::MoveBack] {
+            assert!(!leaves(&world(live, &[]), &flow(443), None, FIRST, true));
+        }
+    }
+
+    #[test]
+    fn a_flow_moves_back_only_where_asked_and_only_when_the_better_line_has_stayed() {
+        for live in [Live::Keep, Live::ResetOnDown, Live::MoveBack] {
+            let world = world(live, &[FIRST, SECOND]);
+            assert!(!leaves(&world, &flow(443), None, FIRST, true), "{live:?}: where it belongs");
+            assert!(!leaves(&world, &flow(443), None, SECOND, false), "{live:?}: too early");
+            assert_eq!(leaves(&world, &flow(443), None, SECOND, true), live == Live::MoveBack);
+        }
+    }
+
+    #[test]
+    fn the_rule_that_decided_counts_where_the_running_flow_no_longer_shows_why() {
+        let world = world(Live::Keep, &[SECOND]);
+        assert!(leaves(&world, &flow(80), None, FIRST, false));
+        assert!(!leaves(&world, &flow(80), Some(RuleId(0)), FIRST, false));
+    }
+
+    /// One rule for port 443: the first line, else the second.
+    fn world(live: Live, usable: &[UplinkId]) -> Snapshot {
+        let to_443 = Matchers { dst_port: vec![443..=443], ..Matchers::default() };
+        let choice = Choice { policy: Policy::Ordered, uplinks: vec![(FIRST, 1), (SECOND, 1)] };
+        let rule = Rule { choice, live, ..rule(to_443, Matchers::default()) };
+        let usable: UplinkSet = usable.iter().copied().collect();
+        Snapshot {
+            rules: Arc::new(RuleSet::compile(&[rule])),
+            board: Board { usable_v4: usable, usable_v6: usable, weights: vec![1, 1] },
+            ..Snapshot::default()
+        }
+    }
+
+    fn flow(dst_port: u16) -> Facts<'static> {
+        let [src, dst] = [[10, 0, 0, 1], [192, 0, 2, 1]].map(|bytes| Ipv4Addr::from(bytes).into());
+        Facts::about(FlowKey { src, dst, protocol: 6, src_port: 40_000, dst_port })
+    }
+}

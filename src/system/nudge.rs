@@ -1,0 +1,93 @@
+//! Makes a host speak that only listens.
+//!
+//! In the middle of a connection a TCP answers a segment that does not fit with where it stands
+//! (RFC 9293, 3.10.7.4: "an unacceptable segment ... sends an acknowledgment"). So a bare
+//! acknowledgment, written in the name of its peer, makes a host show which connections it still has.
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+
+use etherparse::PacketBuilder;
+use socket2::{Domain, Protocol, Socket, Type};
+
+/// `IPPROTO_RAW` (raw(7), ipv6(7)): what is sent has its IP header with it.
+const HEADER_INCLUDED: i32 = 255;
+
+/// An IP header without options, at most 40 bytes (RFC 8200), and a TCP header without options, 20 (RFC 9293).
+const ROOM: usize = 60;
+
+/// The segment stays in the LAN.
+const HOP_LIMIT: u8 = 64;
+
+/// Any will do: that it fits is one chance in 65,536, and then it is only one acknowledgment more.
+const SEQUENCE: u32 = 0;
+
+/// Sends nudges with a mark, in both families.
+#[derive(Debug)]
+pub struct Nudger {
+    v4: Socket,
+    v6: Socket,
+}
+
+impl Nudger {
+    /// Opens the sockets, in the network namespace of the calling thread.
+    ///
+    /// # Errors
+    /// When the caller lacks `CAP_NET_RAW` or `CAP_NET_ADMIN`.
+    pub fn open(mark: u32) -> io::Result<Self> {
+        let open = |domain| {
+            let socket = Socket::new(domain, Type::RAW, Some(Protocol::from(HEADER_INCLUDED)))?;
+            socket.set_mark(mark)?;
+            socket.set_nonblocking(true)?;
+            io::Result::Ok(socket)
+        };
+        Ok(Nudger { v4: open(Domain::IPV4)?, v6: open(Domain::IPV6)? })
+    }
+
+    /// Nudges the host at `to` about its connection with `from`.
+    ///
+    /// # Errors
+    /// When there is no way to the host, or no room for one more packet.
+    pub fn nudge(&self, from: SocketAddr, to: SocketAddr) -> io::Result<()> {
+        let mut room = [0; ROOM];
+        let Some(packet) = acknowledgment(from, to, &mut room) else {
+            return Err(io::ErrorKind::InvalidInput.into());
+        };
+        let socket = if to.is_ipv4() { &self.v4 } else { &self.v6 };
+        // A raw socket takes no port (ipv6(7)).
+        socket.send_to(packet, &SocketAddr::new(to.ip(), 0).into()).map(drop)
+    }
+}
+
+/// The packet, its checksums included; `None` between families.
+fn acknowledgment(from: SocketAddr, to: SocketAddr, room: &mut [u8; ROOM]) -> Option<&[u8]> {
+    let builder = match (from.ip(), to.ip()) {
+        (IpAddr::V4(from), IpAddr::V4(to)) => PacketBuilder::ipv4(from.octets(), to.octets(), HOP_LIMIT),
+        (IpAddr::V6(from), IpAddr::V6(to)) => PacketBuilder::ipv6(from.octets(), to.octets(), HOP_LIMIT),
+        _ => return None,
+    };
+    let segment = builder.tcp(from.port(), to.port(), SEQUENCE, 0).ack(SEQUENCE);
+    let length = segment.size(0);
+    segment.write_to_slice(room, &[]).ok()?;
+    room.get(..length)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::packet::parse;
+
+    #[test]
+    fn a_nudge_is_a_whole_packet_from_the_peer_to_the_host() {
+        for (from, to) in [("192.0.2.1:443", "10.0.0.5:40000"), ("[2001:db8::1]:443", "[fd00::5]:40000")] {
+            let (from, to): (SocketAddr, SocketAddr) = (from.parse().unwrap(), to.parse().unwrap());
+            let mut room = [0; ROOM];
+            let packet = parse(acknowledgment(from, to, &mut room).unwrap()).unwrap();
+            let ports = packet.ports.unwrap();
+            assert_eq!((packet.src, ports.src), (from.ip(), from.port()));
+            assert_eq!((packet.dst, ports.dst, packet.protocol), (to.ip(), to.port(), 6));
+            assert_eq!(packet.payload.len(), 20);
+            assert_eq!(packet.payload[13], 0x10, "only ACK is set");
+        }
+    }
+}
