@@ -485,7 +485,8 @@ impl Daemon {
     /// Workers need not wait for the kernel; status does, for it tells what is in force.
     fn tell_workers(&self) {
         let before = self.shared.deciding.load_full();
-        let deciding = deciding(&self.config, &self.plan, &self.observed, &self.rules, &before.snapshot);
+        let mut deciding = deciding(&self.config, &self.plan, &self.observed, &self.rules, &before.snapshot);
+        deciding.snapshot.board.suspected = self.health.suspected();
         let board_changed = deciding.snapshot.board != before.snapshot.board;
         self.shared.deciding.store(Arc::new(deciding));
         if board_changed {
@@ -560,6 +561,7 @@ fn deciding(
                 usable_v4: plan.usable(Family::V4),
                 usable_v6: plan.usable(Family::V6),
                 weights: config.uplinks.iter().map(|uplink| uplink.weight).collect(),
+                ..Board::default()
             },
             ..learned.clone()
         },

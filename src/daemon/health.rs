@@ -31,7 +31,7 @@ const NEWS: usize = 256;
 /// What the daemon's main thread has of it.
 pub struct Lookout {
     news: mpsc::Sender<News>,
-    avoided: watch::Receiver<Avoided>,
+    verdicts: watch::Receiver<Verdicts>,
     lines: Arc<Lines>,
     /// What was told last.
     exits: Vec<Option<Exit>>,
@@ -40,6 +40,13 @@ pub struct Lookout {
 /// Tells the thread of lines that look silent.
 pub struct Suspicions {
     news: mpsc::Sender<News>,
+}
+
+/// The lines to keep off.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Verdicts {
+    avoided: Avoided,
+    suspected: Avoided,
 }
 
 /// What there is to know about each line.
@@ -90,30 +97,36 @@ impl Lookout {
     /// When no thread is to be had.
     pub fn start(config: &Config) -> Result<Self> {
         let (news, heard) = mpsc::channel(NEWS);
-        let (avoids, avoided) = watch::channel(Avoided::default());
+        let (tells, verdicts) = watch::channel(Verdicts::default());
         let lines = Arc::new(Lines::of(config));
         let trials = Trials {
             lines: Arc::clone(&lines),
             news: heard,
-            avoids,
+            tells,
             prober: Prober::default(),
             in_flight: JoinSet::new(),
         };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let thread = std::thread::Builder::new().name("health".into());
         thread.spawn(move || runtime.block_on(trials.run())).context("no thread for probes")?;
-        Ok(Self { news, avoided, lines, exits: Vec::new() })
+        Ok(Self { news, verdicts, lines, exits: Vec::new() })
     }
 
     /// The lines to keep off now.
     #[must_use]
     pub fn avoided(&self) -> Avoided {
-        *self.avoided.borrow()
+        self.verdicts.borrow().avoided
+    }
+
+    /// Those among them that are only suspected.
+    #[must_use]
+    pub fn suspected(&self) -> Avoided {
+        self.verdicts.borrow().suspected
     }
 
     /// Waits until there are others to keep off.
     pub async fn changed(&mut self) {
-        if self.avoided.changed().await.is_err() {
+        if self.verdicts.changed().await.is_err() {
             // The thread is gone, and with it all opinions.
             std::future::pending::<()>().await;
         }
@@ -248,7 +261,7 @@ impl Tried {
 struct Trials {
     lines: Arc<Lines>,
     news: mpsc::Receiver<News>,
-    avoids: watch::Sender<Avoided>,
+    tells: watch::Sender<Verdicts>,
     prober: Prober,
     in_flight: JoinSet<Heard>,
 }
@@ -335,9 +348,15 @@ impl Trials {
     fn tell(&self) {
         let mut lines = self.lines.tried();
         lines.iter_mut().for_each(Tried::tell);
-        let avoided = lines.iter().filter(|tried| tried.health.state().is_avoided());
-        let avoided = avoided.fold(Avoided::default(), |all, tried| all.with(tried.family, tried.uplink));
-        self.avoids.send_if_modified(|before| std::mem::replace(before, avoided) != avoided);
+        let those = |is_so: fn(State) -> bool| {
+            let such = lines.iter().filter(|tried| is_so(tried.health.state()));
+            such.fold(Avoided::default(), |all, tried| all.with(tried.family, tried.uplink))
+        };
+        let verdicts = Verdicts {
+            avoided: those(State::is_avoided),
+            suspected: those(|state| state == State::Suspected),
+        };
+        self.tells.send_if_modified(|before| std::mem::replace(before, verdicts) != verdicts);
     }
 
     /// How long there is nothing to do, if nothing is heard.

@@ -316,7 +316,7 @@ impl Snapshot {
     #[must_use]
     pub fn where_all_works(rules: &[Rule], weights: Vec<u8>) -> Self {
         let all: UplinkSet = (0..).map(UplinkId).take(weights.len()).collect();
-        let board = Board { usable_v4: all, usable_v6: all, weights };
+        let board = Board { usable_v4: all, usable_v6: all, weights, ..Board::default() };
         Snapshot { rules: Arc::new(RuleSet::compile(rules)), board, ..Snapshot::default() }
     }
 

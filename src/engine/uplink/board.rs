@@ -39,6 +39,8 @@ pub struct Board {
     pub usable_v4: UplinkSet,
     /// Uplinks usable for IPv6.
     pub usable_v6: UplinkSet,
+    /// Of those that are not usable, the ones that are only suspected: flows that run on them stay.
+    pub suspected: Avoided,
     /// Share of new flows of each uplink, by [`UplinkId`], 1 to 255; 0 or absent: none.
     pub weights: Vec<u8>,
 }
