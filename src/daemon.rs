@@ -210,6 +210,8 @@ struct Daemon {
     keeper: Keeper,
     health: Lookout,
     follower: Follower,
+    /// The board by which running flows were followed last.
+    followed: Board,
     /// The workers, who listens to DNS answers, and who watches flows for their names.
     workers: Vec<JoinHandle<()>>,
     /// Why the machine could not be followed when it was looked at last.
@@ -255,6 +257,7 @@ impl Daemon {
         workers.push(watcher::start(of_watch, Arc::clone(&shared), events)?);
         let keeper = Keeper::start(gate, Arc::clone(&shared))?;
         health.follow(&config, &plan.lines, &observed);
+        let followed = shared.deciding.load().snapshot.board.clone();
         let reporter = Arc::new(Reporter {
             config_path: options.config.clone(),
             backend: machine.backend(),
@@ -284,6 +287,7 @@ impl Daemon {
             keeper,
             health,
             follower,
+            followed,
             workers,
             complaint: None,
             _serving: serving,
@@ -472,12 +476,14 @@ impl Daemon {
     }
 
     /// Workers and status get the configuration and plan in force.
-    fn publish(&self) {
+    fn publish(&mut self) {
         self.tell_workers();
+        let board = self.shared.deciding.load().snapshot.board.clone();
         let current = (self.config.clone(), self.plan.clone());
         let last =
             mem::replace(&mut *self.reporter.current.lock().unwrap_or_else(PoisonError::into_inner), current);
-        if last.1.lines != self.plan.lines {
+        // Running flows wait for the kernel: before that they would only come back to where they were.
+        if mem::replace(&mut self.followed, board.clone()) != board || last.1.lines != self.plan.lines {
             self.follower.lines_changed();
         }
     }
@@ -487,11 +493,7 @@ impl Daemon {
         let before = self.shared.deciding.load_full();
         let mut deciding = deciding(&self.config, &self.plan, &self.observed, &self.rules, &before.snapshot);
         deciding.snapshot.board.suspected = self.health.suspected();
-        let board_changed = deciding.snapshot.board != before.snapshot.board;
         self.shared.deciding.store(Arc::new(deciding));
-        if board_changed {
-            self.follower.lines_changed();
-        }
     }
 
     /// Stops deciding without losing a packet; the kernel's part stays, and what was learned.

@@ -116,7 +116,8 @@ impl Health {
             self.losses.push_front(now);
         }
         self.begin_anew(false, 0);
-        self.enter(State::Down(Why::NoWay), now);
+        let why = if self.is_flapping(now) { Why::Flapping } else { Why::NoWay };
+        self.enter(State::Down(why), now);
     }
 
     /// New flows get no answers on a line that was thought to be up.

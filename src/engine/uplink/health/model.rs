@@ -177,10 +177,14 @@ pub enum State {
 }
 
 impl State {
-    /// Whether new flows should keep off the line.
+    /// Whether new flows should keep off the line although it has a way. Where there is none, nothing more
+    /// need be said.
     #[must_use]
     pub fn is_avoided(self) -> bool {
-        matches!(self, State::Suspected | State::Down(_))
+        match self {
+            State::Unknown | State::Up | State::Down(Why::NoWay) => false,
+            State::Suspected | State::Down(_) => true,
+        }
     }
 
     /// For people.

@@ -241,7 +241,7 @@ proptest! {
             prop_assert_eq!(deadline.is_some_and(|_| !has_way), false);
             prop_assert!(!has_way || targets == 0 || deadline.is_some());
             if !has_way {
-                prop_assert_eq!(health.state(), State::Down(Why::NoWay));
+                prop_assert!(matches!(health.state(), State::Down(Why::NoWay | Why::Flapping)));
             }
             prop_assert!(health.since() <= now);
             let estimates = health.estimates();
