@@ -14,7 +14,7 @@ use std::time::Duration;
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 use wansplit::engine::flow::{Arrival, Facts, FlowKey, FlowTable, LocalTime, Lookup, Millis};
 use wansplit::engine::packet::parse;
-use wansplit::engine::rule::model::{Choice, Live, Matchers, Policy, Rule, RuleId, WhenNone};
+use wansplit::engine::rule::model::{Choice, Live, Matchers, OnMismatch, Policy, Rule, RuleId, WhenNone};
 use wansplit::engine::rule::{RuleSet, naive};
 use wansplit::engine::uplink::{Board, UplinkId, UplinkSet};
 use wansplit::engine::{Engine, Now, Snapshot};
@@ -134,8 +134,9 @@ fn rule(number: u32, matches: Matchers) -> Rule {
         choice: Choice { policy: Policy::RoundRobin, uplinks: vec![(UplinkId(0), 3), (UplinkId(1), 1)] },
         sticky: None,
         none: WhenNone::NextRule,
-        live: Live::default(),
         hold: std::time::Duration::ZERO,
+        on_mismatch: OnMismatch::default(),
+        live: Live::default(),
     }
 }
 

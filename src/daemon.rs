@@ -342,7 +342,7 @@ impl Daemon {
         for writer in mark_writers(self.config.marks.ours()) {
             tracing::warn!(
                 "another rule writes mark bits that are ours: {writer}; give it a mask without {:#x}, or \
-                 choose other bits with `mask` and `decided` under [marks]",
+                 choose other bits with `mask`, `decided` and `watched` under [marks]",
                 self.config.marks.ours()
             );
         }

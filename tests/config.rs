@@ -16,7 +16,7 @@ use wansplit::engine::flow::{LanId, Mac};
 use wansplit::engine::packet::Family;
 use wansplit::engine::rule::hosts::{HostName, HostSet, Reach};
 use wansplit::engine::rule::model::{
-    Choice, HashKey, IcmpType, Live, Matchers, Payload, Policy, Rule, TimeSpan, WhenNone,
+    Choice, HashKey, IcmpType, Live, Matchers, OnMismatch, Payload, Policy, Rule, TimeSpan, WhenNone,
 };
 use wansplit::engine::rule::texts::{Expressions, Texts};
 use wansplit::engine::sniff::App;
@@ -65,7 +65,7 @@ fn the_articles_router_needs_nothing_but_its_lines_and_its_forward() {
         rules: vec![],
         backend: BackendChoice::Auto,
         queue: Queue { first: 0, workers: None, limit: 50_000, length: 8192 },
-        marks: Marks { mask: 0xff, decided: 0x100, values: vec![1, 2] },
+        marks: Marks { mask: 0xff, decided: 0x100, watched: 0x200, values: vec![1, 2] },
         routing: Routing { first_table: 100, first_priority: 20_000, router: RouterTraffic::Multipath },
         bypass: Bypass::default(),
         guard: Guard::Warn,
@@ -162,7 +162,12 @@ fn every_key_of_the_main_file_is_obeyed() {
         rules: vec![],
         backend: BackendChoice::IptablesNft,
         queue: Queue { first: 10, workers: Some(4), limit: 1000, length: 512 },
-        marks: Marks { mask: 0xf00, decided: 0x10_0000, values: vec![0x200, 0x100, 0x300] },
+        marks: Marks {
+            mask: 0xf00,
+            decided: 0x10_0000,
+            watched: 0x20_0000,
+            values: vec![0x200, 0x100, 0x300],
+        },
         routing: Routing { first_table: 200, first_priority: 10_000, router: RouterTraffic::Uplink(ISP2) },
         bypass: Bypass {
             destinations: vec![net("192.0.2.0/24"), net("2001:db8:99::/48")],
@@ -210,8 +215,9 @@ fn every_key_of_a_rule_is_obeyed() {
         choice: Choice { policy: Policy::Hash(HashKey::FiveTuple), uplinks: vec![(ISP3, 200), (ISP1, 1)] },
         sticky: Some(Sticky { by: StickyBy::Client, lasts: Duration::from_secs(5400) }),
         none: WhenNone::Drop,
-        live: Live::MoveBack,
         hold: Duration::from_millis(750),
+        on_mismatch: OnMismatch::Reset,
+        live: Live::MoveBack,
     };
     assert_eq!(*all, expected);
 

@@ -89,7 +89,7 @@ mod every_scenario_holds_on_debians_kernel {
         scenarios: "nft", [];
         machine: "nft", ["machine_full", "starting_again", "fails_at_a_restart", "what_others_remove"];
         traffic: "nft", [
-            "contents::", "live::", "by_every_public", "keeps_out", "comes_in", "sixteen", "sources_are",
+            "contents::", "hold::", "live::", "watch::", "by_every_public", "keeps_out", "comes_in", "sixteen", "sources_are",
             "segments_fit", "goes_by_one_line", "all_fragments", "errors_about", "every_condition",
             "drop_rules_still",
         ];

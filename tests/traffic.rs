@@ -24,3 +24,5 @@ mod own;
 mod protocols;
 #[path = "traffic/rules.rs"]
 mod rules;
+#[path = "traffic/watch.rs"]
+mod watch;

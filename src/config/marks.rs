@@ -12,38 +12,45 @@ use crate::engine::verdict::Marks;
 /// Room for 255 uplinks in the lowest byte, which most other software leaves alone.
 const DEFAULT_MASK: u32 = 0xff;
 
-/// Reads the mask and the flag bit, and gives every uplink its value.
+/// Reads the mask and the flag bits, and gives every uplink its value.
 pub(super) fn read(section: Section, uplinks: &[Written]) -> Marks {
     let absent = section.value("mask").is_none();
     let written = section.optional("mask", bits);
     let mask = written.or(absent.then(|| Spanned::new(section.span(), DEFAULT_MASK)));
     // A mask that was refused: nothing can be said about the rest.
-    let mask = mask.unwrap_or(Spanned::new(section.span(), u32::MAX >> 1));
-    let marks = Marks {
-        mask: *mask.get_ref(),
-        decided: decided(&section, &mask),
-        values: values(&section, &mask, uplinks),
-    };
+    let mask = mask.unwrap_or(Spanned::new(section.span(), u32::MAX >> 2));
+    let (decided, watched) = flags(&section, &mask);
+    let marks = Marks { mask: *mask.get_ref(), decided, watched, values: values(&section, &mask, uplinks) };
     section.finish();
     marks
 }
 
-/// The flag bit: as written, or the first free one above the mask, or else below its highest bit.
-fn decided(section: &Section, mask: &Spanned<u32>) -> u32 {
-    let bits = *mask.get_ref();
-    let highest = bits.ilog2();
-    let free = (highest + 1..32).chain((0..highest).rev()).map(|bit| 1 << bit).find(|bit| bits & bit == 0);
-    if free.is_none() {
-        let hint = "expected at least one bit left for `marks.decided`";
-        section.report().error(mask.span(), "the mask takes all 32 bits", hint);
+/// The flag bits, each as written, or the first free one above the mask, or else below its highest bit.
+fn flags(section: &Section, mask: &Spanned<u32>) -> (u32, u32) {
+    if mask.get_ref().count_zeros() < 2 {
+        let hint = "expected at least two bits left for `marks.decided` and `marks.watched`";
+        let taken = if *mask.get_ref() == u32::MAX { "all" } else { "31 of" };
+        section.report().error(mask.span(), format!("the mask takes {taken} 32 bits"), hint);
     }
-    section.or("decided", free.unwrap_or_default(), |value| flag_bit(value, bits))
+    let bits = *mask.get_ref();
+    let written = section.optional("watched", |value| flag_bit(value, bits));
+    let taken = bits | written.as_ref().map_or(0, |watched| *watched.get_ref());
+    let decided = section.or("decided", free(bits, taken), |value| flag_bit(value, taken));
+    let watched = written.map_or(free(bits, taken | decided), Spanned::into_inner);
+    (decided, watched)
 }
 
-fn flag_bit(value: &Value, mask: u32) -> Read<u32> {
+/// The first bit above the mask that is not taken, or else the highest below.
+fn free(mask: u32, taken: u32) -> u32 {
+    let highest = mask.ilog2();
+    let mut bits = (highest + 1..32).chain((0..highest).rev()).map(|bit| 1 << bit);
+    bits.find(|bit| taken & bit == 0).unwrap_or_default()
+}
+
+fn flag_bit(value: &Value, taken: u32) -> Read<u32> {
     let expected = || Fault::not_a("one single bit outside the mask, like \"0x100\"");
     let bit = bits(value).map_err(|_| expected())?;
-    if bit.is_power_of_two() && bit & mask == 0 { Ok(bit) } else { Err(expected()) }
+    if bit.is_power_of_two() && bit & taken == 0 { Ok(bit) } else { Err(expected()) }
 }
 
 /// The value of each uplink: its own number or its position, counted from 1, moved into the mask.

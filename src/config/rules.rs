@@ -17,7 +17,9 @@ use super::values::{self, TITLE, number, one_of, spelled, title, unknown_word};
 use super::words;
 use crate::engine::flow::Facts;
 use crate::engine::packet::{Family, PROTOCOLS_WITH_PORTS};
-use crate::engine::rule::model::{Choice, HashKey, IcmpType, Live, Matchers, Policy, Rule, WhenNone};
+use crate::engine::rule::model::{
+    Choice, HashKey, IcmpType, Live, Matchers, OnMismatch, Policy, Rule, WhenNone,
+};
 use crate::engine::rule::naive;
 use crate::engine::rule::texts::{Texts, Unusable};
 use crate::engine::sticky::{Sticky, StickyBy};
@@ -33,6 +35,8 @@ const NONE: &[(&str, WhenNone)] =
 
 const LIVE: &[(&str, Live)] =
     &[("keep", Live::Keep), ("reset-on-down", Live::ResetOnDown), ("move-back", Live::MoveBack)];
+
+const ON_MISMATCH: &[(&str, OnMismatch)] = &[("keep", OnMismatch::Keep), ("reset", OnMismatch::Reset)];
 
 const POLICIES: &[(&str, Policy)] = &[
     ("round-robin", Policy::RoundRobin),
@@ -134,11 +138,13 @@ fn entry(
     let sticky = sticky(&section);
     let none = section.or("none", WhenNone::default(), one_of(NONE));
     let live = section.or("live", Live::default(), one_of(LIVE));
+    let on_mismatch = section.or("on_mismatch", OnMismatch::default(), one_of(ON_MISMATCH));
     let (hits, misses) = examples(section.section("examples"), names);
     section.finish();
     let (name, choice) = (name?, choice?);
     let (place, origin) = (name.span(), report.place(name.span().start));
-    let rule = Rule { name: name.into_inner(), origin, matches, not, choice, sticky, none, live, hold };
+    let rule =
+        Rule { name: name.into_inner(), origin, matches, not, choice, sticky, none, live, on_mismatch, hold };
     // Examples of a half-read rule prove nothing.
     if report.count() == before {
         try_examples(report, &rule, &hits, &misses);

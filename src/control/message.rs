@@ -135,6 +135,8 @@ pub struct Status {
     pub names: Names,
     /// Flows that were held until they had said their names.
     pub holds: Holds,
+    /// TCP connections whose clients were listened to.
+    pub heard: Heard,
     /// The latest decisions, newest first.
     pub recent: Vec<Recent>,
     /// What the owner should know.
@@ -199,6 +201,20 @@ pub struct Names {
     pub learned: u64,
     /// How often a name took the place of another one of the same address.
     pub ambiguous: u64,
+}
+
+/// What was heard of TCP connections, for the next ones.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Heard {
+    /// Connections that were listened to.
+    pub watched: u64,
+    /// Their clients said a name.
+    pub named: u64,
+    /// A rule would have sent them by another line.
+    pub elsewhere: u64,
+    /// They were reset for that.
+    pub reset: u64,
 }
 
 /// What became of flows that were held until their clients had said their names: `held` are all others together.

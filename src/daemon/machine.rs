@@ -296,7 +296,7 @@ fn remember(mut state: State, config: &Config, plan: &Plan, observed: &Observed)
         let planned = plan.settings.iter().find(|setting| setting.name == saved.name);
         saved.after = planned.map_or_else(|| saved.after.clone(), |setting| setting.value.clone());
     }
-    state.mark_mask |= config.marks.mask;
+    state.mark_mask |= config.marks.on_connections();
     state.avoided = observed.avoided;
     state
 }

@@ -13,8 +13,8 @@ use super::shared::Shared;
 use super::worker::Event;
 use crate::config::{self, Config};
 use crate::control::message::{
-    Explanation, Gate, Health, Holds, Names, Queue, Reason as ReasonCount, Recent, Response, Rule, Status,
-    Tally, Uplink, UplinkFamily, Usable,
+    Explanation, Gate, Health, Heard, Holds, Names, Queue, Reason as ReasonCount, Recent, Response, Rule,
+    Status, Tally, Uplink, UplinkFamily, Usable,
 };
 use crate::engine::flow::{FlowKey, Millis};
 use crate::engine::gate::is_stale;
@@ -24,6 +24,7 @@ use crate::engine::rule::model::RuleId;
 use crate::engine::uplink::UplinkId;
 use crate::engine::uplink::health::Estimates;
 use crate::engine::verdict::{Action, Reason};
+use crate::engine::watching;
 use crate::plan::Plan;
 use crate::plan::lines::{Line, NoWay};
 use crate::system::clock;
@@ -99,6 +100,7 @@ impl Reporter {
                 ambiguous: self.shared.names.ambiguous(),
             },
             holds: holds(&self.shared.holds.load()),
+            heard: heard(&self.shared.heard.load()),
             recent: self.accounts.recent().iter().map(|event| recent(event, &config, now)).collect(),
             warnings: self.warnings(&plan),
         }
@@ -203,6 +205,11 @@ impl Reporter {
 fn holds(counts: &Counts) -> Holds {
     let Counts { held, told, expired, crowded } = *counts;
     Holds { held, waiting: counts.waiting(), told, expired, crowded }
+}
+
+fn heard(counts: &watching::Counts) -> Heard {
+    let watching::Counts { watched, named, elsewhere, reset } = *counts;
+    Heard { watched, named, elsewhere, reset }
 }
 
 /// Bits per second.

@@ -12,8 +12,8 @@ use crate::engine::flow::{Arrival, LanId, LocalTime, Mac, Millis};
 use crate::engine::gate::{Progress, is_stale};
 use crate::engine::names::Names;
 use crate::engine::sticky::Choices;
-use crate::engine::verdict::{Action, Marks, Reason};
-use crate::engine::{self, Decided, Now, hold};
+use crate::engine::verdict::{Action, Decision, Marks, Reason};
+use crate::engine::{self, Decided, Now, hold, watching};
 use crate::system::clock;
 use crate::system::queue::{Turn, Verdict, Waiting};
 
@@ -50,9 +50,10 @@ impl Deciding {
 
     /// The answer for a packet with this mark.
     #[must_use]
-    pub fn verdict(&self, action: Action, mark: u32) -> Verdict {
-        match action {
-            Action::Route(uplink) => Verdict::Mark(self.marks.decided(mark, uplink)),
+    pub fn verdict(&self, decision: &Decision, mark: u32) -> Verdict {
+        let watched = if decision.watch { self.marks.watched } else { 0 };
+        match decision.action {
+            Action::Route(uplink) => Verdict::Mark(self.marks.decided(mark, uplink) | watched),
             Action::Keep => Verdict::Keep,
             Action::Drop => Verdict::Drop,
             Action::Hold(_) => Verdict::HandOver(self.watch_queue),
@@ -79,6 +80,8 @@ pub struct Shared {
     pub watcher: Tally,
     /// What became of the flows that it held.
     pub holds: ArcSwap<hold::Counts>,
+    /// What was heard of TCP connections.
+    pub heard: ArcSwap<watching::Counts>,
     /// Names of addresses; outlive reloads.
     pub names: Arc<Names>,
     /// Choices that outlive their flows, and reloads.
@@ -115,6 +118,7 @@ impl Shared {
             listener: Tally::default(),
             watcher: Tally::default(),
             holds: ArcSwap::default(),
+            heard: ArcSwap::default(),
             names: Arc::clone(&deciding.snapshot.names),
             choices: Arc::clone(&deciding.snapshot.choices),
             deciding: ArcSwap::from_pointee(deciding),

@@ -1,8 +1,11 @@
 //! One thread with a queue of its own: flows wait here until their clients have said their names.
 //!
-//! Workers hand over the packets of such flows, and nobody else's wait behind them.
+//! Workers hand over the packets of such flows, and nobody else's wait behind them. The kernel sends
+//! the first packets of TCP connections here too whose clients may say a name for the next one; they
+//! go on at once.
 
 use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::thread::{self, JoinHandle};
@@ -11,11 +14,16 @@ use std::time::Duration;
 use arc_swap::cache::Cache;
 use crossbeam_channel::Sender;
 
-use super::shared::{Deciding, Shared};
+use super::accounts::TCP;
+use super::shared::{Deciding, Shared, add};
 use super::worker::Event;
 use crate::engine::Now;
 use crate::engine::hold::{Holding, MOST_PACKETS, Release, Ticket};
-use crate::system::queue::{LONGEST_WAIT, PacketQueue, Turn, Waiting};
+use crate::engine::packet::{Packet, parse};
+use crate::engine::uplink::UplinkId;
+use crate::engine::watching::{Next, Watching};
+use crate::system::nudge::Nudger;
+use crate::system::queue::{LONGEST_WAIT, PacketQueue, Turn, Verdict, Waiting};
 
 /// Flows that began in the last seconds and are remembered.
 const FLOWS: usize = 65_536;
@@ -34,7 +42,8 @@ pub fn start(
     events: Sender<Event>,
 ) -> io::Result<JoinHandle<()>> {
     thread::Builder::new().name("watcher".into()).spawn(move || {
-        let watcher = Watcher { queue, holding: Holding::new(FLOWS, MOST_PACKETS), events };
+        let (holding, watching) = (Holding::new(FLOWS, MOST_PACKETS), Watching::default());
+        let watcher = Watcher { queue, holding, watching, events };
         if let Err(error) = watcher.watch(&shared) {
             tracing::error!("no flow can wait for its name, the queue is broken: {error}");
         }
@@ -44,6 +53,7 @@ pub fn start(
 struct Watcher {
     queue: Box<dyn PacketQueue>,
     holding: Holding,
+    watching: Watching,
     events: Sender<Event>,
 }
 
@@ -54,11 +64,16 @@ impl Watcher {
         let mut taken = 0;
         while !shared.stop.load(Relaxed) {
             let longest = self.time_left(shared.now().0);
-            let holding = &mut self.holding;
+            let (holding, watching) = (&mut self.holding, &mut self.watching);
             let mut release = None;
             let turn = self.queue.turn(longest, &mut |packet| {
                 // Looked at for each packet: a turn may have waited long for its first.
-                release = take(holding, packet, deciding.load(), shared);
+                let deciding = deciding.load();
+                // Of all that come here, only packets of running connections have the watch's rule behind them.
+                if let Some(uplink) = watched(packet, deciding) {
+                    return Some(hear(watching, packet, uplink, deciding, shared));
+                }
+                release = take(holding, packet, deciding, shared);
                 None
             });
             if let Some(release) = release {
@@ -100,7 +115,7 @@ impl Watcher {
         for ticket in packets {
             tally.decided(&decided);
             decided = decided.and_again();
-            self.queue.answer(ticket.id, deciding.verdict(decided.decision.action, ticket.mark))?;
+            self.queue.answer(ticket.id, deciding.verdict(&decided.decision, ticket.mark))?;
         }
         Ok(())
     }
@@ -109,6 +124,10 @@ impl Watcher {
         let counts = self.holding.counts();
         if **shared.holds.load() != counts {
             shared.holds.store(Arc::new(counts));
+        }
+        let heard = self.watching.counts();
+        if **shared.heard.load() != heard {
+            shared.heard.store(Arc::new(heard));
         }
     }
 }
@@ -122,4 +141,40 @@ fn take(
     let (now, stale) = shared.now();
     let ticket = Ticket { id: packet.id, mark: packet.mark };
     holding.take(&deciding.snapshot, packet.bytes, ticket, &deciding.arrival(packet, stale), now)
+}
+
+/// The line of a TCP connection that this packet belongs to. Connections are listened to, never held.
+fn watched(packet: &Waiting<'_>, deciding: &Deciding) -> Option<UplinkId> {
+    let is_tcp = parse(packet.bytes).is_ok_and(|packet| packet.protocol == TCP);
+    deciding.marks.uplink(packet.mark).filter(|_| is_tcp)
+}
+
+/// The packet of such a connection goes on at once.
+fn hear(
+    watching: &mut Watching,
+    packet: &Waiting<'_>,
+    on: UplinkId,
+    deciding: &Deciding,
+    shared: &Shared,
+) -> Verdict {
+    let (now, stale) = shared.now();
+    add(&shared.watcher.packets, 1);
+    let arrival = deciding.arrival(packet, stale);
+    let over = |reset| Verdict::Mark(deciding.marks.watch_over(packet.mark, reset));
+    match watching.hear(&deciding.snapshot, packet.bytes, on, &arrival, now) {
+        Next::GoOn => Verdict::Keep,
+        Next::Over => over(false),
+        Next::Reset { sequence } => {
+            reset_server(packet.bytes, sequence);
+            over(true)
+        }
+    }
+}
+
+/// The firewall tells the client that its connection is reset; its server is told here.
+fn reset_server(bytes: &[u8], sequence: u32) {
+    let Ok(Packet { src, dst, ports: Some(ports), .. }) = parse(bytes) else { return };
+    let (client, server) = (SocketAddr::new(src, ports.src), SocketAddr::new(dst, ports.dst));
+    // One that cannot be told will time out.
+    let _ = Nudger::open(0).and_then(|nudger| nudger.reset(client, server, sequence));
 }

@@ -82,6 +82,6 @@ impl Worker {
             let event = Event { at: now.at.0, key, lan: arrival.lan, decision: decided.decision };
             tally.tell(&self.events, event);
         }
-        deciding.verdict(decided.decision.action, packet.mark)
+        deciding.verdict(&decided.decision, packet.mark)
     }
 }

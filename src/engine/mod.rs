@@ -6,7 +6,8 @@
 //! rule that matches, [`sticky`] remembers where the client's flows went,
 //! [`uplink`] picks one of the rule's uplinks, and [`verdict`] turns the pick into
 //! a mark and a reason. Where a client has begun to say its name and a rule asks for it,
-//! [`hold`] keeps its datagrams back until it is said, or the time for that is over.
+//! [`hold`] keeps its datagrams back until it is said, or the time for that is over. A TCP
+//! connection is decided before its client says anything; [`watching`] listens, for the next one.
 //!
 //! Invariants of [`Engine::decide`]:
 //! - it always answers, whatever the bytes are, and every answer has a reason;
@@ -30,10 +31,11 @@ pub mod sniff;
 pub mod sticky;
 pub mod uplink;
 pub mod verdict;
+pub mod watching;
 
 use flow::{Arrival, Facts, FlowKey, FlowTable, LocalTime, Lookup, Millis};
 use hold::Held;
-use names::Names;
+use names::{Names, Origin};
 use packet::{Family, Fragment, Packet};
 use rule::RuleSet;
 use rule::model::{Choice, Live, Policy, Rule, RuleId, WhenNone};
@@ -48,6 +50,8 @@ use verdict::{Action, Decision, Reason};
 /// repeats itself (DNS: 5 s in resolv.conf(5)); shorter than it takes until a port is used anew.
 pub const REMEMBER: Duration = Duration::from_secs(10);
 
+/// IP protocol number of TCP (IANA).
+const TCP: u8 = 6;
 /// IP protocol number of UDP (IANA), and the length of its header (RFC 768).
 const UDP: u8 = 17;
 const UDP_HEADER: usize = 8;
@@ -118,9 +122,13 @@ impl Engine {
         } else {
             self.turns.follow(&snapshot.rules);
             let heard = Heard::first(&packet, snapshot);
-            let facts = learn(Facts::new(&packet, arrival, now.local), &heard, snapshot, now.at);
+            let facts = Facts::new(&packet, arrival, now.local);
+            let (facts, origin) = learn(facts, &heard, snapshot, now.at);
             match worth_waiting(snapshot, &facts, &heard) {
-                Duration::ZERO => choose(&mut self.turns, snapshot, &facts, now.at),
+                Duration::ZERO => {
+                    let decision = choose(&mut self.turns, snapshot, &facts, now.at);
+                    Decision { watch: is_worth_a_watch(snapshot, &facts, origin, &decision), ..decision }
+                }
                 most => Decision::hold(most),
             }
         };
@@ -138,7 +146,7 @@ impl Engine {
                 self.turns.follow(&snapshot.rules);
                 let facts = Facts::new(&packet, &held.arrival, now.local);
                 let heard = Heard::at_last(&packet, held.watch.known());
-                choose(&mut self.turns, snapshot, &learn(facts, &heard, snapshot, now.at), now.at)
+                choose(&mut self.turns, snapshot, &learn(facts, &heard, snapshot, now.at).0, now.at)
             }
             _ => Decision::keep(Reason::Stale, None),
         };
@@ -227,9 +235,14 @@ fn datagram_of<'a>(packet: &Packet<'a>) -> Option<&'a [u8]> {
 }
 
 /// The facts with what the client said, and what the address is known by.
-fn learn<'a>(facts: Facts<'a>, heard: &Heard<'a>, snapshot: &Snapshot, now: Millis) -> Facts<'a> {
+fn learn<'a>(
+    facts: Facts<'a>,
+    heard: &Heard<'a>,
+    snapshot: &Snapshot,
+    now: Millis,
+) -> (Facts<'a>, Option<Origin>) {
     if !snapshot.rules.asks_for_contents() {
-        return facts;
+        return (facts, None);
     }
     let mut facts = match &heard.hint {
         Some(hint) => facts.with_contents(heard.payload, hint),
@@ -237,11 +250,20 @@ fn learn<'a>(facts: Facts<'a>, heard: &Heard<'a>, snapshot: &Snapshot, now: Mill
     };
     // What a resolver is asked for is not the host that the flow goes to.
     facts.name = facts.name.filter(|_| !matches!(facts.app, Some(App::Dns | App::Mdns)));
-    if facts.name.is_none() {
-        let key = &facts.key;
-        facts.name = snapshot.names.of(key.src, key.dst, key.dst_port, now).map(|(name, _)| name);
+    if facts.name.is_some() {
+        return (facts, None);
     }
-    facts
+    let key = &facts.key;
+    let (name, origin) = snapshot.names.of(key.src, key.dst, key.dst_port, now).unzip();
+    (Facts { name, ..facts }, origin)
+}
+
+/// Whether what the client of a TCP connection will say is news: it is not, where a DNS answer to this
+/// client said it. Nobody listens to the router's own connections.
+fn is_worth_a_watch(snapshot: &Snapshot, facts: &Facts, origin: Option<Origin>, decision: &Decision) -> bool {
+    let is_routed = matches!(decision.action, Action::Route(_));
+    let from_lan = facts.key.protocol == TCP && facts.lan.is_some();
+    is_routed && from_lan && snapshot.rules.asks_for_names() && origin != Some(Origin::Client)
 }
 
 /// For how long a flow may be held whose client has not said its name yet.

@@ -28,7 +28,9 @@ pub struct Names {
     /// Told to this client, about this address. A client's names are in one shard: one
     /// that asks for a million forgets its own.
     clients: Memory<(IpAddr, IpAddr), Name>,
-    /// Said by a client to this address and port.
+    /// Said by this client to this address and port.
+    said: Memory<(IpAddr, IpAddr, u16), Name>,
+    /// Said by anybody to this address and port.
     services: Memory<(IpAddr, u16), Name>,
     /// Told to anybody about this address.
     addresses: Memory<IpAddr, Name>,
@@ -48,7 +50,9 @@ impl Default for Names {
 pub enum Origin {
     /// A DNS answer to this client.
     Client,
-    /// An earlier flow to the address and port.
+    /// An earlier flow of this client to the address and port.
+    Said,
+    /// An earlier flow of another client to the address and port.
     Service,
     /// A DNS answer to another client.
     Address,
@@ -59,6 +63,8 @@ pub enum Origin {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Entries {
     clients: Vec<Entry<(IpAddr, IpAddr)>>,
+    #[serde(default)]
+    said: Vec<Entry<(IpAddr, IpAddr, u16)>>,
     services: Vec<Entry<(IpAddr, u16)>>,
     addresses: Vec<Entry<IpAddr>>,
 }
@@ -77,6 +83,7 @@ impl Names {
     pub fn new(capacity: usize) -> Self {
         Names {
             clients: Memory::new(capacity),
+            said: Memory::new(capacity),
             services: Memory::new(capacity),
             addresses: Memory::new(capacity),
             learned: AtomicU64::new(0),
@@ -94,8 +101,9 @@ impl Names {
     }
 
     /// A client asked this address and port for this name.
-    pub fn said(&self, address: IpAddr, port: u16, name: &Name, now: Millis) {
+    pub fn said(&self, client: IpAddr, address: IpAddr, port: u16, name: &Name, now: Millis) {
         let key = (address, port);
+        self.said.keep(client, (client, address, port), *name, now.after(SAID));
         let other = self.services.find(address, &key, now, |known| known != name);
         self.services.keep(address, key, *name, now.after(SAID));
         self.count(other == Some(true));
@@ -106,10 +114,14 @@ impl Names {
     pub fn of(&self, client: IpAddr, address: IpAddr, port: u16, now: Millis) -> Option<(Name, Origin)> {
         let told =
             || Some((self.clients.find(client, &(client, address), now, Name::clone)?, Origin::Client));
+        let own = || {
+            let name = self.said.find(client, &(client, address, port), now, Name::clone)?;
+            Some((name, Origin::Said))
+        };
         let said =
             || Some((self.services.find(address, &(address, port), now, Name::clone)?, Origin::Service));
         let known = || Some((self.addresses.find(address, &address, now, Name::clone)?, Origin::Address));
-        told().or_else(said).or_else(known)
+        told().or_else(own).or_else(said).or_else(known)
     }
 
     /// All that is known and still good.
@@ -117,6 +129,7 @@ impl Names {
     pub fn entries(&self, now: Millis) -> Entries {
         Entries {
             clients: entries(&self.clients, now),
+            said: entries(&self.said, now),
             services: entries(&self.services, now),
             addresses: entries(&self.addresses, now),
         }
@@ -126,6 +139,7 @@ impl Names {
     /// What cannot be a name, or claims to be good for longer than it could, is left out.
     pub fn restore(&self, entries: &Entries, passed: Duration, now: Millis) {
         restore(&self.clients, &entries.clients, |of| of.0, MOST, passed, now);
+        restore(&self.said, &entries.said, |of| of.0, SAID, passed, now);
         restore(&self.services, &entries.services, |of| of.0, SAID, passed, now);
         restore(&self.addresses, &entries.addresses, |of| *of, MOST, passed, now);
     }
@@ -152,7 +166,7 @@ impl Entries {
     /// How many there are.
     #[must_use]
     pub fn count(&self) -> usize {
-        self.clients.len() + self.services.len() + self.addresses.len()
+        self.clients.len() + self.said.len() + self.services.len() + self.addresses.len()
     }
 }
 
@@ -209,7 +223,9 @@ mod tests {
     fn what_a_client_said_to_a_port_counts_before_what_another_was_told() {
         let names = Names::new(1000);
         names.told(ip(2), ip(9), &name("told.example"), 60, NOW);
-        names.said(ip(9), 443, &name("said.example"), NOW);
+        names.said(ip(3), ip(9), 443, &name("own.example"), NOW);
+        names.said(ip(4), ip(9), 443, &name("said.example"), NOW);
+        assert_eq!(names.of(ip(3), ip(9), 443, NOW), Some((name("own.example"), Origin::Said)));
         assert_eq!(names.of(ip(1), ip(9), 443, NOW), Some((name("said.example"), Origin::Service)));
         assert_eq!(names.of(ip(1), ip(9), 80, NOW), Some((name("told.example"), Origin::Address)));
     }
@@ -219,11 +235,11 @@ mod tests {
         let (before, after) = (Names::new(1000), Names::new(1000));
         before.told(ip(1), ip(9), &name("a.example"), 900, NOW);
         before.told(ip(2), ip(9), &name("b.example"), 900, NOW);
-        before.said(ip(8), 443, &name("said.example"), NOW);
+        before.said(ip(1), ip(8), 443, &name("said.example"), NOW);
         before.told(ip(1), ip(7), &name("soon.example"), 300, NOW);
         let written = serde_json::to_string(&before.entries(later(200))).unwrap();
         let read: Entries = serde_json::from_str(&written).unwrap();
-        assert_eq!(read.count(), 6);
+        assert_eq!(read.count(), 7);
 
         // Another clock, and 100 s in between.
         let (passed, now) = (Duration::from_secs(100), Millis(7));
@@ -231,6 +247,7 @@ mod tests {
         for (client, address, expected) in [
             (1, 9, Some((name("a.example"), Origin::Client))),
             (3, 9, Some((name("b.example"), Origin::Address))),
+            (1, 8, Some((name("said.example"), Origin::Said))),
             (3, 8, Some((name("said.example"), Origin::Service))),
             (1, 7, None),
         ] {

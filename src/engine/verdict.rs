@@ -18,6 +18,8 @@ pub struct Decision {
     pub reason: Reason,
     /// The rule that matched, where one had a say.
     pub rule: Option<RuleId>,
+    /// Its first packets say a name that is worth knowing for the next flow.
+    pub watch: bool,
 }
 
 /// What becomes of a flow.
@@ -139,25 +141,25 @@ impl Decision {
     /// A flow that leaves by `uplink`.
     #[must_use]
     pub fn route(uplink: UplinkId, reason: Reason, rule: Option<RuleId>) -> Self {
-        Decision { action: Action::Route(uplink), reason, rule }
+        Decision { action: Action::Route(uplink), reason, rule, watch: false }
     }
 
     /// A flow that the kernel's choice stands for.
     #[must_use]
     pub fn keep(reason: Reason, rule: Option<RuleId>) -> Self {
-        Decision { action: Action::Keep, reason, rule }
+        Decision { action: Action::Keep, reason, rule, watch: false }
     }
 
     /// A flow that waits for its name, for at most so long.
     #[must_use]
     pub fn hold(most: Duration) -> Self {
-        Decision { action: Action::Hold(most), reason: Reason::Held, rule: None }
+        Decision { action: Action::Hold(most), reason: Reason::Held, rule: None, watch: false }
     }
 
     /// A flow that a rule drops.
     #[must_use]
     pub fn drop_by(rule: RuleId) -> Self {
-        Decision { action: Action::Drop, reason: Reason::DroppedByRule, rule: Some(rule) }
+        Decision { action: Action::Drop, reason: Reason::DroppedByRule, rule: Some(rule), watch: false }
     }
 
     /// The decision in a sentence, for people; what has no name here is named by its number.
@@ -217,6 +219,9 @@ pub struct Marks {
     /// The flag bit that says "user space decided this packet"; outside `mask`,
     /// only ever on a packet, never on a connection.
     pub decided: u32,
+    /// The flag bit that says of a TCP connection "its client is still listened to", and of a packet
+    /// that begins one that this shall be so, of any other that it is over; outside `mask`.
+    pub watched: u32,
     /// The value of each uplink inside `mask`, by [`UplinkId`]; never 0.
     pub values: Vec<u32>,
 }
@@ -241,16 +246,29 @@ impl Marks {
         Some(UplinkId(place as u8))
     }
 
+    /// All bits that wansplit writes on connections.
+    #[must_use]
+    pub fn on_connections(&self) -> u32 {
+        self.mask | self.watched
+    }
+
     /// All bits that wansplit writes on packets.
     #[must_use]
     pub fn ours(&self) -> u32 {
-        self.mask | self.decided
+        self.mask | self.decided | self.watched
     }
 
     /// `mark` with the uplink's bits and the decided flag in place of ours.
     #[must_use]
     pub fn decided(&self, mark: u32, uplink: UplinkId) -> u32 {
         mark & !self.ours() | self.value(uplink) | self.decided
+    }
+
+    /// The mark of a packet on its way through a watched connection, when the watch is over; `reset`: it
+    /// is refused, and its sender told so.
+    #[must_use]
+    pub fn watch_over(&self, mark: u32, reset: bool) -> u32 {
+        mark | self.watched | if reset { self.decided } else { 0 }
     }
 }
 
@@ -287,9 +305,10 @@ mod tests {
 
     #[test]
     fn others_bits_of_a_mark_survive_and_ours_are_replaced() {
-        let marks = Marks { mask: 0x0f0, decided: 0x100, values: vec![0x10, 0x20] };
+        let marks = Marks { mask: 0x0f0, decided: 0x100, watched: 0x200, values: vec![0x10, 0x20] };
         let mark = marks.decided(0xffff_ffff, UplinkId(1));
-        assert_eq!(mark, 0xffff_ff2f);
+        assert_eq!(mark, 0xffff_fd2f);
+        assert_eq!([false, true].map(|reset| marks.watch_over(0x8020, reset)), [0x8220, 0x8320]);
         assert_eq!(marks.decided(0, UplinkId(0)), 0x110);
         assert_eq!(marks.uplink(mark), Some(UplinkId(1)));
         assert_eq!([0, 0x30].map(|mark| marks.uplink(mark)), [None, None]);

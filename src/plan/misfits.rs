@@ -105,8 +105,8 @@ fn mark_clash(config: &Config, rule: &Rule) -> Option<Misfit> {
     let shared = mask & config.marks.ours();
     (shared != 0).then(|| {
         warning(format!(
-            "`{rule}` looks at mark bits {shared:#x}, which are also ours; choose others with `mask` and \
-             `decided` under [marks], or our marks will lead packets there"
+            "`{rule}` looks at mark bits {shared:#x}, which are also ours; choose others with `mask`, \
+             `decided` and `watched` under [marks], or our marks will lead packets there"
         ))
     })
 }

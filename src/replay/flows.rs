@@ -284,7 +284,7 @@ impl Flow {
         let Some(name) = said else { return };
         self.name = Some(Learned { name, from: From::OwnBytes, packet: self.packets });
         if self.key.protocol == TCP && !known.outer {
-            names.said(self.key.dst, self.key.dst_port, &name, millis(seen.at));
+            names.said(self.key.src, self.key.dst, self.key.dst_port, &name, millis(seen.at));
         }
     }
 
@@ -292,7 +292,7 @@ impl Flow {
         let (name, origin) = names.of(self.key.src, self.key.dst, self.key.dst_port, now)?;
         let from = match origin {
             Origin::Client | Origin::Address => From::Dns,
-            Origin::Service => From::EarlierFlow,
+            Origin::Said | Origin::Service => From::EarlierFlow,
         };
         Some(Learned { name, from, packet: 1 })
     }

@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 
 use crate::control::message::{
-    Gate, Health, Holds, Names, Queue, Reason, Recent, Rule, Status, Tally, Uplink, UplinkFamily, Usable,
+    Gate, Health, Heard, Holds, Names, Queue, Reason, Recent, Rule, Status, Tally, Uplink, UplinkFamily,
+    Usable,
 };
 
 /// Two lines at 3:1, one of them without IPv4 at the moment.
@@ -35,6 +36,7 @@ pub(super) fn usual() -> Status {
             Queue { number: 1, worker: 1, decided: 6_012, flows: 6_008, waiting: 2, dropped: 5, errors: 0 },
         ],
         names: Names { answers: 1234, learned: 2345, ambiguous: 12 },
+        heard: Heard { watched: 431, named: 400, elsewhere: 12, reset: 3 },
         holds: Holds { held: 1070, waiting: 1, told: 1049, expired: 18, crowded: 2 },
         recent: vec![
             decision(

@@ -5,7 +5,9 @@ use std::collections::BTreeMap;
 use super::human::{age, bar, bytes, count, counted, duration, percent, printable, rate, shorten};
 use super::style::{Paint, Style};
 use super::table::{Cell, Table, UNBROKEN, indented, name, number, word};
-use crate::control::message::{Health, Holds, Names, Recent, Status, Tally, Uplink, UplinkFamily, Usable};
+use crate::control::message::{
+    Health, Heard, Holds, Names, Recent, Status, Tally, Uplink, UplinkFamily, Usable,
+};
 
 /// Width of a bar of shares.
 const BAR: usize = 10;
@@ -27,6 +29,7 @@ pub fn render(status: &Status, style: Style, flows: bool) -> String {
         queues(status, style),
         names(status),
         holds(status, style),
+        heard(status, style),
         latest,
     ])
 }
@@ -98,6 +101,19 @@ fn holds(status: &Status, style: Style) -> String {
     let columns = [word("HELD")].into_iter().chain(titles.map(number)).collect();
     let mut table = Table::new(columns);
     table.row([held, told, expired, crowded, waiting].map(|number| count(number).into()).into());
+    table.render(style)
+}
+
+/// What was heard of TCP connections, where any were listened to.
+fn heard(status: &Status, style: Style) -> String {
+    let Heard { watched, named, elsewhere, reset } = status.heard;
+    if watched == 0 {
+        return String::new();
+    }
+    let titles = ["named", "another line's", "reset"];
+    let columns = [word("HEARD")].into_iter().chain(titles.map(number)).collect();
+    let mut table = Table::new(columns);
+    table.row([watched, named, elsewhere, reset].map(|number| count(number).into()).into());
     table.render(style)
 }
 

@@ -12,7 +12,7 @@ use proptest::prelude::*;
 use proptest::sample::select;
 
 use super::hosts::{HostName, HostSet, Reach};
-use super::model::{Choice, IcmpType, Live, Matchers, Payload, Policy, Rule, TimeSpan, WhenNone};
+use super::model::{Choice, IcmpType, Live, Matchers, OnMismatch, Payload, Policy, Rule, TimeSpan, WhenNone};
 use super::texts::{Expressions, Texts};
 use crate::engine::flow::{Facts, FlowKey, LanId, LocalTime, Mac};
 use crate::engine::packet::Family;
@@ -29,8 +29,9 @@ pub(crate) fn rule(matches: Matchers, not: Matchers) -> Rule {
         choice: Choice { policy: Policy::Ordered, uplinks: vec![(UplinkId(0), 1)] },
         sticky: None,
         none: WhenNone::NextRule,
-        live: Live::default(),
         hold: Duration::ZERO,
+        on_mismatch: OnMismatch::default(),
+        live: Live::default(),
     }
 }
 

@@ -40,11 +40,23 @@ pub struct Rule {
     pub sticky: Option<Sticky>,
     /// What happens when none of its uplinks is usable.
     pub none: WhenNone,
-    /// What becomes of its running flows when their line dies or a better one comes back.
-    pub live: Live,
+    /// What becomes of a TCP connection that says too late that it belongs here.
+    pub on_mismatch: OnMismatch,
     /// How long the first datagrams of a flow may be held for the name that this rule asks for;
     /// at most [`LONGEST_HOLD`], zero: not at all.
     pub hold: Duration,
+    /// What becomes of its running flows when their line dies or a better one comes back.
+    pub live: Live,
+}
+
+/// What becomes of a TCP connection whose client names a host that would have sent it another way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum OnMismatch {
+    /// It stays; the next one goes the right way.
+    #[default]
+    Keep,
+    /// It is reset, so that its client comes back and goes the right way.
+    Reset,
 }
 
 /// Conditions on a flow. An empty list asks nothing; within a list one entry

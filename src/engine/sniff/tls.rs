@@ -234,7 +234,7 @@ impl<'a> Reader<'a> {
 
 /// ClientHellos for tests.
 #[cfg(test)]
-pub(super) mod samples {
+pub(crate) mod samples {
     use super::*;
 
     /// What is in a ClientHello; the default has no extensions at all.

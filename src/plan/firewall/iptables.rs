@@ -14,6 +14,7 @@ use super::flow_hash::bytecode;
 use super::model::{Action, Chain, Firewall, Hook, Match, Rule, State, burst, clock};
 use crate::engine::packet::Family;
 use crate::engine::uplink::UplinkId;
+use crate::engine::verdict::Marks;
 use crate::plan::script::Step;
 
 /// Before the name of every chain and set of ours.
@@ -473,7 +474,7 @@ fn command(firewall: &Firewall, chain: &Chain, rule: &Rule, family: Family) -> S
 
 fn matching(firewall: &Firewall, condition: &Match, family: Family) -> String {
     let mask = firewall.marks.mask;
-    let decided = firewall.marks.decided;
+    let Marks { decided, watched, .. } = firewall.marks;
     match condition {
         Match::In(device) => format!("-i {device}"),
         Match::Out(device) => format!("-o {device}"),
@@ -490,6 +491,8 @@ fn matching(firewall: &Firewall, condition: &Match, family: Family) -> String {
         Match::ConnectionUplink(value) => format!("-m connmark --mark {value:#x}/{mask:#x}"),
         Match::ConnectionHasUplink(yes) => format!("-m connmark {}--mark 0x0/{mask:#x}", not(*yes)),
         Match::Decided(yes) => format!("-m mark {}--mark 0x0/{decided:#x}", not(*yes)),
+        Match::Watched(yes) => format!("-m mark {}--mark 0x0/{watched:#x}", not(*yes)),
+        Match::ConnectionWatched(yes) => format!("-m connmark {}--mark 0x0/{watched:#x}", not(*yes)),
         Match::Early => format!("-m set --match-set {} src,src,dst", early_set(family)),
         Match::Sent(uplink) => format!("-m set --match-set {} src,src,dst", sent_set(family, *uplink)),
         Match::Protocol(protocol) => format!("-p {protocol}"),
@@ -567,7 +570,7 @@ fn time(day: u8, seconds: &RangeInclusive<u32>) -> String {
 
 fn acting(firewall: &Firewall, action: &Action, family: Family) -> String {
     let mask = firewall.marks.mask;
-    let decided = firewall.marks.decided;
+    let Marks { decided, watched, .. } = firewall.marks;
     let ours = firewall.marks.ours();
     match action {
         Action::MarkPacket(value) => format!("-j MARK --set-xmark {value:#x}/{mask:#x}"),
@@ -575,6 +578,9 @@ fn acting(firewall: &Firewall, action: &Action, family: Family) -> String {
         Action::Clear => format!("-j MARK --set-xmark 0x0/{ours:#x}"),
         Action::FlagDecided => format!("-j MARK --set-xmark {decided:#x}/{decided:#x}"),
         Action::ClearDecided => format!("-j MARK --set-xmark 0x0/{decided:#x}"),
+        Action::Watch => format!("-j CONNMARK --set-xmark {watched:#x}/{watched:#x}"),
+        Action::Unwatch => format!("-j CONNMARK --set-xmark 0x0/{watched:#x}"),
+        Action::ClearWatched => format!("-j MARK --set-xmark 0x0/{watched:#x}"),
         Action::Restore => format!("-j CONNMARK --restore-mark --nfmask {ours:#x} --ctmask {mask:#x}"),
         Action::Save => format!("-j CONNMARK --save-mark --nfmask {mask:#x} --ctmask {mask:#x}"),
         Action::NoteEarly => format!("-j SET --add-set {} src,src,dst --exist", early_set(family)),

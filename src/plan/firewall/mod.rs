@@ -31,7 +31,8 @@ use crate::config::{Config, Forward, Gateway, Guard, Mss, RouterTraffic, Source,
 use crate::engine::packet::Family;
 use crate::engine::uplink::UplinkId;
 
-/// IP protocol number of UDP (IANA).
+/// IP protocol numbers (IANA).
+const TCP: u8 = 6;
 const UDP: u8 = 17;
 
 /// Port of name servers (IANA).
@@ -141,6 +142,9 @@ fn decide(config: &Config, lines: &[Line], queues: u16) -> Vec<Chain> {
             rules: vec![rule([], Action::MarkConnection(value)), rule([], Action::MarkPacket(value))],
         }
     }));
+    if config.asks_for_names() {
+        chains.push(watched(config, queues));
+    }
     chains.push(Chain { name: "lan".into(), hook: None, rules: lan(config, lines, queues) });
     let from_lan = config.lan.iter().map(|lan| rule([Match::In(lan.clone())], Action::Goto("lan".into())));
     let inbound = config.uplinks.iter().map(|uplink| {
@@ -159,14 +163,34 @@ fn adopt(uplink: UplinkId) -> String {
     format!("adopt-{}", uplink.0 + 1)
 }
 
+/// A packet of a TCP connection whose client is listened to: it goes the connection's way, and by
+/// user space.
+fn watched(config: &Config, queues: u16) -> Chain {
+    let marked = config.uplinks.iter().map(|uplink| {
+        let value = config.marks.value(uplink.id);
+        rule([Match::ConnectionUplink(value)], Action::MarkPacket(value))
+    });
+    let heard = rule([], Action::Queue { first: config.queue.of_watch(queues), count: 1 });
+    Chain { name: "watched".into(), hook: None, rules: marked.chain([heard]).collect() }
+}
+
 /// A packet from the LAN.
 fn lan(config: &Config, lines: &[Line], queues: u16) -> Vec<Rule> {
-    let mut rules = vec![
-        rule([], Action::Clear),
+    let is_watched = [
+        Match::Protocol(TCP),
+        Match::ConnectionHasUplink(true),
+        Match::ConnectionWatched(true),
+        Match::GateIsOpen,
+    ];
+    let mut rules = vec![rule([], Action::Clear)];
+    if config.asks_for_names() {
+        rules.push(rule(is_watched, Action::Goto("watched".into())));
+    }
+    rules.extend([
         rule([Match::ConnectionHasUplink(true)], Action::Goto("remembered".into())),
         rule([Match::DestinationIsLocal], Action::Return),
         rule([Match::DestinationStays], Action::Return),
-    ];
+    ]);
     rules.extend(
         config
             .bypass
@@ -213,6 +237,9 @@ fn not_ours() -> [Rule; 1] {
 /// If both notes come at one moment, neither knows what the other has read: then
 /// the early one is torn, and dropped in the forward chain.
 ///
+/// The first packet of a TCP connection says whether its client is to be listened to, and the
+/// packets of such connections are settled in the forward chain: iptables' nat table does not see them.
+///
 /// Some kernels (6.1, not 6.18) look for the connection once more when the answer
 /// comes: a datagram that waited with an entry of its own then has its sibling's,
 /// which is decided, and follows it.
@@ -243,7 +270,12 @@ fn settle(config: &Config) -> Vec<Chain> {
             rule([is_udp()], Action::Goto("passed".into())),
         ],
         save(),
+        if config.asks_for_names() { begin_watch() } else { vec![] },
     ];
+    let listened = config.lan.iter().filter(|_| config.asks_for_names()).map(|lan| {
+        let watched = [Match::In(lan.clone()), Match::ConnectionWatched(true)];
+        rule(watched, Action::Return)
+    });
     let from_lan = config.lan.iter().flat_map(|lan| {
         let followed = [Match::In(lan.clone()), Match::Decided(true), Match::ConnectionHasUplink(true)];
         let chosen =
@@ -258,8 +290,13 @@ fn settle(config: &Config) -> Vec<Chain> {
         chain("torn", vec![rule([], Action::FlagDecided)]),
         chain("passed", passed.concat()),
         chain("save", saved.concat()),
-        Chain { name: "settle".into(), hook: Some(Hook::Settle), rules: from_lan.collect() },
+        Chain { name: "settle".into(), hook: Some(Hook::Settle), rules: listened.chain(from_lan).collect() },
     ]
+}
+
+/// The flag goes from the packet to its connection.
+fn begin_watch() -> Vec<Rule> {
+    vec![rule([Match::Watched(true)], Action::Watch), rule([Match::Watched(true)], Action::ClearWatched)]
 }
 
 fn forwards(config: &Config, lines: &[Line]) -> Chain {
@@ -351,6 +388,7 @@ fn forward(config: &Config, lines: &[Line]) -> Vec<Chain> {
     let decided =
         |lan: &String| rule([Match::In(lan.clone()), Match::Decided(true)], Action::Jump("unsettled".into()));
     let mut rules: Vec<Rule> = config.lan.iter().map(decided).collect();
+    rules.extend(listening(config).map(|over| rule(over, Action::Unwatch)));
     rules.extend(config.uplinks.iter().zip(lines).flat_map(|(uplink, line)| clamps(uplink, line)));
     for (uplink, family) in translated(config) {
         let stray = [Match::Out(uplink.interface.clone()), Match::State(&[State::Invalid])];
@@ -381,7 +419,14 @@ fn unsettled(config: &Config) -> Chain {
     Chain { name: "unsettled".into(), hook: None, rules }
 }
 
-/// A TCP connection that is new to us in its middle had another line, or was forgotten: it would
+/// Packets by which user space says that it need not listen to their connections any more.
+fn listening(config: &Config) -> impl Iterator<Item = [Match; 3]> {
+    let lans = config.lan.iter().filter(|_| config.asks_for_names());
+    lans.map(|lan| [Match::In(lan.clone()), Match::TcpMidstream, Match::Watched(true)])
+}
+
+/// A connection that turned out to be on the wrong line, where its rule asks for that, and
+/// a TCP connection that is new to us in its middle: that one had another line, or was forgotten: it would
 /// leave with another source than its server knows. Its client hears so at once.
 fn refuse(config: &Config) -> Chain {
     let rules = translated(config).flat_map(|(uplink, family)| {
@@ -396,7 +441,11 @@ fn refuse(config: &Config) -> Chain {
             rule_for(family, lost, Action::Reset)
         })
     });
-    Chain { name: "refuse".into(), hook: Some(Hook::Refuse), rules: rules.collect() }
+    let wrong = listening(config).map(|over| {
+        let refused = [over.as_slice(), &[Match::Decided(true)]].concat();
+        rule(refused, Action::Reset)
+    });
+    Chain { name: "refuse".into(), hook: Some(Hook::Refuse), rules: wrong.chain(rules).collect() }
 }
 
 /// What we send to hosts of the LAN in the name of servers that they talk to is no

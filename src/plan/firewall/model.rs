@@ -105,6 +105,10 @@ pub enum Match {
     ConnectionHasUplink(bool),
     /// The packet carries the flag that user space decided it, or not.
     Decided(bool),
+    /// The packet carries the flag of a watch, or not: one that begins or one that is over.
+    Watched(bool),
+    /// The connection's client is listened to, or not.
+    ConnectionWatched(bool),
     /// A datagram of the same flow already went past the queue (see [`Action::NoteEarly`]).
     Early,
     /// A datagram of the same flow was answered and sent by this uplink (see [`Action::NoteSent`]).
@@ -172,6 +176,12 @@ pub enum Action {
     FlagDecided,
     /// The decided flag of the packet is cleared.
     ClearDecided,
+    /// The connection's client is listened to from now on.
+    Watch,
+    /// The connection's client is no longer listened to.
+    Unwatch,
+    /// The flag of a watch of the packet is cleared.
+    ClearWatched,
     /// The packet gets the connection's uplink bits; the last rule that a packet meets in its base chain.
     Restore,
     /// The connection gets the packet's uplink bits.
