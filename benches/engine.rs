@@ -224,7 +224,7 @@ fn rule(number: u32, matches: Matchers) -> Rule {
 
 fn board() -> Board {
     let usable: UplinkSet = [UplinkId(0), UplinkId(1)].into_iter().collect();
-    Board { usable_v4: usable, usable_v6: usable, weights: vec![3, 1] }
+    Board { usable_v4: usable, usable_v6: usable, weights: vec![3, 1], ..Board::default() }
 }
 
 fn key(flow: u32) -> FlowKey {

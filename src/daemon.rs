@@ -2,6 +2,7 @@
 
 pub mod accounts;
 pub mod explain;
+pub mod health;
 pub mod keeper;
 pub mod learned;
 pub mod listener;
@@ -10,6 +11,7 @@ pub mod machine;
 pub mod report;
 pub mod shared;
 pub mod sources;
+pub mod vigil;
 pub mod watch;
 pub mod watcher;
 pub mod worker;
@@ -28,12 +30,14 @@ use tokio::sync::mpsc;
 use tokio::time::{Interval, MissedTickBehavior};
 
 use self::accounts::{Accounts, Bookkeeping};
+use self::health::Lookout;
 use self::keeper::Keeper;
 use self::live::Follower;
 use self::machine::{Machine, Pending};
 use self::report::Reporter;
 use self::shared::{Deciding, Shared};
 use self::sources::Sources;
+use self::vigil::Vigil;
 use self::watch::Watch;
 use crate::config::{Config, Guard, Problems};
 use crate::control::message::{Request, Response};
@@ -45,6 +49,7 @@ use crate::engine::packet::Family;
 use crate::engine::rule::RuleSet;
 use crate::engine::sticky::Choices;
 use crate::engine::uplink::Board;
+use crate::plan::lines::Line;
 use crate::plan::observed::Observed;
 use crate::plan::{self, Plan};
 use crate::system::gate::Gate;
@@ -126,7 +131,7 @@ pub fn pending(options: &Options, all: bool) -> Result<(Plan, Pending)> {
     runtime()?.block_on(async {
         let run = RunDirectory::new(options.run_directory.clone());
         let machine = Machine::open(config.backend, run)?;
-        let observed = machine.observe(&config).await?;
+        let observed = Observed { avoided: machine.avoided(), ..machine.observe(&config).await? };
         let plan = plan::plan(&config, &observed, workers(&config));
         let pending = machine.pending(&plan, &observed, all)?;
         Ok((plan, pending))
@@ -211,7 +216,10 @@ struct Daemon {
     reporter: Arc<Reporter>,
     reloads: mpsc::Receiver<reply::SyncSender<Response>>,
     keeper: Keeper,
+    health: Lookout,
     follower: Follower,
+    /// The board by which running flows were followed last.
+    followed: Board,
     /// The workers, who listens to DNS answers, and who watches flows for their names.
     workers: Vec<JoinHandle<()>>,
     /// Why the machine could not be followed when it was looked at last.
@@ -255,7 +263,8 @@ impl Daemon {
         shared.set_local_time(clock::local_time());
         let accounts = Arc::new(Accounts::default());
         let (events, decisions) = crossbeam_channel::bounded(EVENTS);
-        let bookkeeping = accounts.keep(decisions)?;
+        let mut health = Lookout::start(&config)?;
+        let bookkeeping = accounts.keep(decisions, Vigil::new(health.suspicions()))?;
         let mut workers = Vec::new();
         for (place, queue) in of_workers.into_iter().enumerate() {
             workers.push(worker::start(place, queue, Arc::clone(&shared), events.clone())?);
@@ -263,12 +272,15 @@ impl Daemon {
         workers.push(listener::start(of_names, Arc::clone(&shared))?);
         workers.push(watcher::start(of_watch, Arc::clone(&shared), events)?);
         let keeper = Keeper::start(gate, Arc::clone(&shared))?;
+        health.follow(&config, &plan.lines, &observed);
+        let followed = shared.deciding.load().snapshot.board.clone();
         let reporter = Arc::new(Reporter {
             config_path: options.config.clone(),
             backend: machine.backend(),
             started: Instant::now(),
             shared: Arc::clone(&shared),
             accounts,
+            health: health.lines(),
             current: Mutex::new((config.clone(), plan.clone())),
             lists_complaint: Mutex::default(),
             last_counters: Mutex::new((Instant::now(), HashMap::new())),
@@ -292,7 +304,9 @@ impl Daemon {
             reporter,
             reloads,
             keeper,
+            health,
             follower,
+            followed,
             workers,
             complaint: None,
             _serving: serving,
@@ -323,9 +337,11 @@ impl Daemon {
                     if let Err(error) = news {
                         break Err(error.into());
                     }
+                    self.leave_lost_lines().await;
                     tokio::time::sleep(SETTLING).await;
                     followed = self.follow_machine().await;
                 }
+                () = self.health.changed() => followed = self.heed_health().await,
                 _ = review.tick() => followed = self.follow_machine().await,
                 _ = lists.tick() => self.follow_lists().await,
                 _ = time.tick() => {
@@ -437,7 +453,7 @@ impl Daemon {
     /// Puts fresh rules in force, and what they ask.
     async fn take_in_rules(&mut self, fresh: Config) -> Result<()> {
         let config = Config { rules: fresh.rules, geo: fresh.geo, ..self.config.clone() };
-        let observed = self.machine.observe(&config).await?;
+        let observed = self.observe(&config).await?;
         let plan = plan::plan(&config, &observed, self.shared.workers.len() as u16);
         self.machine.apply(&config, &plan, &observed).await?;
         self.rules = Arc::new(RuleSet::compile(Arc::clone(&config.rules)));
@@ -460,23 +476,56 @@ impl Daemon {
         self.complaint.is_none()
     }
 
+    /// The machine as it is, and what probes have found.
+    async fn observe(&self, config: &Config) -> Result<Observed> {
+        let observed = self.machine.observe(config).await?;
+        Ok(Observed { avoided: self.health.avoided(), ..observed })
+    }
+
+    /// New flows leave lines that have lost their link at once; all else waits until the news have settled.
+    async fn leave_lost_lines(&mut self) {
+        let Ok(links) = self.machine.links().await else { return };
+        let observed = Observed { links, ..self.observed.clone() };
+        let mut lines = self.plan.lines.clone();
+        for (line, now) in lines.iter_mut().zip(plan::lines::lines(&self.config, &observed)) {
+            if Family::BOTH.iter().any(|&family| line.way(family).is_ok() && now.way(family).is_err()) {
+                *line = now;
+            }
+        }
+        if lines != self.plan.lines {
+            plan::lines::keep_off(&mut lines, self.health.avoided());
+            self.health.follow(&self.config, &lines, &observed);
+            self.tell_usability(&lines);
+            self.plan.lines = lines;
+            self.tell_workers();
+        }
+    }
+
+    /// New flows keep off the lines that probes call down at once, and the kernel's own choice soon after.
+    async fn heed_health(&mut self) -> bool {
+        plan::lines::keep_off(&mut self.plan.lines, self.health.avoided());
+        self.tell_workers();
+        self.follow_machine().await
+    }
+
     async fn try_to_follow(&mut self) -> Result<()> {
-        let observed = self.machine.observe(&self.config).await?;
+        let observed = self.observe(&self.config).await?;
         let plan = plan::plan(&self.config, &observed, self.shared.workers.len() as u16);
         let pending = self.machine.pending(&plan, &observed, false)?;
         if !pending.is_empty() {
             self.machine.apply(&self.config, &plan, &observed).await?;
             tracing::info!("followed a change of the machine: {}", pending.summary());
         }
-        self.tell_usability(&plan);
+        self.tell_usability(&plan.lines);
+        self.health.follow(&self.config, &plan.lines, &observed);
         self.observed = observed;
         self.plan = plan;
         self.publish();
         Ok(())
     }
 
-    fn tell_usability(&self, plan: &Plan) {
-        for (before, after) in self.plan.lines.iter().zip(&plan.lines) {
+    fn tell_usability(&self, lines: &[Line]) {
+        for (before, after) in self.plan.lines.iter().zip(lines) {
             let name = &self.config.uplinks[usize::from(after.id.0)].name;
             for family in Family::BOTH {
                 match (before.way(family), after.way(family)) {
@@ -491,17 +540,24 @@ impl Daemon {
     }
 
     /// Workers and status get the configuration and plan in force.
-    fn publish(&self) {
-        let before = self.shared.deciding.load_full();
-        let deciding = deciding(&self.config, &self.plan, &self.observed, &self.rules, &before.snapshot);
-        let board_changed = deciding.snapshot.board != before.snapshot.board;
-        self.shared.deciding.store(Arc::new(deciding));
+    fn publish(&mut self) {
+        self.tell_workers();
+        let board = self.shared.deciding.load().snapshot.board.clone();
         let current = (self.config.clone(), self.plan.clone());
         let last =
             mem::replace(&mut *self.reporter.current.lock().unwrap_or_else(PoisonError::into_inner), current);
-        if board_changed || last.1.lines != self.plan.lines {
+        // Running flows wait for the kernel: before that they would only come back to where they were.
+        if mem::replace(&mut self.followed, board.clone()) != board || last.1.lines != self.plan.lines {
             self.follower.lines_changed();
         }
+    }
+
+    /// Workers need not wait for the kernel; status does, for it tells what is in force.
+    fn tell_workers(&self) {
+        let before = self.shared.deciding.load_full();
+        let mut deciding = deciding(&self.config, &self.plan, &self.observed, &self.rules, &before.snapshot);
+        deciding.snapshot.board.suspected = self.health.suspected();
+        self.shared.deciding.store(Arc::new(deciding));
     }
 
     /// Stops deciding without losing a packet; the kernel's part stays, and what was learned.
@@ -581,6 +637,7 @@ fn deciding(
                 usable_v4: plan.usable(Family::V4),
                 usable_v6: plan.usable(Family::V6),
                 weights: config.uplinks.iter().map(|uplink| uplink.weight).collect(),
+                ..Board::default()
             },
             ..learned.clone()
         },

@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 use ipnet::IpNet;
 use proptest::prelude::*;
 use wansplit::config::{
-    self, BackendChoice, Bypass, Config, Forward, Gateway, Guard, Helper, Lists, Mss, Queue, RouterTraffic,
-    Routing, Severity, Source, SourceFile, Uplink,
+    self, BackendChoice, Bypass, Config, Forward, Gateway, Guard, Health, Helper, Lists, Mss, Queue,
+    RouterTraffic, Routing, Severity, Source, SourceFile, Uplink,
 };
 use wansplit::engine::flow::{LanId, Mac};
 use wansplit::engine::geo::{Asn, Country, Geo, Places, Ranges};
@@ -25,6 +25,7 @@ use wansplit::engine::rule::texts::{Expressions, Texts};
 use wansplit::engine::sniff::App;
 use wansplit::engine::sticky::{Sticky, StickyBy};
 use wansplit::engine::uplink::UplinkId;
+use wansplit::engine::uplink::health::{Limits, Page, Settings, Target};
 use wansplit::engine::verdict::Marks;
 
 #[path = "support/mmdb.rs"]
@@ -52,6 +53,7 @@ fn the_articles_router_needs_nothing_but_its_lines_and_its_forward() {
         table: 101 + u32::from(id.0),
         mss: Mss::Auto,
         optional: false,
+        health: Health::default(),
     };
     let slingbox = Forward {
         name: "slingbox".to_owned(),
@@ -81,6 +83,29 @@ fn the_articles_router_needs_nothing_but_its_lines_and_its_forward() {
 
 #[test]
 fn every_key_of_the_main_file_is_obeyed() {
+    let limits = |loss, latency, jitter| Limits { loss, latency: ms(latency), jitter: Some(ms(jitter)) };
+    let health = Health {
+        targets: vec![
+            Target::Echo(ip("192.0.2.9")),
+            Target::Connect("192.0.2.10:443".parse().unwrap()),
+            Target::Query { server: "192.0.2.11:53".parse().unwrap(), name: "example.com".to_owned() },
+            Target::Fetch(Page {
+                is_secure: true,
+                host: "example.com".to_owned(),
+                port: 443,
+                path: "/generate_204".to_owned(),
+                status: Some(204),
+            }),
+            Target::Gateway,
+        ],
+        settings: Settings {
+            quorum: Some(2),
+            interval: ms(250),
+            leave: limits(20, 700, 100),
+            rejoin: limits(3, 300, 50),
+            rejoin_for: ms(8000),
+        },
+    };
     let uplink = |id: u8, interface: &str| Uplink {
         id: UplinkId(id),
         name: format!("isp{}", id + 1),
@@ -93,6 +118,7 @@ fn every_key_of_the_main_file_is_obeyed() {
         table: 201 + u32::from(id),
         mss: Mss::Auto,
         optional: false,
+        health: health.clone(),
     };
     let isp1 = Uplink {
         weight: 3,
@@ -102,7 +128,10 @@ fn every_key_of_the_main_file_is_obeyed() {
         source_v6: Source::Prefix("2001:db8:1::/56".parse().unwrap()),
         table: 500,
         mss: Mss::Bytes(1400),
-        optional: false,
+        health: Health {
+            targets: vec![Target::Gateway],
+            settings: Settings { quorum: Some(1), leave: limits(50, 700, 100), ..health.settings },
+        },
         ..uplink(0, "ppp0")
     };
     let isp2 = Uplink {
@@ -110,7 +139,7 @@ fn every_key_of_the_main_file_is_obeyed() {
         source_v4: Source::Untouched,
         source_v6: Source::Address(ip("2001:db8:2::2")),
         mss: Mss::Off,
-        optional: false,
+        health: Health { targets: vec![], ..health.clone() },
         ..uplink(1, "eth2.35")
     };
     let isp3 = Uplink { gateway_v6: Gateway::Address(ip("fe80::1")), ..uplink(2, "wwan0") };
@@ -706,6 +735,10 @@ fn shipped_rules() -> Vec<SourceFile> {
 
 fn source(path: &str, text: &str) -> SourceFile {
     SourceFile { path: path.to_owned(), text: text.to_owned() }
+}
+
+fn ms(millis: u64) -> Duration {
+    Duration::from_millis(millis)
 }
 
 fn ip(text: &str) -> IpAddr {

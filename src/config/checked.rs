@@ -9,6 +9,7 @@ use ipnet::{IpNet, Ipv6Net};
 use crate::engine::geo::Geo;
 use crate::engine::packet::Family;
 use crate::engine::rule::model::Rule;
+use crate::engine::uplink::health::{Settings, Target};
 use crate::engine::uplink::{UplinkId, UplinkSet};
 use crate::engine::verdict::{Action, Decision, Marks};
 
@@ -96,6 +97,8 @@ pub struct Uplink {
     pub mss: Mss,
     /// The device may be missing at start (PPP, a tunnel); it is used once it appears.
     pub optional: bool,
+    /// How it is tried.
+    pub health: Health,
 }
 
 impl Uplink {
@@ -115,6 +118,23 @@ impl Uplink {
             Family::V4 => &self.source_v4,
             Family::V6 => &self.source_v6,
         }
+    }
+}
+
+/// What a line is tried by, and how it is judged.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Health {
+    /// Whom to ask, of both families; none: the line is never tried.
+    pub targets: Vec<Target>,
+    /// How to judge the answers.
+    pub settings: Settings,
+}
+
+impl Health {
+    /// The targets that one family is tried by.
+    #[must_use]
+    pub fn targets(&self, family: Family) -> Vec<Target> {
+        self.targets.iter().filter(|target| target.is_of(family)).cloned().collect()
     }
 }
 

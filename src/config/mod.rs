@@ -14,6 +14,7 @@ mod contents;
 mod covered;
 mod example;
 mod forwards;
+mod health;
 mod lists;
 mod marks;
 mod mmdb;

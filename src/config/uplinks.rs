@@ -2,7 +2,8 @@
 
 use toml::Spanned;
 
-use super::checked::{Gateway, Mss, Source, Uplink};
+use super::checked::{Gateway, Health, Mss, Source, Uplink};
+use super::health;
 use super::names::Unique;
 use super::reader::{Fault, Read, Section, Value, quoted};
 use super::values::{self, INTERFACE, NAME, interface, name, number, text};
@@ -23,6 +24,7 @@ pub(super) struct Written {
     source: PerFamily<Source>,
     mss: Mss,
     optional: bool,
+    health: Health,
     /// Its mark's number, before it is moved into the mask.
     pub(super) mark: Option<Spanned<u32>>,
     /// Its table.
@@ -43,6 +45,7 @@ impl Written {
 
 /// Reads all uplinks and compares them with each other and with the LAN's interfaces.
 pub(super) fn read(root: &Section, lan: &[String]) -> Vec<Written> {
+    let health = health::read(root.section("health"), &Health::default());
     let sections = root.sections("uplink");
     if root.value("uplink").is_none_or(|value| value.get_ref().as_array().is_some_and(|list| list.is_empty()))
     {
@@ -52,7 +55,7 @@ pub(super) fn read(root: &Section, lan: &[String]) -> Vec<Written> {
         root.report().error(section.span(), "too many uplinks", format!("expected at most {MAX_UPLINKS}"));
     }
     let written: Vec<Written> =
-        sections.into_iter().take(MAX_UPLINKS).map(|section| uplink(section, lan)).collect();
+        sections.into_iter().take(MAX_UPLINKS).map(|section| uplink(section, lan, &health)).collect();
     unique(root, "uplink name", written.iter().flat_map(|uplink| &uplink.name));
     unique(root, "interface", written.iter().flat_map(|uplink| &uplink.interface));
     written
@@ -74,12 +77,13 @@ pub(super) fn checked(written: &[Written], tables: &[u32]) -> Vec<Uplink> {
             table: *table,
             mss: written.mss,
             optional: written.optional,
+            health: written.health.clone(),
         })
     });
     checked.flatten().collect()
 }
 
-fn uplink(section: Section, lan: &[String]) -> Written {
+fn uplink(section: Section, lan: &[String], health: &Health) -> Written {
     let gateway = gateway(&section);
     let written = Written {
         name: section.required("name", NAME, uplink_name),
@@ -89,6 +93,7 @@ fn uplink(section: Section, lan: &[String]) -> Written {
         gateway,
         mss: section.or("mss", Mss::Auto, mss),
         optional: section.or("optional", false, values::boolean),
+        health: health::read(section.section("health"), health),
         mark: section.optional("mark", number(1..=u64::from(u32::MAX))),
         table: section.optional("table", number(1..=u64::from(u32::MAX))),
     };

@@ -155,6 +155,8 @@ pub struct Explanation {
     pub country: Option<String>,
     /// The autonomous system of its destination, where that is known.
     pub asn: Option<u32>,
+    /// Lines that new flows of its family keep off now, and why.
+    pub avoided: Vec<String>,
     /// The rules that were tried, in order.
     pub rules: Vec<Tried>,
     /// The line it leaves by; none: as the kernel chooses, or not at all.
@@ -289,7 +291,30 @@ pub struct UplinkFamily {
     pub addresses: Vec<String>,
     /// The next hop, where there is one.
     pub gateway: Option<String>,
+    /// What probes say; `None`: nobody is asked.
+    pub health: Option<Health>,
 }
+
+/// What probes say of an uplink in one address family.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Health {
+    /// "unknown", "up", "suspected" or "down"; new flows keep off the last two while there are others.
+    pub state: String,
+    /// Why they do.
+    pub why: Option<String>,
+    /// Seconds since it has been so.
+    pub for_seconds: u64,
+    /// Lost probes of late, in percent.
+    pub loss_percent: f64,
+    /// Milliseconds to an answer; `None`: there was none.
+    pub latency_ms: Option<f64>,
+    /// Mean difference in milliseconds between the times to two answers in a row.
+    pub jitter_ms: f64,
+}
+
+// Shares and times are never NaN.
+impl Eq for Health {}
 
 /// Whether new flows may use an uplink in one address family.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -15,6 +15,7 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 use dashmap::DashMap;
 
+use super::vigil::Vigil;
 use super::worker::Event;
 use crate::engine::flow::FlowKey;
 use crate::engine::rule::model::RuleId;
@@ -73,17 +74,17 @@ pub struct Bookkeeping {
 }
 
 impl Accounts {
-    /// Starts to listen to workers and to the kernel. Where the kernel gives no
+    /// Starts to listen to workers, who tell the vigil too, and to the kernel. Where the kernel gives no
     /// news of ended flows, flows are counted and bytes are not.
     ///
     /// # Errors
     /// When no thread can be started.
-    pub fn keep(self: &Arc<Self>, events: Receiver<Event>) -> io::Result<Bookkeeping> {
+    pub fn keep(self: &Arc<Self>, events: Receiver<Event>, mut vigil: Vigil) -> io::Result<Bookkeeping> {
         let stop = Arc::new(AtomicBool::new(false));
         let mut threads = Vec::new();
         let (accounts, stopped) = (Arc::clone(self), Arc::clone(&stop));
         let decisions = thread::Builder::new().name("accounts".into());
-        threads.push(decisions.spawn(move || accounts.hear_decisions(&events, &stopped))?);
+        threads.push(decisions.spawn(move || accounts.hear_decisions(&events, &mut vigil, &stopped))?);
         match Destroyed::listen(NEWS_ROOM, PATIENCE) {
             Ok(news) => {
                 let (accounts, stopped) = (Arc::clone(self), Arc::clone(&stop));
@@ -95,13 +96,17 @@ impl Accounts {
         Ok(Bookkeeping { stop, threads })
     }
 
-    fn hear_decisions(&self, events: &Receiver<Event>, stop: &AtomicBool) {
+    fn hear_decisions(&self, events: &Receiver<Event>, vigil: &mut Vigil, stop: &AtomicBool) {
         loop {
             match events.recv_timeout(PATIENCE) {
-                Ok(event) => self.decided(event),
+                Ok(event) => {
+                    vigil.decided(&event);
+                    self.decided(event);
+                }
                 Err(RecvTimeoutError::Timeout) if !stop.load(Relaxed) => {}
                 Err(_) => return,
             }
+            vigil.look();
         }
     }
 

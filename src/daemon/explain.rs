@@ -70,6 +70,7 @@ pub fn explain(
         name: facts.name.map(|name| name.to_string()),
         country: facts.country.map(|country| country.to_string()),
         asn: facts.asn.map(|asn| asn.0.get()),
+        avoided: Vec::new(),
         rules: tried(config, usable, &facts, &decision),
         uplink: uplink(config, &decision),
         reason: config.explain(&decision),

@@ -23,8 +23,9 @@ use self::down::{Failures, Saved, take_down};
 use self::flows::{adopt_flows, give_back};
 use self::settings::{read_setting, write_setting, write_settings};
 use crate::config::{BackendChoice, Config};
+use crate::engine::uplink::Avoided;
 use crate::plan::firewall::iptables::Flavour;
-use crate::plan::observed::Observed;
+use crate::plan::observed::{Link, Observed};
 use crate::plan::routing::{RoutingChange, RoutingState};
 use crate::plan::routing_diff::diff;
 use crate::plan::sysctls::{self, Setting};
@@ -115,7 +116,21 @@ impl Machine {
         self.backend
     }
 
-    /// Reads all that a plan for this configuration depends on.
+    /// Reads the devices and their addresses alone.
+    ///
+    /// # Errors
+    /// When the kernel does not answer.
+    pub async fn links(&self) -> Result<Vec<Link>> {
+        Ok(self.netlink.observe_links().await?)
+    }
+
+    /// The uplinks that the last set-up kept off.
+    #[must_use]
+    pub fn avoided(&self) -> Avoided {
+        self.run.load().avoided
+    }
+
+    /// Reads all that a plan for this configuration depends on, but for what probes have found.
     ///
     /// # Errors
     /// When the kernel does not answer.
@@ -131,6 +146,7 @@ impl Machine {
         Ok(Observed {
             lease_routers: leases::routers(Path::new("/"), &links, jiff::Timestamp::now()),
             sysctls: settings.collect(),
+            avoided: Avoided::default(),
             links,
             main_routes: routing.main_routes,
             main_refuses: routing.main_refuses,
@@ -281,6 +297,7 @@ fn remember(mut state: State, config: &Config, plan: &Plan, observed: &Observed)
         saved.after = planned.map_or_else(|| saved.after.clone(), |setting| setting.value.clone());
     }
     state.mark_mask |= config.marks.on_connections();
+    state.avoided = observed.avoided;
     state
 }
 

@@ -4,16 +4,17 @@ use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::accounts::{Account, Accounts, Sum};
 use super::explain::explain;
+use super::health::{Lines, Report};
 use super::shared::Shared;
 use super::worker::Event;
-use crate::config::Config;
+use crate::config::{self, Config};
 use crate::control::message::{
-    Gate, Heard, Holds, Names, Queue, Reason as ReasonCount, Recent, Response, Rule, Status, Tally, Uplink,
-    UplinkFamily, Usable,
+    Explanation, Gate, Health, Heard, Holds, Names, Queue, Reason as ReasonCount, Recent, Response, Rule,
+    Status, Tally, Uplink, UplinkFamily, Usable,
 };
 use crate::engine::flow::{FlowKey, Millis};
 use crate::engine::gate::is_stale;
@@ -21,6 +22,7 @@ use crate::engine::hold::Counts;
 use crate::engine::packet::Family;
 use crate::engine::rule::model::RuleId;
 use crate::engine::uplink::UplinkId;
+use crate::engine::uplink::health::Estimates;
 use crate::engine::verdict::{Action, Reason};
 use crate::engine::watching;
 use crate::plan::Plan;
@@ -42,6 +44,8 @@ pub struct Reporter {
     pub shared: Arc<Shared>,
     /// Who used what.
     pub accounts: Arc<Accounts>,
+    /// How lines do.
+    pub health: Arc<Lines>,
     /// The configuration and plan in force; replaced on reload and when the machine changes.
     pub current: Mutex<(Config, Plan)>,
     /// Why lists that have changed are not in force.
@@ -54,10 +58,14 @@ impl Reporter {
     /// What would become of a flow now.
     #[must_use]
     pub fn explain(&self, flow: &str, down: &[String]) -> Response {
-        let (config, _) = self.current.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let (config, plan) = self.current.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let deciding = self.shared.deciding.load();
         match explain(&config, &deciding.snapshot, flow, down, Millis(clock::monotonic_ms())) {
-            Ok(explanation) => Response::Explained(Box::new(explanation)),
+            Ok(explanation) => {
+                let family = config::flow(flow, &config).map(|facts| facts.family);
+                let avoided = family.map(|family| self.avoided(&config, &plan, family)).unwrap_or_default();
+                Response::Explained(Box::new(Explanation { avoided, ..explanation }))
+            }
             Err(message) => Response::Failed { message },
         }
     }
@@ -100,11 +108,6 @@ impl Reporter {
         }
     }
 
-    fn warnings(&self, plan: &Plan) -> Vec<String> {
-        let complaint = self.lists_complaint.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        plan.misfits.iter().map(ToString::to_string).chain(complaint).collect()
-    }
-
     fn uplinks(
         &self,
         config: &Config,
@@ -125,8 +128,8 @@ impl Reporter {
                 name: uplink.name.clone(),
                 interface: uplink.interface.clone(),
                 weight: uplink.weight,
-                ipv4: family(line, Family::V4),
-                ipv6: family(line, Family::V6),
+                ipv4: self.family(line, Family::V4),
+                ipv6: self.family(line, Family::V6),
                 mark: format!("{value:#x}"),
                 table: uplink.table,
                 flows_now: Some(held.map(|(_, count)| count).sum()),
@@ -142,6 +145,35 @@ impl Reporter {
             *last = (Instant::now(), counters);
         }
         uplinks
+    }
+
+    fn family(&self, line: &Line, of: Family) -> UplinkFamily {
+        family(line, of, self.health.report(line.id, of))
+    }
+
+    /// The lines that new flows of a family keep off although there is a way, and why.
+    fn avoided(&self, config: &Config, plan: &Plan, family: Family) -> Vec<String> {
+        let avoided = plan.lines.iter().filter(|line| line.avoided.contains(&family));
+        let why = |line: &Line| self.health.report(line.id, family)?.state.why();
+        avoided
+            .map(|line| format!("{}: {}", config.uplink_name(line.id), why(line).unwrap_or("it was down")))
+            .collect()
+    }
+
+    /// What does not fit, lists that cannot be used, and families of which every line is called down.
+    fn warnings(&self, plan: &Plan) -> Vec<String> {
+        let misfits = plan.misfits.iter().map(ToString::to_string);
+        let called_down = |family: &Family| {
+            let is_called_down =
+                |id| self.health.report(id, *family).is_some_and(|report| report.state.is_avoided());
+            let mut with_a_way = plan.lines.iter().filter(|line| line.way(*family).is_ok()).peekable();
+            with_a_way.peek().is_some() && with_a_way.all(|line| is_called_down(line.id))
+        };
+        let last = Family::BOTH.into_iter().filter(called_down).map(|family| {
+            format!("probes call every line down for {family}: those with a link are used all the same")
+        });
+        let lists = self.lists_complaint.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        misfits.chain(lists).chain(last).collect()
     }
 
     fn reasons(&self) -> Vec<ReasonCount> {
@@ -188,17 +220,32 @@ fn rate(before: u64, now: u64, seconds: f64) -> u64 {
     if seconds < 0.1 { 0 } else { (now.saturating_sub(before) as f64 * 8.0 / seconds) as u64 }
 }
 
-fn family(line: &Line, family: Family) -> UplinkFamily {
+fn family(line: &Line, family: Family, report: Option<Report>) -> UplinkFamily {
     let way = line.way(family);
+    let avoided = || report.filter(|_| !line.is_usable(family)).and_then(|report| report.state.why());
     UplinkFamily {
         state: match way {
-            Ok(_) => Usable::Up,
+            Ok(_) if line.is_usable(family) => Usable::Up,
             Err(NoWay::NotConfigured | NoWay::NoAddress | NoWay::NoGateway) => Usable::Unused,
-            Err(NoWay::NoDevice | NoWay::LinkDown) => Usable::Down,
+            Ok(_) | Err(NoWay::NoDevice | NoWay::LinkDown) => Usable::Down,
         },
-        why_not: way.err().map(|why| why.explain().to_owned()),
+        why_not: way.err().map(NoWay::explain).or_else(avoided).map(str::to_owned),
         addresses: line.addresses(family).map(|address| address.to_string()).collect(),
         gateway: way.ok().and_then(|way| way.hop.gateway).map(|gateway| gateway.to_string()),
+        health: report.filter(|report| report.is_tried).map(health),
+    }
+}
+
+fn health(report: Report) -> Health {
+    let Estimates { loss, latency, jitter } = report.estimates;
+    let millis = |time: Duration| (time.as_secs_f64() * 10_000.0).round() / 10.0;
+    Health {
+        state: report.state.as_str().into(),
+        why: report.state.why().map(str::to_owned),
+        for_seconds: report.for_how_long.as_secs(),
+        loss_percent: (loss * 1000.0).round() / 10.0,
+        latency_ms: latency.map(millis),
+        jitter_ms: millis(jitter),
     }
 }
 

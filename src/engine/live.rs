@@ -8,7 +8,7 @@ use super::uplink::{Board, UplinkId, UplinkSet, pick};
 /// Whether a flow that runs by `on` is to be ended there, so that it is decided anew.
 ///
 /// `decided_by` is the rule that is known to have decided it. While no line is
-/// usable in its family a flow stays: there is nothing to go to. With `returned`, lines have been
+/// usable in its family a flow stays: there is nothing to go to. It stays too on a line that is only suspected. With `returned`, lines have been
 /// as they are for a while, so that flows may go back to those that returned.
 #[must_use]
 pub fn leaves(
@@ -22,7 +22,8 @@ pub fn leaves(
     let rule = ruling(snapshot, facts, decided_by);
     let live = rule.map(|rule| rule.live).unwrap_or_default();
     if !usable.contains(on) {
-        return live != Live::Keep && !usable.is_empty();
+        let is_suspected = snapshot.board.suspected.of(facts.family).contains(on);
+        return live != Live::Keep && !usable.is_empty() && !is_suspected;
     }
     let preferred = rule.map(|rule| preferred(&rule.choice, &snapshot.board, facts)).unwrap_or_default();
     returned && live == Live::MoveBack && !preferred.is_empty() && !preferred.contains(on)
@@ -61,6 +62,7 @@ mod tests {
 
     use super::*;
     use crate::engine::flow::FlowKey;
+    use crate::engine::packet::Family;
     use crate::engine::rule::RuleSet;
     use crate::engine::rule::arbitrary::rule;
     use crate::engine::rule::model::Matchers;
@@ -78,6 +80,14 @@ mod tests {
             );
         }
         assert!(leaves(&world(Live::Keep, &[SECOND]), &flow(80), None, FIRST, false));
+    }
+
+    #[test]
+    fn a_flow_stays_on_a_line_that_is_only_suspected() {
+        let mut world = world(Live::ResetOnDown, &[SECOND]);
+        assert!(leaves(&world, &flow(443), None, FIRST, false));
+        world.board.suspected = world.board.suspected.with(Family::V4, FIRST);
+        assert!(!leaves(&world, &flow(443), None, FIRST, false));
     }
 
     #[test]
@@ -112,7 +122,7 @@ mod tests {
         let usable: UplinkSet = usable.iter().copied().collect();
         Snapshot {
             rules: Arc::new(RuleSet::compile([rule])),
-            board: Board { usable_v4: usable, usable_v6: usable, weights: vec![1, 1] },
+            board: Board { usable_v4: usable, usable_v6: usable, weights: vec![1, 1], ..Board::default() },
             ..Snapshot::default()
         }
     }

@@ -348,7 +348,7 @@ impl Snapshot {
     #[must_use]
     pub fn where_all_works(rules: Arc<[Rule]>, geo: Arc<Geo>, weights: Vec<u8>) -> Self {
         let all: UplinkSet = (0..).map(UplinkId).take(weights.len()).collect();
-        let board = Board { usable_v4: all, usable_v6: all, weights };
+        let board = Board { usable_v4: all, usable_v6: all, weights, ..Board::default() };
         Snapshot { rules: Arc::new(RuleSet::compile(rules)), geo, board, ..Snapshot::default() }
     }
 

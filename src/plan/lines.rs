@@ -1,5 +1,6 @@
 //! What each uplink can do right now: its way out, its address, or why it has none.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
@@ -8,7 +9,7 @@ use super::observed::{Link, Observed};
 use super::routing::Hop;
 use crate::config::{Config, Gateway, Source, Uplink};
 use crate::engine::packet::Family;
-use crate::engine::uplink::UplinkId;
+use crate::engine::uplink::{Avoided, UplinkId};
 
 /// An uplink as the machine has it now.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -25,6 +26,8 @@ pub struct Line {
     pub v4: Result<Way, NoWay>,
     /// The way out for IPv6, or why there is none.
     pub v6: Result<Way, NoWay>,
+    /// The families in which new flows keep off it, although there may be a way.
+    pub avoided: BTreeSet<Family>,
 }
 
 /// A usable way out in one family.
@@ -95,6 +98,12 @@ impl Line {
         way.as_ref().map_err(|&why| why)
     }
 
+    /// Whether new flows may use it in one family.
+    #[must_use]
+    pub fn is_usable(&self, family: Family) -> bool {
+        self.way(family).is_ok() && !self.avoided.contains(&family)
+    }
+
     /// The device's addresses of one family, without their nets.
     pub fn addresses(&self, family: Family) -> impl Iterator<Item = IpAddr> + '_ {
         self.nets.iter().map(IpNet::addr).filter(move |&address| Family::of(address) == family)
@@ -117,7 +126,25 @@ impl Line {
 /// All uplinks as the machine has them now, in the configuration's order.
 #[must_use]
 pub fn lines(config: &Config, observed: &Observed) -> Vec<Line> {
-    config.uplinks.iter().map(|uplink| line(uplink, observed)).collect()
+    let mut lines: Vec<Line> = config.uplinks.iter().map(|uplink| line(uplink, observed)).collect();
+    keep_off(&mut lines, observed.avoided);
+    lines
+}
+
+/// Has new flows keep off these lines, and no others.
+///
+/// Where probes call every line of a family down, those that have a way are used all the same: that may be
+/// the probes' fault, and a line that perhaps works is better than none.
+pub fn keep_off(lines: &mut [Line], avoided: Avoided) {
+    for line in &mut *lines {
+        line.avoided =
+            Family::BOTH.into_iter().filter(|&family| avoided.of(family).contains(line.id)).collect();
+    }
+    for family in Family::BOTH {
+        if !lines.iter().any(|line| line.is_usable(family)) {
+            lines.iter_mut().for_each(|line| line.avoided.retain(|&other| other != family));
+        }
+    }
 }
 
 fn line(uplink: &Uplink, observed: &Observed) -> Line {
@@ -129,6 +156,7 @@ fn line(uplink: &Uplink, observed: &Observed) -> Line {
         mtu: link.map(|link| link.mtu),
         v4: way(uplink, Family::V4, link, observed),
         v6: way(uplink, Family::V6, link, observed),
+        avoided: BTreeSet::new(),
     }
 }
 

@@ -53,9 +53,9 @@ pub fn plan(config: &Config, observed: &Observed, queues: u16) -> Plan {
 }
 
 impl Plan {
-    /// The uplinks that have a way out in one family.
+    /// The uplinks that new flows may use in one family.
     #[must_use]
     pub fn usable(&self, family: Family) -> UplinkSet {
-        self.lines.iter().filter(|line| line.way(family).is_ok()).map(|line| line.id).collect()
+        self.lines.iter().filter(|line| line.is_usable(family)).map(|line| line.id).collect()
     }
 }

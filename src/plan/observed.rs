@@ -7,6 +7,7 @@ use ipnet::IpNet;
 
 use super::routing::{Route, Rule};
 use crate::engine::packet::Family;
+use crate::engine::uplink::Avoided;
 
 /// Everything that was read from the machine for one plan.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -25,6 +26,8 @@ pub struct Observed {
     pub foreign_rules: Vec<Rule>,
     /// Tables, other than main, local and default, that hold routes which are not ours.
     pub foreign_tables: BTreeSet<u32>,
+    /// Uplinks that probes call down.
+    pub avoided: Avoided,
     /// Routers that DHCP leases name, by device.
     pub lease_routers: BTreeMap<String, Vec<IpAddr>>,
     /// Seconds that local time is ahead of UTC.
@@ -54,6 +57,8 @@ pub struct Link {
     pub mtu: u32,
     /// `IFF_POINTOPOINT`: PPP, tunnels; no next hop is needed.
     pub point_to_point: bool,
+    /// Its hardware address, where it is one of Ethernet.
+    pub hardware: Option<[u8; 6]>,
     /// Addresses with their nets; IPv6 link-local, tentative and deprecated ones left out.
     pub addresses: Vec<Address>,
 }

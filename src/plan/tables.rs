@@ -117,7 +117,8 @@ fn routes(config: &Config, lines: &[Line], family: Family) -> Vec<Route> {
         routes.extend(connected(line, family, table));
         routes.push(default_route(family, table, METRIC, preferred_source(line, way), vec![alone(&way.hop)]));
     }
-    routes.extend(own_traffic(config, &ways, family));
+    let usable: Vec<(&Line, &Way)> = ways.into_iter().filter(|(line, _)| line.is_usable(family)).collect();
+    routes.extend(own_traffic(config, &usable, family));
     routes
 }
 

@@ -301,6 +301,7 @@ lease {
             up: true,
             mtu: 1500,
             point_to_point: false,
+            hardware: None,
             addresses: Vec::new(),
         }
     }

@@ -157,7 +157,15 @@ fn link(answer: &RouteNetlinkMessage) -> Option<Link> {
         up: flags.contains(LinkFlags::Up | LinkFlags::LowerUp),
         mtu: mtu.unwrap_or_default(),
         point_to_point: flags.contains(LinkFlags::Pointopoint),
+        hardware: hardware(message),
         addresses: Vec::new(),
+    })
+}
+
+fn hardware(message: &LinkMessage) -> Option<[u8; 6]> {
+    message.attributes.iter().find_map(|attribute| match attribute {
+        LinkAttribute::Address(address) => address.as_slice().try_into().ok(),
+        _ => None,
     })
 }
 

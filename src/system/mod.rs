@@ -15,6 +15,7 @@ pub mod modules;
 mod netfilter;
 pub mod netlink;
 pub mod nudge;
+pub mod probe;
 pub mod queue;
 pub mod routes;
 pub mod rules;

@@ -14,6 +14,7 @@ use nix::unistd::geteuid;
 use serde::{Deserialize, Serialize};
 
 use super::firewall::Backend;
+use crate::engine::uplink::Avoided;
 
 /// What is kept over restarts may be at most so long, in bytes: the directory is in memory.
 pub const MOST_LEARNED: u64 = 16 << 20;
@@ -45,6 +46,9 @@ pub struct State {
     pub chains_before: BTreeSet<String>,
     /// The mark bits on connections that are ours.
     pub mark_mask: u32,
+    /// The uplinks that probes called down.
+    #[serde(default)]
+    pub avoided: Avoided,
     /// Fingerprint of the firewall that was asked for.
     pub asked: u64,
     /// Fingerprint of the firewall as it was read back.

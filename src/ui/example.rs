@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 
 use crate::control::message::{
-    Gate, Heard, Holds, Names, Queue, Reason, Recent, Rule, Status, Tally, Uplink, UplinkFamily, Usable,
+    Gate, Health, Heard, Holds, Names, Queue, Reason, Recent, Rule, Status, Tally, Uplink, UplinkFamily,
+    Usable,
 };
 
 /// Two lines at 3:1, one of them without IPv4 at the moment.
@@ -157,6 +158,14 @@ fn up(address: &str, gateway: &str) -> UplinkFamily {
         why_not: None,
         addresses: vec![address.to_owned()],
         gateway: Some(gateway.to_owned()),
+        health: Some(Health {
+            state: "up".to_owned(),
+            why: None,
+            for_seconds: 11_520,
+            loss_percent: 1.6,
+            latency_ms: Some(12.34),
+            jitter_ms: 0.4,
+        }),
     }
 }
 

@@ -4,12 +4,13 @@ use super::human::printable;
 use super::style::{Paint, Style};
 use crate::control::message::{Explanation, Tried, Without};
 
-/// The explanation for people: the rules that were tried, what becomes of the flow, and what
+/// The explanation for people: lines to keep off, the rules that were tried, what becomes of the flow, and what
 /// would if a line were down.
 #[must_use]
 pub fn render(explanation: &Explanation, style: Style) -> String {
     let title = style.paint(Paint::Title, &printable(&explanation.flow));
     let mut text = format!("{title}{}\n\n", destination(explanation));
+    text.extend(explanation.avoided.iter().map(|line| format!("avoided now: {}\n", printable(line))));
     text.extend(explanation.rules.iter().map(|tried| rule(tried, style)));
     text += &format!("{}\n", style.paint(Paint::Good, &printable(&explanation.reason)));
     if explanation.hold_ms > 0 {

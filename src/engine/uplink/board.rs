@@ -3,6 +3,35 @@
 use super::{MAX_UPLINKS, UplinkId, UplinkSet};
 use crate::engine::packet::Family;
 
+/// Uplinks that work by what the machine says, but that new flows should keep off, by family.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
+pub struct Avoided {
+    /// For IPv4.
+    pub v4: UplinkSet,
+    /// For IPv6.
+    pub v6: UplinkSet,
+}
+
+impl Avoided {
+    /// Those of one family.
+    #[must_use]
+    pub fn of(self, family: Family) -> UplinkSet {
+        match family {
+            Family::V4 => self.v4,
+            Family::V6 => self.v6,
+        }
+    }
+
+    /// With one more in one family.
+    #[must_use]
+    pub fn with(self, family: Family, uplink: UplinkId) -> Self {
+        match family {
+            Family::V4 => Avoided { v4: self.v4.with(uplink), ..self },
+            Family::V6 => Avoided { v6: self.v6.with(uplink), ..self },
+        }
+    }
+}
+
 /// The uplinks that new flows may use at one moment, and their shares.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Board {
@@ -10,6 +39,8 @@ pub struct Board {
     pub usable_v4: UplinkSet,
     /// Uplinks usable for IPv6.
     pub usable_v6: UplinkSet,
+    /// Of those that are not usable, the ones that are only suspected: flows that run on them stay.
+    pub suspected: Avoided,
     /// Share of new flows of each uplink, by [`UplinkId`], 1 to 255; 0 or absent: none.
     pub weights: Vec<u8>,
 }

@@ -1,11 +1,13 @@
 //! The lines to choose from: [`UplinkId`], sets of them, who is usable now
-//! ([`Board`]), and how one is picked ([`pick`]).
+//! ([`Board`]) and why ([`health`], [`silence`]), and how one is picked ([`pick`]).
 
 mod board;
+pub mod health;
 pub mod pick;
+pub mod silence;
 mod turns;
 
-pub use board::Board;
+pub use board::{Avoided, Board};
 pub use turns::Turns;
 
 /// Most uplinks one configuration may have: a [`UplinkSet`] is one machine word.
@@ -17,7 +19,8 @@ pub const MAX_UPLINKS: usize = 64;
 pub struct UplinkId(pub u8);
 
 /// A set of uplinks.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Hash, serde::Serialize, serde::Deserialize)]
+#[serde(transparent)]
 pub struct UplinkSet(u64);
 
 impl UplinkSet {

@@ -111,9 +111,9 @@ fn choose(config: &Config, lines: &[Line], observed: &Observed) -> Vec<Chain> {
     chains
 }
 
-/// Those of the uplinks that have a way out in this family.
+/// Those of the uplinks that new flows may use in this family.
 fn usable(lines: &[Line], family: Family, uplinks: &[(UplinkId, u8)]) -> Vec<(UplinkId, u8)> {
-    uplinks.iter().copied().filter(|(id, _)| lines[usize::from(id.0)].way(family).is_ok()).collect()
+    uplinks.iter().copied().filter(|(id, _)| lines[usize::from(id.0)].is_usable(family)).collect()
 }
 
 /// Marks for a weighted choice among uplinks by the flow's hash.

@@ -280,9 +280,16 @@ pub(super) fn dump(sequence: u32, of: Option<Mark>) -> Vec<u8> {
     finish(request)
 }
 
+/// Asks for one flow, by how its opener wrote it.
+pub(super) fn get(sequence: u32, orig: &Tuple) -> Vec<u8> {
+    let mut request = begin(GET, NLM_F_ACK, sequence, family(orig));
+    put_nested(&mut request, CTA_TUPLE_ORIG, |tuple| put_tuple(tuple, orig));
+    finish(request)
+}
+
 /// Changes bits of a flow's mark: an update, as it does not ask to create.
 pub(super) fn set_mark(sequence: u32, flow: &Flow, mark: Mark) -> Vec<u8> {
-    let mut request = begin(NEW, NLM_F_ACK, sequence, family(flow));
+    let mut request = begin(NEW, NLM_F_ACK, sequence, family(&flow.orig));
     put_name(&mut request, flow);
     put_mark(&mut request, mark);
     finish(request)
@@ -297,7 +304,7 @@ pub(super) fn delete_marked(sequence: u32, mark: Mark) -> Vec<u8> {
 
 /// Deletes one flow.
 pub(super) fn delete(sequence: u32, flow: &Flow) -> Vec<u8> {
-    let mut request = begin(DELETE, NLM_F_ACK, sequence, family(flow));
+    let mut request = begin(DELETE, NLM_F_ACK, sequence, family(&flow.orig));
     put_name(&mut request, flow);
     attributes::put(&mut request, CTA_ID, &flow.id.to_be_bytes());
     finish(request)
@@ -373,8 +380,8 @@ fn put_nested(request: &mut Vec<u8>, kind: u16, fill: impl FnOnce(&mut Vec<u8>))
     attributes::put(request, kind | NESTED, &inner);
 }
 
-fn family(flow: &Flow) -> u8 {
-    match Family::of(flow.orig.src) {
+fn family(name: &Tuple) -> u8 {
+    match Family::of(name.src) {
         Family::V4 => AF_INET,
         Family::V6 => AF_INET6,
     }
@@ -481,7 +488,7 @@ mod tests {
 
     /// The message with which the kernel would tell of this flow.
     fn whole(flow: &Flow) -> Vec<u8> {
-        let mut message = begin(NEW, 0, 1, family(flow));
+        let mut message = begin(NEW, 0, 1, family(&flow.orig));
         put_name(&mut message, flow);
         put_nested(&mut message, CTA_TUPLE_REPLY, |tuple| put_tuple(tuple, &flow.reply));
         for (kind, number) in [(CTA_MARK, flow.mark), (CTA_STATUS, flow.status), (CTA_ID, flow.id)] {

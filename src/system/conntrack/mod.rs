@@ -74,6 +74,16 @@ impl Conntrack {
         self.request(|sequence| message::dump(sequence, of), &mut each)
     }
 
+    /// The flow that its opener wrote so, if there is one.
+    ///
+    /// # Errors
+    /// When the kernel refuses or does not answer.
+    pub fn find(&mut self, orig: &Tuple) -> io::Result<Option<Flow>> {
+        let mut found = None;
+        let asked = self.request(|sequence| message::get(sequence, orig), &mut |flow| found = Some(flow));
+        Ok(if outcome(asked)? == Outcome::Done { found } else { None })
+    }
+
     /// Sets the bits of the flow's mark that `mark.mask` names to those of `mark.value`.
     ///
     /// # Errors
