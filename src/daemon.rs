@@ -429,7 +429,11 @@ impl Daemon {
     /// Workers and status get the configuration and plan in force.
     fn publish(&self) {
         let before = self.shared.deciding.load_full();
-        let deciding = deciding(&self.config, &self.plan, &self.observed, &self.rules, &before.snapshot);
+        let deciding = Deciding {
+            // The queues stay, whatever becomes of the cores that they were counted by.
+            watch_queue: before.watch_queue,
+            ..deciding(&self.config, &self.plan, &self.observed, &self.rules, &before.snapshot)
+        };
         let board_changed = deciding.snapshot.board != before.snapshot.board;
         self.shared.deciding.store(Arc::new(deciding));
         let current = (self.config.clone(), self.plan.clone());
