@@ -18,7 +18,7 @@ use super::accounts::TCP;
 use super::shared::{Deciding, Shared, add};
 use super::worker::Event;
 use crate::engine::Now;
-use crate::engine::hold::{Holding, Release, Ticket};
+use crate::engine::hold::{Holding, MOST_PACKETS, Release, Ticket};
 use crate::engine::packet::{Packet, parse};
 use crate::engine::uplink::UplinkId;
 use crate::engine::watching::{Next, Watching};
@@ -42,7 +42,7 @@ pub fn start(
     events: Sender<Event>,
 ) -> io::Result<JoinHandle<()>> {
     thread::Builder::new().name("watcher".into()).spawn(move || {
-        let (holding, watching) = (Holding::new(FLOWS), Watching::default());
+        let (holding, watching) = (Holding::new(FLOWS, MOST_PACKETS), Watching::default());
         let watcher = Watcher { queue, holding, watching, events };
         if let Err(error) = watcher.watch(&shared) {
             tracing::error!("no flow can wait for its name, the queue is broken: {error}");

@@ -23,7 +23,7 @@ use super::{Decided, Engine, Now, Snapshot, datagram_of, whole};
 
 /// Packets that may wait at one time. Until January 2026 the kernel walked along all that wait in a
 /// queue to answer one, so more would cost more than they are worth.
-pub const MOST_PACKETS: usize = 8192;
+pub const MOST_PACKETS: usize = 16_384;
 
 /// Bytes of a flow's first packet that are kept: as many as a worker sees of a packet.
 const KEPT: usize = 2048;
@@ -69,6 +69,7 @@ pub struct Holding {
     /// The flows by their deadlines.
     deadlines: BTreeMap<Deadline, FlowKey>,
     packets: usize,
+    room: usize,
     counts: Counts,
 }
 
@@ -89,10 +90,12 @@ pub(super) struct Held {
 }
 
 impl Holding {
-    /// Remembers at most `capacity` flows that began lately.
+    /// Remembers at most `capacity` flows that began lately, and keeps at most `room` packets waiting
+    /// ([`MOST_PACKETS`]).
     #[must_use]
-    pub fn new(capacity: usize) -> Self {
+    pub fn new(capacity: usize, room: usize) -> Self {
         Holding {
+            room,
             engine: Engine::new(capacity),
             flows: HashMap::default(),
             deadlines: BTreeMap::new(),
@@ -126,7 +129,7 @@ impl Holding {
         self.packets += 1;
         if held.watch.is_over() {
             self.counts.told += 1;
-        } else if held.is_full() || self.packets > MOST_PACKETS {
+        } else if held.is_full() || self.packets > self.room {
             self.counts.crowded += 1;
         } else {
             return None;
@@ -216,6 +219,9 @@ mod tests {
     use super::super::verdict::Decision;
     use super::*;
 
+    /// Packets that may wait in these tests.
+    const ROOM: usize = 20;
+
     #[test]
     fn a_hello_over_two_datagrams_is_decided_by_its_name_and_both_go_alike() {
         for family in Family::BOTH {
@@ -286,7 +292,7 @@ mod tests {
     #[test]
     fn without_room_a_flow_is_decided_by_what_is_known() {
         let mut router = Router::new(1000);
-        for port in 0..MOST_PACKETS as u16 {
+        for port in 0..ROOM as u16 {
             assert_eq!(router.take(Family::V4, port, &hello()[0]), None);
         }
         let refused = router.take(Family::V4, 60_000, &hello()[0]).unwrap();
@@ -294,7 +300,7 @@ mod tests {
         let told = router.take(Family::V4, 5, &hello()[1]).unwrap();
         assert_eq!(told.decided.decision, by_the_rule());
         let counts = router.holding.counts();
-        assert_eq!((counts.told, counts.crowded, counts.waiting()), (1, 1, MOST_PACKETS as u64 - 1));
+        assert_eq!((counts.told, counts.crowded, counts.waiting()), (1, 1, ROOM as u64 - 1));
     }
 
     #[test]
@@ -350,7 +356,7 @@ mod tests {
             };
             let snapshot = Snapshot::where_all_works(&[by_name], vec![1, 1]);
             let (arrival, now) = (Arrival::default(), Now::default());
-            Router { holding: Holding::new(65_536), snapshot, arrival, now, packets: 0 }
+            Router { holding: Holding::new(65_536, ROOM), snapshot, arrival, now, packets: 0 }
         }
 
         fn take(&mut self, family: Family, port: u16, data: &[u8]) -> Option<Release> {
