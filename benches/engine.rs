@@ -1,5 +1,6 @@
-//! What one packet costs in the engine: parsing it, remembering its flow, and
-//! deciding it by 1 to 10,000 rules, compiled and by the oracle.
+//! What one packet costs in the engine: parsing it, remembering its flow, reading what
+//! its client says, and deciding it by 1 to 10,000 rules, compiled and by the oracle,
+//! also with a million names and 100,000 nets in lists on top.
 //!
 //! Three shapes of rule sets: `clients` (each rule for one host and some ports, as an
 //! office would have), `ports` (each for one port, all for the same LAN) and `wide` (port
@@ -11,11 +12,16 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
+use criterion::{Bencher, BenchmarkId, Criterion, criterion_group, criterion_main};
+use ipnet::{IpNet, Ipv4Net};
 use wansplit::engine::flow::{Arrival, Facts, FlowKey, FlowTable, LocalTime, Lookup, Millis};
+use wansplit::engine::names::Names;
 use wansplit::engine::packet::parse;
+use wansplit::engine::rule::hosts::{HostName, HostSet};
 use wansplit::engine::rule::model::{Choice, Live, Matchers, OnMismatch, Policy, Rule, RuleId, WhenNone};
+use wansplit::engine::rule::nets::NetSet;
 use wansplit::engine::rule::{RuleSet, naive};
+use wansplit::engine::sniff::{self, Name, Ports, dns};
 use wansplit::engine::uplink::{Board, UplinkId, UplinkSet};
 use wansplit::engine::{Engine, Now, Snapshot};
 
@@ -39,7 +45,7 @@ fn matching(criterion: &mut Criterion) {
         let mut group = criterion.benchmark_group(format!("first_match/{shape}"));
         for count in COUNTS {
             let rules: Vec<Rule> = (0..count).map(make).collect();
-            let set = RuleSet::compile(&rules);
+            let set = RuleSet::compile(rules.as_slice());
             group.bench_function(BenchmarkId::new("compiled", count), |bencher| {
                 bencher.iter(|| set.first_match_from(RuleId(0), black_box(&facts)));
             });
@@ -54,23 +60,86 @@ fn deciding(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("decide");
     for count in COUNTS {
         let rules: Vec<Rule> = (0..count).map(for_client).collect();
-        let snapshot =
-            Snapshot { rules: Arc::new(RuleSet::compile(&rules)), board: board(), ..Snapshot::default() };
-        let mut engine = Engine::new(CAPACITY);
-        let (mut now, mut packet, mut flow) = (Now::default(), udp_v4(0), 0_u32);
         group.bench_function(BenchmarkId::new("new-flow", count), |bencher| {
-            bencher.iter(|| {
-                flow = flow.wrapping_add(1);
-                now.at.0 += 1;
-                packet[12..16].copy_from_slice(&flow.to_be_bytes());
-                engine.decide(&snapshot, &packet, &Arrival::default(), now)
-            });
+            decide_new_flows(bencher, &snapshot(&rules));
+        });
+    }
+    let lists = lists();
+    for count in COUNTS {
+        let rules: Vec<Rule> = lists.iter().cloned().chain((2..count + 2).map(for_client)).collect();
+        let snapshot = snapshot(&rules);
+        let (client, server) = (Ipv4Addr::new(10, 0, 0, 1), Ipv4Addr::new(198, 51, 100, 7));
+        let name = Name::new(b"www.not-in-any-list.example").expect("a name");
+        snapshot.names.told(client.into(), server.into(), &name, u32::MAX, Millis(0));
+        group.bench_function(BenchmarkId::new("new-flow-with-lists", count), |bencher| {
+            decide_new_flows(bencher, &snapshot);
         });
     }
     let snapshot = Snapshot { rules: Arc::default(), board: board(), ..Snapshot::default() };
     let (mut engine, packet) = (Engine::new(CAPACITY), udp_v4(7));
     group.bench_function("remembered", |bencher| {
         bencher.iter(|| engine.decide(&snapshot, &packet, &Arrival::default(), Now::default()));
+    });
+}
+
+fn decide_new_flows(bencher: &mut Bencher, snapshot: &Snapshot) {
+    let mut engine = Engine::new(CAPACITY);
+    let (mut now, mut packet, mut flow) = (Now::default(), udp_v4(0), 0_u32);
+    bencher.iter(|| {
+        flow = flow.wrapping_add(1);
+        now.at.0 += 1;
+        packet[12..16].copy_from_slice(&flow.to_be_bytes());
+        engine.decide(snapshot, &packet, &Arrival::default(), now)
+    });
+}
+
+fn snapshot(rules: &[Rule]) -> Snapshot {
+    let names = Arc::new(Names::new(1000));
+    Snapshot { rules: Arc::new(RuleSet::compile(rules)), board: board(), names, ..Snapshot::default() }
+}
+
+/// What a client's first bytes are taken for.
+fn sniffing(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("sniff");
+    let (web, resolver) = (Ports { src: 40_000, dst: 443 }, Ports { src: 40_000, dst: 53 });
+    let hello = tls_hello("www.example.org");
+    group.bench_function("tls-hello", |bencher| bencher.iter(|| sniff::stream(black_box(&hello), web)));
+    let initial = include_bytes!("quic-initial.bin");
+    group.bench_function("quic-initial", |bencher| bencher.iter(|| sniff::datagram(black_box(initial), web)));
+    let answer = dns_answer();
+    group.bench_function("dns-answer", |bencher| {
+        bencher.iter(|| sniff::datagram(black_box(&answer), resolver))
+    });
+    group.bench_function("dns-answer-names", |bencher| {
+        bencher.iter(|| dns::answers(black_box(&answer), |answer| _ = black_box(answer)));
+    });
+    group.bench_function("unknown", |bencher| bencher.iter(|| sniff::datagram(black_box(&[7; 148]), web)));
+}
+
+/// What an address is known by, and whether a list has a name.
+fn naming(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("names");
+    let names = Names::new(16_384);
+    let name = Name::new(b"www.example.org").expect("a name");
+    let address = |number: u32| IpAddr::from(Ipv4Addr::from_bits(number));
+    for number in 0..10_000 {
+        names.told(address(number % 250), address(1 << 24 | number), &name, u32::MAX, Millis(0));
+    }
+    let mut number = 0_u32;
+    group.bench_function("of-address", |bencher| {
+        bencher.iter(|| {
+            number = number.wrapping_add(2_654_435_761) % 10_000;
+            names.of(address(number % 250), address(1 << 24 | number), 443, Millis(1))
+        });
+    });
+    let [hosts, _] = lists();
+    let list = &hosts.matches.host_list[0];
+    group.bench_function("in-a-list-of-1000000", |bencher| {
+        bencher.iter(|| {
+            number = number.wrapping_add(1);
+            let name = Name::new(format!("a.site{}.example", number % 2_000_000).as_bytes());
+            name.is_some_and(|name| list.contains(&name))
+        });
     });
 }
 
@@ -97,7 +166,7 @@ fn remembering(criterion: &mut Criterion) {
 
 fn compiling(criterion: &mut Criterion) {
     let rules: Vec<Rule> = (0..10_000).map(for_client).collect();
-    criterion.bench_function("compile/10000", |bencher| bencher.iter(|| RuleSet::compile(&rules)));
+    criterion.bench_function("compile/10000", |bencher| bencher.iter(|| RuleSet::compile(rules.as_slice())));
 }
 
 type Shape = (&'static str, fn(u32) -> Rule);
@@ -123,6 +192,19 @@ fn for_port(number: u32) -> Rule {
 fn wide(number: u32) -> Rule {
     let port = 10_000 + number as u16;
     rule(number, Matchers { dst_port: vec![port..=port + 10_000], ..Matchers::default() })
+}
+
+/// A rule for a million names, and one for 100,000 nets.
+fn lists() -> [Rule; 2] {
+    let name = |number: u32| HostName::parse(&format!("site{number}.example")).expect("a name");
+    let names = (0..1_000_000).map(name).collect::<Vec<_>>().iter().collect();
+    let nets = (0..100_000_u32).map(|number| Ipv4Net::new_assert((number << 9 | 1 << 25).into(), 24).into());
+    let nets: NetSet = nets.collect::<Vec<IpNet>>().iter().collect();
+    let hosts = Arc::new(HostSet { names, ..HostSet::default() });
+    [
+        rule(0, Matchers { host_list: vec![hosts], ..Matchers::default() }),
+        rule(1, Matchers { dst_list: vec![Arc::new(nets)], ..Matchers::default() }),
+    ]
 }
 
 fn rule(number: u32, matches: Matchers) -> Rule {
@@ -171,6 +253,25 @@ fn udp_v6(extensions: &[u8]) -> Vec<u8> {
     packet
 }
 
+/// A ClientHello with nothing but a server's name, in a record (RFC 8446, sections 4.1.2 and 5.1).
+fn tls_hello(name: &str) -> Vec<u8> {
+    let sized = |bytes: &[u8]| [&(bytes.len() as u16).to_be_bytes()[..], bytes].concat();
+    let entry = [&[0][..], &sized(name.as_bytes())].concat();
+    let extension = [&[0, 0][..], &sized(&sized(&entry))].concat();
+    let body = [&[3, 3][..], &[7; 32], &[0, 0, 2, 0x13, 1, 1, 0], &sized(&extension)].concat();
+    let message = [&[1, 0][..], &sized(&body)].concat();
+    [&[0x16, 3, 1][..], &sized(&message)].concat()
+}
+
+/// An alias and its address.
+fn dns_answer() -> Vec<u8> {
+    let (name, alias) = (b"\x03www\x07example\x03org\x00", b"\x03cdn\x07example\x00");
+    let head = [0x12, 0x34, 0x81, 0x80, 0, 1, 0, 2, 0, 0, 0, 0];
+    let cname = [0xc0, 12, 0, 5, 0, 1, 0, 0, 0, 60, 0, alias.len() as u8];
+    let address = [0, 1, 0, 1, 0, 0, 0, 60, 0, 4, 192, 0, 2, 1];
+    [&head[..], name, &[0, 1, 0, 1], &cname, alias, alias, &address].concat()
+}
+
 /// Short: trends matter here, not the third digit.
 fn config() -> Criterion {
     Criterion::default()
@@ -183,6 +284,6 @@ fn config() -> Criterion {
 criterion_group! {
     name = benches;
     config = config();
-    targets = parsing, remembering, matching, deciding, compiling
+    targets = parsing, remembering, sniffing, naming, matching, deciding, compiling
 }
 criterion_main!(benches);

@@ -1,7 +1,7 @@
 #!/bin/sh
 # Installs those of the named groups' Debian packages that are missing.
 #
-#   setup/packages.sh build network tests
+#   setup/packages.sh build network tests fuzz
 #   setup/packages.sh lists                only fetches apt's lists anew
 #
 # Does nothing, and needs no privilege, where everything is there. On another
@@ -13,7 +13,10 @@ build="gcc libc6-dev"
 # What the program and its lab run.
 network="iproute2 iptables ipset kmod nftables"
 # What the tests run besides: commands, and a machine to emulate.
-tests="busybox-static iputils-ping procps qemu-system-x86 util-linux xz-utils"
+tests="bind9-dnsutils busybox-static curl dnsmasq-base iputils-ping openssh-client openssh-server openssl
+ procps qemu-system-x86 util-linux xz-utils"
+# The fuzzer is written in C++.
+fuzz="g++"
 
 main() {
     if [ "$*" = lists ]; then
@@ -37,7 +40,8 @@ missing_packages() {
             build) packages=$build ;;
             network) packages=$network ;;
             tests) packages=$tests ;;
-            *) fail "no group $group: build, network and tests there are" ;;
+            fuzz) packages=$fuzz ;;
+            *) fail "no group $group: build, network, tests and fuzz there are" ;;
         esac
         for package in $packages; do
             is_installed "$package" || printf '%s ' "$package"

@@ -10,6 +10,7 @@ pub mod machine;
 pub mod report;
 pub mod shared;
 pub mod sources;
+pub mod watch;
 pub mod watcher;
 pub mod worker;
 
@@ -32,7 +33,9 @@ use self::live::Follower;
 use self::machine::{Machine, Pending};
 use self::report::Reporter;
 use self::shared::{Deciding, Shared};
-use crate::config::{self, Config, Guard};
+use self::sources::Sources;
+use self::watch::Watch;
+use crate::config::{Config, Guard, Problems};
 use crate::control::message::{Request, Response};
 use crate::control::server::{Server, Serving};
 use crate::engine::Snapshot;
@@ -63,6 +66,8 @@ const REVIEW: Duration = Duration::from_secs(5);
 const TIME_STEP: Duration = Duration::from_secs(5);
 /// A program that a killed daemon was just starting holds its lock for a moment.
 const UNLOCKING: Duration = Duration::from_secs(1);
+/// How often lists and databases are looked at. A change is taken in when it has lasted from one look to the next.
+const LISTS_STEP: Duration = Duration::from_secs(1);
 /// How long a client waits for a reload.
 const RELOAD: Duration = Duration::from_secs(20);
 
@@ -90,10 +95,9 @@ pub struct Options {
 /// Reads and checks a configuration with its rule files.
 ///
 /// # Errors
-/// [`config::Problems`], or that a file cannot be read.
+/// [`Problems`], or that a file cannot be read.
 pub fn load(path: &std::path::Path) -> Result<Config> {
-    let sources = sources::read(path)?;
-    Ok(config::load(&sources.main, &sources.rules, &sources.lists)?)
+    Ok(sources::read(path)?.load()?)
 }
 
 /// Sets up, decides, until a signal ends it. Must not be called inside a tokio runtime.
@@ -101,12 +105,13 @@ pub fn load(path: &std::path::Path) -> Result<Config> {
 /// # Errors
 /// A broken configuration, or a set-up that failed and was rolled back.
 pub fn run(options: &Options) -> Result<()> {
-    let config = load(&options.config)?;
+    let sources = sources::read(&options.config)?;
+    let config = sources.load()?;
     runtime()?.block_on(async {
         let run = RunDirectory::new(options.run_directory.clone());
         let lock = lock(&run).await?;
         let signals = Signals::listen()?;
-        let daemon = Daemon::start(options, config, run.clone(), lock).await?;
+        let daemon = Daemon::start(options, sources, config, run.clone(), lock).await?;
         daemon.serve(signals).await?;
         if options.down_on_exit { machine::down(&run).await } else { Ok(()) }
     })
@@ -195,6 +200,9 @@ struct Daemon {
     options: Options,
     run: RunDirectory,
     machine: Machine,
+    /// What the configuration in force was read from.
+    sources: Sources,
+    watch: Watch,
     config: Config,
     observed: Observed,
     plan: Plan,
@@ -216,7 +224,15 @@ struct Daemon {
 impl Daemon {
     /// Closes the gate that an earlier run may have left open, binds the
     /// queues, sets the kernel up, starts the threads, and lets the gate open.
-    async fn start(options: &Options, config: Config, run: RunDirectory, lock: Lock) -> Result<Self> {
+    async fn start(
+        options: &Options,
+        mut sources: Sources,
+        config: Config,
+        run: RunDirectory,
+        lock: Lock,
+    ) -> Result<Self> {
+        let watch = Watch::new(sources.seen());
+        sources.forget_lists();
         let machine = Machine::open(config.backend, run.clone())?;
         let observed = machine.observe(&config).await?;
         let plan = plan::plan(&config, &observed, workers(&config));
@@ -227,7 +243,7 @@ impl Daemon {
         let Queues { of_workers, of_names, of_watch } = Queues::open(&config)?;
         machine.apply(&config, &plan, &observed).await?;
 
-        let rules = Arc::new(RuleSet::compile(&config.rules));
+        let rules = Arc::new(RuleSet::compile(Arc::clone(&config.rules)));
         let snapshot = Snapshot {
             names: Arc::new(Names::new(NAMES)),
             choices: Arc::new(Choices::new(CHOICES)),
@@ -254,6 +270,7 @@ impl Daemon {
             shared: Arc::clone(&shared),
             accounts,
             current: Mutex::new((config.clone(), plan.clone())),
+            lists_complaint: Mutex::default(),
             last_counters: Mutex::new((Instant::now(), HashMap::new())),
         });
         let follower = Follower::start(Arc::clone(&reporter))?;
@@ -265,6 +282,8 @@ impl Daemon {
             options: options.clone(),
             run,
             machine,
+            sources,
+            watch,
             config,
             observed,
             plan,
@@ -287,6 +306,7 @@ impl Daemon {
         let mut changes = Changes::watch()?;
         let mut review = every(REVIEW);
         let mut time = every(TIME_STEP);
+        let mut lists = every(LISTS_STEP);
         let mut followed = true;
         self.announce();
         let end = loop {
@@ -307,6 +327,7 @@ impl Daemon {
                     followed = self.follow_machine().await;
                 }
                 _ = review.tick() => followed = self.follow_machine().await,
+                _ = lists.tick() => self.follow_lists().await,
                 _ = time.tick() => {
                     self.shared.set_local_time(clock::local_time());
                     if self.workers.iter().any(JoinHandle::is_finished) {
@@ -357,8 +378,9 @@ impl Daemon {
 
     /// Reads the rule files again and takes them in as a whole, or not at all.
     async fn reload(&mut self) -> Response {
-        match self.take_in_rules().await {
-            Ok(rules) => {
+        match self.take_in_files().await {
+            Ok(()) => {
+                let rules = self.config.rules.len();
                 tracing::info!("{rules} rules read");
                 Response::Reloaded { rules }
             }
@@ -366,23 +388,65 @@ impl Daemon {
         }
     }
 
-    /// Returns how many rules are in force now.
-    async fn take_in_rules(&mut self) -> Result<usize> {
-        let fresh = load(&self.options.config)?;
+    async fn take_in_files(&mut self) -> Result<()> {
+        let sources = sources::read(&self.options.config)?;
+        let fresh = sources.load()?;
         if without_rules(&fresh) != without_rules(&self.config) {
             tracing::warn!("the configuration file has changed too; restart to take that in (flows live on)");
         }
-        let config = Config { rules: fresh.rules, ..self.config.clone() };
+        self.take_in_rules(fresh).await?;
+        self.sources = sources;
+        self.watch_lists();
+        self.complain_of_lists(None);
+        Ok(())
+    }
+
+    /// Takes in lists and databases that have changed, as a whole, or none of them.
+    async fn follow_lists(&mut self) {
+        if !self.watch.have_changed() {
+            return;
+        }
+        let loaded = self.sources.load();
+        self.watch_lists();
+        let taken_in = match loaded {
+            Ok(fresh) => self.take_in_rules(fresh).await.map_err(|error| format!("{error:#}")),
+            Err(problems) => Err(first_of(&problems)),
+        };
+        if taken_in.is_ok() {
+            tracing::info!("lists have changed and are in force");
+        }
+        self.complain_of_lists(taken_in.err());
+    }
+
+    /// The lists and databases that were just read are watched from now on, and no longer kept.
+    fn watch_lists(&mut self) {
+        self.watch = Watch::new(self.sources.seen());
+        self.sources.forget_lists();
+    }
+
+    /// What stays wrong is said once; status shows it until it is mended.
+    fn complain_of_lists(&self, why: Option<String>) {
+        let why = why.map(|why| format!("lists have changed and cannot be used; those before stay: {why}"));
+        let mut complaint = self.reporter.lists_complaint.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(why) = why.iter().find(|_| why != *complaint) {
+            tracing::error!("{why}");
+        }
+        *complaint = why;
+    }
+
+    /// Puts fresh rules in force, and what they ask.
+    async fn take_in_rules(&mut self, fresh: Config) -> Result<()> {
+        let config = Config { rules: fresh.rules, geo: fresh.geo, ..self.config.clone() };
         let observed = self.machine.observe(&config).await?;
         let plan = plan::plan(&config, &observed, self.shared.workers.len() as u16);
         self.machine.apply(&config, &plan, &observed).await?;
-        self.rules = Arc::new(RuleSet::compile(&config.rules));
+        self.rules = Arc::new(RuleSet::compile(Arc::clone(&config.rules)));
         self.config = config;
         self.observed = observed;
         self.plan = plan;
         self.reporter.accounts.rules_changed();
         self.publish();
-        Ok(self.config.rules.len())
+        Ok(())
     }
 
     /// Looks at the machine and mends or follows what has changed; tells whether that could be done.
@@ -458,7 +522,16 @@ impl Daemon {
 }
 
 fn without_rules(config: &Config) -> Config {
-    Config { rules: Vec::new(), ..config.clone() }
+    Config { rules: Arc::default(), geo: Arc::default(), ..config.clone() }
+}
+
+/// The first of all that is wrong, in one line.
+fn first_of(problems: &Problems) -> String {
+    let first = problems.iter().next().map(ToString::to_string).unwrap_or_default();
+    match problems.iter().count() {
+        0 | 1 => first,
+        more => format!("{first} (and {} more)", more - 1),
+    }
 }
 
 fn heed_misfits(plan: &Plan) -> Result<()> {
@@ -507,6 +580,7 @@ fn deciding(
     Deciding {
         snapshot: Snapshot {
             rules: Arc::clone(rules),
+            geo: Arc::clone(&config.geo),
             board: Board {
                 usable_v4: plan.usable(Family::V4),
                 usable_v6: plan.usable(Family::V6),

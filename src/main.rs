@@ -127,7 +127,7 @@ fn require_root_with(args: &Args, command: &str) -> anyhow::Result<()> {
 fn check(args: &Args, json: bool) -> anyhow::Result<Exit> {
     let path = args.config_path();
     let sources = daemon::sources::read(&path)?;
-    let (problems, rules) = match config::load(&sources.main, &sources.rules, &sources.lists) {
+    let (problems, rules) = match sources.load() {
         Ok(config) => (config::warnings(&config, &sources.rules, &sources.lists), Some(config.rules.len())),
         Err(problems) => (problems, None),
     };

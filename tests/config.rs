@@ -1,8 +1,10 @@
 //! Configurations and rule files from text to checked values, and everything that can be wrong with them.
 
+use std::cell::RefCell;
 use std::fs;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -13,6 +15,7 @@ use wansplit::config::{
     Routing, Severity, Source, SourceFile, Uplink,
 };
 use wansplit::engine::flow::{LanId, Mac};
+use wansplit::engine::geo::{Asn, Country, Geo, Places, Ranges};
 use wansplit::engine::packet::Family;
 use wansplit::engine::rule::hosts::{HostName, HostSet, Reach};
 use wansplit::engine::rule::model::{
@@ -23,6 +26,9 @@ use wansplit::engine::sniff::App;
 use wansplit::engine::sticky::{Sticky, StickyBy};
 use wansplit::engine::uplink::UplinkId;
 use wansplit::engine::verdict::Marks;
+
+#[path = "support/mmdb.rs"]
+mod mmdb;
 
 const ARTICLE: &str = include_str!("data/article.toml");
 const EVERY_KEY: &str = include_str!("data/every-key.toml");
@@ -60,7 +66,8 @@ fn the_articles_router_needs_nothing_but_its_lines_and_its_forward() {
         lan: vec!["eth0".to_owned()],
         uplinks: vec![uplink(ISP1, "eth1", "198.51.100"), uplink(ISP2, "eth2", "203.0.113")],
         forwards: vec![slingbox],
-        rules: vec![],
+        rules: Arc::default(),
+        geo: Arc::default(),
         backend: BackendChoice::Auto,
         queue: Queue { first: 0, workers: None, limit: 50_000, length: 8192 },
         marks: Marks { mask: 0xff, decided: 0x100, watched: 0x200, values: vec![1, 2] },
@@ -130,7 +137,8 @@ fn every_key_of_the_main_file_is_obeyed() {
         lan: vec!["eth0".to_owned(), "eth0.20".to_owned()],
         uplinks: vec![isp1, isp2, isp3],
         forwards: vec![games, dns],
-        rules: vec![],
+        rules: Arc::default(),
+        geo: every_place(),
         backend: BackendChoice::IptablesNft,
         queue: Queue { first: 10, workers: Some(4), limit: 1000, length: 512 },
         marks: Marks {
@@ -206,6 +214,31 @@ fn every_key_of_a_rule_is_obeyed() {
     assert_eq!(rest.none, WhenNone::NextRule);
 }
 
+/// What the databases of [`EVERY_KEY`] say.
+fn every_place() -> Arc<Geo> {
+    let (mut countries, mut systems) = (Ranges::default(), Ranges::default());
+    for (start, inside) in [("203.0.113.0", true), ("203.0.114.0", false)] {
+        let start = start.parse::<Ipv4Addr>().unwrap().to_bits();
+        countries.begin(start, Country::new(b"de").filter(|_| inside));
+        systems.begin(start, Asn::parse("3320").filter(|_| inside));
+    }
+    let countries = Places { v4: countries, v6: Ranges::default() };
+    Arc::new(Geo { countries: Some(countries), systems: Some(Places { v4: systems, v6: Ranges::default() }) })
+}
+
+#[test]
+fn an_examples_destination_belongs_where_the_databases_say_or_where_the_example_says() {
+    let rules = r#"
+        [[rule]]
+        name = "home"
+        match = { dst_country = "de", dst_asn = "AS3320" }
+        use = "isp1"
+        examples.match = ["tcp 10.0.0.1:1 > 203.0.113.9:2", "tcp 10.0.0.1:1 > 192.0.2.1:2 country=DE asn=3320"]
+        examples.miss = ["tcp 10.0.0.1:1 > 192.0.2.1:2", "tcp 10.0.0.1:1 > 203.0.113.9:2 country=at"]
+    "#;
+    assert_eq!(load(EVERY_KEY, &[source("rules/10.toml", rules)]).rules.len(), 1);
+}
+
 /// What the rule about contents in [`EVERY_RULE_KEY`] asks.
 fn every_content() -> Matchers {
     let host = |text| HostName::parse(text).unwrap();
@@ -214,6 +247,8 @@ fn every_content() -> Matchers {
     let listed = [net("203.0.113.0/24")].iter().collect();
     Matchers {
         dst_list: vec![Arc::new(listed)],
+        dst_country: [&b"de"[..], b"at"].map(|letters| Country::new(letters).unwrap()).into(),
+        dst_asn: ["3320", "15169"].map(|number| Asn::parse(number).unwrap()).into(),
         host: vec![host("www.example.org"), host("*.example.net")],
         host_list: vec![Arc::new(names)],
         app: vec![App::Quic, App::Http],
@@ -248,9 +283,16 @@ fn an_example_can_say_what_the_client_asks_for() {
 #[test]
 fn the_lists_that_rule_files_name_are_seen_from_them() {
     let text = "[[rule]]\nmatch = { host_list = [\"video.txt\", \"/srv/geosite.dat:a@b\", 1] }\nnot.dst_list = \"../nets\"";
-    let files = config::list_files(&[source("etc/rules/10.toml", text), source("rules/20.toml", "no TOML")]);
-    let expected = ["/srv/geosite.dat", "etc/rules/../nets", "etc/rules/video.txt"];
-    assert_eq!(files.into_iter().collect::<Vec<_>>(), expected);
+    let asked = Rc::new(RefCell::new(Vec::new()));
+    let noted = Rc::clone(&asked);
+    let lists = Lists::new(move |path| {
+        noted.borrow_mut().push(path.to_owned());
+        Err("not now".to_owned())
+    });
+    let rules = [source("etc/rules/10.toml", text), source("rules/20.toml", "no TOML")];
+    assert!(config::load(&source("wansplit.toml", ARTICLE), &rules, &lists).is_err());
+    let expected = ["etc/rules/video.txt", "/srv/geosite.dat", "etc/rules/../nets"];
+    assert_eq!(*asked.borrow(), expected);
 }
 
 #[test]
@@ -334,7 +376,7 @@ fn rules_can_be_loaded_again_for_a_configuration_in_use() {
     let config = load(EVERY_KEY, &[]);
     let rules =
         config::load_rules(&config, &[source("rules/10-every.toml", EVERY_RULE_KEY)], &every_list()).unwrap();
-    assert_eq!(rules, load(EVERY_KEY, &[source("rules/10-every.toml", EVERY_RULE_KEY)]).rules);
+    assert_eq!(rules, load(EVERY_KEY, &[source("rules/10-every.toml", EVERY_RULE_KEY)]).rules.to_vec());
 
     let broken = source("rules/20-new.toml", "[[rule]]\nname = \"new\"\nuse = \"isp4\"\n");
     let problems = config::load_rules(&config, &[broken], &Lists::default()).unwrap_err();
@@ -443,6 +485,93 @@ fn a_rule_that_no_flow_reaches_gives_a_warning() {
     ];
     assert_eq!(lines, expected);
     assert!(warnings.iter().all(|warning| warning.severity() == Severity::Warning));
+}
+
+#[test]
+fn a_rule_whose_hosts_an_earlier_rule_takes_gives_a_warning() {
+    let warned = |first: &str, second: &str| {
+        let text = format!(
+            "[[rule]]\nname = \"a\"\n{first}\nuse = \"isp1\"\n[[rule]]\nname = \"b\"\n{second}\nuse = \"isp2\"\n"
+        );
+        let rules = [source("rules/10-a.toml", &text)];
+        let config = load(ARTICLE, &rules);
+        let warnings = config::warnings(&config, &rules, &every_list());
+        warnings.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
+    };
+    let only = "rule \"b\" decides only while no uplink of an earlier rule is usable: rule \"a\" (rules/10-a.toml:2)";
+    for (first, second) in [
+        ("match.host = \"*.example.org\"", "match.host = [\"a.example.org\", \"*.b.example.org\"]"),
+        ("match.host_list = \"names.txt\"", "match.host = [\"example.com\", \"a.b.example.com\"]"),
+        ("match.host = [\"*.com\"]", "match = { host_list = \"names.txt\", dst_port = 443 }"),
+        ("match.host_list = \"names.txt\"", "match = { host_list = \"names.txt\", dst_port = 443 }"),
+        (
+            "match = { host = \"*.example.org\", dst_port = \"1-600\", src = \"10.0.0.0/8\" }",
+            "match = { host = \"a.example.org\", dst_port = [80, \"400-443\"], src = \"10.1.0.0/16\", app = \"quic\" }",
+        ),
+    ] {
+        assert!(warned(first, second).contains(only), "{first}\n{second}\n{}", warned(first, second));
+        let dropping = format!("{first}\nnone = \"drop\"");
+        let never = "rule \"b\" is never reached: rule \"a\" (rules/10-a.toml:2) takes all of its hosts";
+        assert!(warned(&dropping, second).contains(never), "{}", warned(&dropping, second));
+        assert_eq!(warned(second, first), "", "the narrower rule comes first");
+    }
+    for (first, second) in [
+        ("match.host = \"a.example.org\"", "match.host = \"a.example.org\""),
+        ("match.host = \"*.example.org\"", "match.host = [\"a.example.org\", \"example.org\"]"),
+        ("match.host = \"a.example.org\"", "match.host = \"*.a.example.org\""),
+        ("match = { host = \"*.example.org\", dst_port = 443 }", "match.host = \"a.example.org\""),
+        ("match.host = \"*.example.org\"\nnot.dst_port = 80", "match.host = \"a.example.org\""),
+    ] {
+        assert_eq!(warned(first, second), "", "{first}\n{second}");
+    }
+}
+
+#[test]
+fn thousands_of_rules_for_hosts_are_compared_without_comparing_each_with_each() {
+    let rule = |number: usize| {
+        let hosts = format!("[\"*.example.org\", \"a{number}.example.net\", \"b{number}.example.com\"]");
+        format!(
+            "[[rule]]\nname = \"{number}\"\nmatch = {{ host = {hosts}, host_list = \"names.txt\" }}\nuse = \"isp1\"\n"
+        )
+    };
+    let rules = [source("rules/10.toml", &(0..4_000).map(rule).collect::<String>())];
+    let config = load(ARTICLE, &rules);
+    assert!(config::warnings(&config, &rules, &every_list()).is_empty());
+}
+
+#[test]
+fn a_country_that_the_database_does_not_know_gives_a_warning() {
+    let rules = "[[rule]]\nname = \"a\"\nmatch.dst_country = [\"de\", \"uk\"]\nuse = \"isp1\"\n";
+    let rules = [source("rules/10.toml", rules)];
+    let warnings = config::warnings(&load(EVERY_KEY, &rules), &rules, &every_list());
+    let lines: Vec<String> = warnings.iter().map(ToString::to_string).collect();
+    let expected = "rules/10.toml:2:8: rule \"a\" asks for country \"uk\", which the database does not know: expected the two letters of ISO 3166-1, like \"gb\" for the United Kingdom";
+    assert_eq!(lines, [expected]);
+}
+
+#[test]
+fn what_a_tcp_connection_does_not_say_rules_nothing_out_and_gives_a_warning() {
+    let warned = |keys: &str| {
+        let rules = format!("[[rule]]\nname = \"a\"\n{keys}\nuse = \"isp1\"\n");
+        let rules = [source("rules/10-a.toml", &rules)];
+        let warnings = config::warnings(&load(ARTICLE, &rules), &rules, &Lists::default());
+        warnings.iter().map(|warning| warning.message().to_owned()).collect::<Vec<_>>()
+    };
+    for (key, keys) in [
+        ("app", "match.protocol = \"tcp\"\nnot.app = \"quic\""),
+        ("app", "not.app = [\"tls\", \"ssh\"]"),
+        ("user_agent", "not.user_agent = \"curl\""),
+    ] {
+        let message = format!(
+            "`{key}` under `not` of rule \"a\" rules nothing out: it cannot be known when a TCP connection begins"
+        );
+        assert_eq!(warned(keys), [message], "{keys}");
+    }
+    for keys in
+        ["match.protocol = \"tcp\"\nnot.host = \"example.org\"", "match.dst_port = 443\nnot.app = \"quic\""]
+    {
+        assert_eq!(warned(keys), [""; 0], "{keys}");
+    }
 }
 
 #[test]
@@ -591,23 +720,26 @@ fn problems_of(directory: &Path) -> String {
     let main = file(directory, "config.toml");
     let rules = directory.join("rules");
     let rule_files: Vec<SourceFile> = if rules.is_dir() { rule_files(&rules, directory) } else { Vec::new() };
-    let problems = config::load(&main, &rule_files, &lists(&rule_files, directory)).err().unwrap_or_default();
+    let problems = config::load(&main, &rule_files, &lists(directory)).err().unwrap_or_default();
     problems.iter().map(|problem| format!("{problem}\n")).collect()
 }
 
-/// The lists of [`EVERY_RULE_KEY`].
+/// The lists and databases of [`EVERY_KEY`] and [`EVERY_RULE_KEY`].
 fn every_list() -> Lists {
-    let file = |path: &str, text: &str| (path.to_owned(), Ok(text.into()));
-    Lists::from_iter([file("rules/names.txt", "example.com\n"), file("rules/nets.txt", "203.0.113.0/24\n")])
+    let file = |path: &str, bytes: Vec<u8>| (path.to_owned(), Ok(bytes));
+    let database = |record| mmdb::database(&[("203.0.113.0/24", record)], 24);
+    Lists::from_iter([
+        file("rules/names.txt", b"example.com\n".into()),
+        file("rules/nets.txt", b"203.0.113.0/24\n".into()),
+        file("country.mmdb", database(mmdb::country("DE"))),
+        file("/srv/asn.mmdb", database(mmdb::system(3320))),
+    ])
 }
 
 /// The lists that rule files name, read from below a directory.
-fn lists(rule_files: &[SourceFile], below: &Path) -> Lists {
-    let read = |path: String| {
-        let bytes = fs::read(below.join(&path)).map_err(|error| error.to_string());
-        (path, bytes)
-    };
-    config::list_files(rule_files).into_iter().map(read).collect()
+fn lists(below: &Path) -> Lists {
+    let below = below.to_owned();
+    Lists::new(move |path| fs::read(below.join(path)).map_err(|error| error.to_string()))
 }
 
 fn rule_files(rules: &Path, below: &Path) -> Vec<SourceFile> {

@@ -6,7 +6,7 @@ use std::process::Output;
 
 use assert_cmd::Command;
 use pcap_file::pcap::{PcapPacket, PcapWriter};
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::time::Duration;
 
 const CLIENT: [u8; 4] = [10, 77, 0, 5];
@@ -75,6 +75,39 @@ fn a_connection_is_named_by_the_answer_before_it_and_by_its_own_request() {
     assert_eq!(seen(&flows[2])[4..], ["www.video.example", "dns", "1", "video", "isp2"]);
     assert_eq!(output["totals"]["flows"], 3);
     assert_eq!(output["totals"]["rules"]["video"]["uplinks"]["isp2"], 2);
+}
+
+#[test]
+fn a_flow_of_questions_tells_every_name_that_is_asked_for() {
+    let frames = [
+        udp(RESOLVER, 53, CLIENT, 5000, &answer("before.example", SERVER)),
+        udp(CLIENT, 5000, RESOLVER, 53, &question("b.example")),
+        udp(CLIENT, 5000, RESOLVER, 53, &question("*.A.example")),
+        udp(CLIENT, 5000, RESOLVER, 53, &question("b.example")),
+        udp(CLIENT, 5001, RESOLVER, 53, &question("my printer.example")),
+        tcp(CLIENT, 6000, SERVER, 80, 101, ACK, b"GET / HTTP/1.1\r\nHost: 192.0.2.9\r\n\r\n"),
+    ];
+    let output = replay(&frames, false);
+    let names = |at: usize| (&output["flows"][at]["name"], &output["flows"][at]["names"]);
+    assert_eq!(names(0), (&"b.example".into(), &json!(["*.a.example", "b.example", "before.example"])));
+    assert_eq!(names(1), (&"my\\ printer.example".into(), &json!(["my\\ printer.example"])));
+    assert_eq!(names(2), (&"192.0.2.9".into(), &json!(["192.0.2.9"])));
+    assert_eq!(output["flows"][0]["client"], "10.77.0.5:5000");
+}
+
+#[test]
+fn who_answers_is_the_server_even_where_the_capture_begins_with_it() {
+    let frames = [
+        tcp(SERVER, 8080, CLIENT, 6000, 900, ACK, b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"),
+        tcp(CLIENT, 6000, SERVER, 8080, 101, ACK, b"GET / HTTP/1.1\r\nHost: a.example\r\n\r\n"),
+        tcp(SERVER, 4433, CLIENT, 6001, 900, ACK, &[22, 3, 3, 0, 90, 2, 0, 0, 86, 3, 3]),
+        tcp(SERVER, 9000, CLIENT, 6002, 900, SYN | ACK, b""),
+    ];
+    let output = replay(&frames, false);
+    for (at, server) in [8080, 4433, 9000].iter().enumerate() {
+        assert_eq!(output["flows"][at]["server"], format!("198.51.100.7:{server}"));
+    }
+    assert_eq!(output["flows"][0]["name"], "a.example");
 }
 
 #[test]

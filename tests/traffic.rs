@@ -1,6 +1,8 @@
 //! What goes in, what goes out, and what is odd: forwards, the router's own traffic, the guard,
-//! every protocol, rules and policies, source addresses, helpers, many and strange uplinks.
+//! every protocol, rules and policies, source addresses, helpers, lists, many and strange uplinks.
 
+#[path = "support/mmdb.rs"]
+mod mmdb;
 #[path = "support/quic.rs"]
 mod quic;
 #[path = "support/router.rs"]
@@ -16,6 +18,8 @@ mod hold;
 mod inbound;
 #[path = "traffic/lines.rs"]
 mod lines;
+#[path = "traffic/lists.rs"]
+mod lists;
 #[path = "traffic/live.rs"]
 mod live;
 #[path = "traffic/own.rs"]

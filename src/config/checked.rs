@@ -2,9 +2,11 @@
 
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
+use std::sync::Arc;
 
 use ipnet::{IpNet, Ipv6Net};
 
+use crate::engine::geo::Geo;
 use crate::engine::packet::Family;
 use crate::engine::rule::model::Rule;
 use crate::engine::uplink::{UplinkId, UplinkSet};
@@ -20,7 +22,9 @@ pub struct Config {
     /// Port forwards.
     pub forwards: Vec<Forward>,
     /// The rules of all rule files, in order.
-    pub rules: Vec<Rule>,
+    pub rules: Arc<[Rule]>,
+    /// Where addresses belong, from the databases that were named.
+    pub geo: Arc<Geo>,
     /// Firewall backend.
     pub backend: BackendChoice,
     /// The queues to user space.

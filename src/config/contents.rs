@@ -3,7 +3,8 @@
 use toml::de::DeTable;
 
 use super::reader::{Fault, Read, Value, quoted, suggestion};
-use super::values::{number, text};
+use super::values::{number, spelled, text};
+use crate::engine::geo::{Asn, Country};
 use crate::engine::rule::hosts::HostName;
 use crate::engine::rule::model::Payload;
 use crate::engine::rule::texts::{Expressions, Texts, Unusable};
@@ -22,6 +23,16 @@ const PAYLOAD: &str = "{ at = 0, bytes = \"16 03\" }, { contains = \"text\" } or
 /// A host name, or those under one.
 pub(super) fn host(value: &Value) -> Read<HostName> {
     text(HOST, HostName::parse)(value)
+}
+
+/// A country.
+pub(super) fn country(value: &Value) -> Read<Country> {
+    text("the two letters of a country, like \"de\"", |letters| Country::new(letters.as_bytes()))(value)
+}
+
+/// The number of an autonomous system.
+pub(super) fn asn(value: &Value) -> Read<Asn> {
+    spelled("the number of an autonomous system, like 3320 or \"AS3320\"", Asn::parse)(value)
 }
 
 /// An application or protocol that flows are taken for.

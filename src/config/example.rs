@@ -12,7 +12,8 @@
 //! Protocols with ports need both. What is left out: an ICMP type is
 //! echo-request, the code point is 0, the length is 60 bytes, the LAN
 //! interface is the first, there is no hardware address, and the time is
-//! Monday, 00:00. Of contents nothing is known.
+//! Monday, 00:00. Of contents nothing is known. Country and autonomous system of the
+//! destination are those that the databases tell, or `country=de` and `asn=3320`.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -21,6 +22,7 @@ use super::reader::{Fault, Read, Value, quoted, suggestion};
 use super::values::{minute_of_day, parse_mac, weekday};
 use super::words;
 use crate::engine::flow::{Facts, FlowKey, LanId, LocalTime};
+use crate::engine::geo::{Asn, Country};
 use crate::engine::packet::{Family, PROTOCOLS_WITH_PORTS};
 use crate::engine::sniff::{App, Name};
 
@@ -42,6 +44,7 @@ pub(super) fn parse(text: &str, names: &Names) -> Read<Facts<'static>> {
     let head = (words.next(), words.next(), words.next(), words.next());
     let (Some(protocol), Some(src), Some(">"), Some(dst)) = head else { return Err(shape()) };
     let mut facts = flow(protocol, src, dst)?;
+    facts = facts.placed(&names.geo);
     words.try_for_each(|word| detail(&mut facts, word, names))?;
     if let Some((kind, code)) = facts.icmp {
         facts.key.dst_port = u16::from(kind) * 256 + u16::from(code);
@@ -80,8 +83,10 @@ fn end(word: &str, protocol: u8) -> Read<(IpAddr, u16)> {
 
 /// Adds what one more word says.
 fn detail(facts: &mut Facts, word: &str, names: &Names) -> Read<()> {
-    let unknown =
-        || wrong(word, "an ICMP type, or dscp=, lan=, mac=, length=, at=, host=, app= or alpn= with a value");
+    let unknown = || {
+        let keys = "dscp=, lan=, mac=, length=, at=, country=, asn=, host=, app= or alpn=";
+        wrong(word, &format!("an ICMP type, or {keys} with a value"))
+    };
     let (key, value) = word.split_once('=').unwrap_or(("icmp", word));
     let bad = |expected| move || wrong(word, expected);
     match key {
@@ -90,6 +95,8 @@ fn detail(facts: &mut Facts, word: &str, names: &Names) -> Read<()> {
         "mac" => facts.src_mac = Some(parse_mac(value).ok_or_else(bad("mac=02:00:00:00:00:01"))?),
         "length" => facts.length = value.parse().map_err(|_| wrong(word, "a length in bytes"))?,
         "at" => facts.when = when(value).ok_or_else(bad("a weekday and a time like at=mon-09:30"))?,
+        "country" => facts.country = Some(Country::new(value.as_bytes()).ok_or_else(bad("country=de"))?),
+        "asn" => facts.asn = Some(Asn::parse(value).ok_or_else(bad("asn=3320"))?),
         "host" => facts.name = Some(Name::new(value.as_bytes()).ok_or_else(bad("host=www.example.org"))?),
         "app" => facts.app = Some(App::named(value).ok_or_else(|| unknown_app(word, value))?),
         "alpn" => facts.alpn = value.split(',').fold(facts.alpn, |list, id| list.with(id.as_bytes())),

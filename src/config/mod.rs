@@ -11,10 +11,12 @@
 
 mod checked;
 mod contents;
+mod covered;
 mod example;
 mod forwards;
 mod lists;
 mod marks;
+mod mmdb;
 mod names;
 mod problem;
 mod reader;
@@ -26,7 +28,6 @@ mod values;
 mod warnings;
 mod words;
 
-use std::collections::BTreeSet;
 use std::path::Path;
 
 use reader::Fault;
@@ -40,7 +41,7 @@ pub use problem::{Problem, Problems, Severity};
 pub use warnings::warnings;
 
 /// A file that was read already.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct SourceFile {
     /// Its path, as people see it in messages.
     pub path: String,
@@ -49,18 +50,18 @@ pub struct SourceFile {
 }
 
 /// Checks a whole configuration: the main file, the rule files in the order in which rules are tried, and the
-/// lists that these name (see [`list_files`]).
+/// lists and databases that these name.
 ///
 /// # Errors
 /// All problems of all files, a rule's example that does not hold included.
 pub fn load(main: &SourceFile, rule_files: &[SourceFile], lists: &Lists) -> Result<Config, Problems> {
     let mut problems = Problems::default();
-    let router = reader::read_file(0, main, &mut problems, router::read);
+    let router = reader::read_file(0, main, &mut problems, |root| router::read(root, lists));
     let (names, config) = router.unzip();
     let names = names.unwrap_or_default();
     let rules = rules::read_files(rule_files, &names, lists, &mut problems);
     match config {
-        Some(config) if problems.is_empty() => Ok(Config { rules, ..config }),
+        Some(config) if problems.is_empty() => Ok(Config { rules: rules.into(), ..config }),
         _ => Err(problems.sorted()),
     }
 }
@@ -100,13 +101,6 @@ pub fn flow(text: &str, config: &Config) -> Result<Facts<'static>, String> {
         Fault::Because { message, hint } => format!("{message}: {hint}"),
         Fault::Elsewhere => "a name in it is not known".into(),
     })
-}
-
-/// The paths of the lists that rule files name, each seen from its rule file's own directory. Needed before
-/// [`load`], which wants those files; it also tells what is wrong with the rule files.
-#[must_use]
-pub fn list_files(rule_files: &[SourceFile]) -> BTreeSet<String> {
-    lists::all_named(rule_files)
 }
 
 /// `path`, seen from the directory that `file` is in.

@@ -2,13 +2,16 @@
 
 use std::collections::HashMap;
 use std::fmt::Display;
+use std::sync::Arc;
 
 use toml::Spanned;
 
 use super::Config;
+use super::contents;
 use super::reader::{Fault, Read, Report, Value, quoted, suggestion};
 use super::values::text;
 use crate::engine::flow::LanId;
+use crate::engine::geo::{Asn, Country, Geo};
 use crate::engine::uplink::UplinkId;
 
 /// Uplinks and LAN interfaces, by number.
@@ -24,13 +27,23 @@ pub(super) struct Names {
     pub(super) lan: Vec<String>,
     /// Whether all of the LAN's interfaces could be read.
     pub(super) lan_complete: bool,
+    /// Where addresses belong.
+    pub(super) geo: Arc<Geo>,
+    /// Whether all databases that are named could be read.
+    pub(super) geo_complete: bool,
 }
 
 impl Names {
     /// The names of a checked configuration.
     pub(super) fn of(config: &Config) -> Self {
         let uplinks = config.uplinks.iter().map(|uplink| Some((uplink.name.clone(), uplink.weight)));
-        Names { uplinks: uplinks.collect(), lan: config.lan.clone(), lan_complete: true }
+        Names {
+            uplinks: uplinks.collect(),
+            lan: config.lan.clone(),
+            lan_complete: true,
+            geo: Arc::clone(&config.geo),
+            geo_complete: true,
+        }
     }
 
     /// All uplinks.
@@ -67,9 +80,35 @@ impl Names {
         }
     }
 
+    /// The country that a value names.
+    pub(super) fn country(&self, value: &Value) -> Read<Country> {
+        let country = contents::country(value)?;
+        match self.geo.countries {
+            None if self.geo_complete => Err(without_database("countries", "country")),
+            _ => Ok(country),
+        }
+    }
+
+    /// The autonomous system that a value names.
+    pub(super) fn asn(&self, value: &Value) -> Read<Asn> {
+        let asn = contents::asn(value)?;
+        match self.geo.systems {
+            None if self.geo_complete => Err(without_database("autonomous systems", "asn")),
+            _ => Ok(asn),
+        }
+    }
+
     /// The LAN interface of a name.
     pub(super) fn find_lan(&self, wanted: &str) -> Option<LanId> {
         (0..=u8::MAX).zip(&self.lan).find(|(_, name)| *name == wanted).map(|(number, _)| LanId(number))
+    }
+}
+
+/// A question that wants a database which is not there.
+fn without_database(what: &str, key: &str) -> Fault {
+    Fault::Because {
+        message: format!("there is no database of {what}"),
+        hint: format!("expected `{key} = \"FILE.mmdb\"` under [geo] in the configuration file"),
     }
 }
 

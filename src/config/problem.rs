@@ -47,14 +47,15 @@ impl Problem {
     /// The column in characters, counted from 1.
     #[must_use]
     pub fn column(&self) -> usize {
-        let line_start = self.source.line_range(self.line()).start;
+        let line_start = self.source.line_range(self.span.start).start;
         self.source.text[line_start..self.span.start].chars().count() + 1
     }
 
     /// The place in bytes of the file's text.
     #[must_use]
     pub fn span(&self) -> Range<usize> {
-        self.span.clone()
+        let before = self.source.before;
+        self.span.start + before..self.span.end + before
     }
 
     /// How bad it is.
@@ -77,7 +78,7 @@ impl Problem {
 
     /// The long form: the message, the place, the line itself, and the hint below the place.
     fn render(&self) -> String {
-        let shown = self.source.around(self.line(), self.span.start);
+        let shown = self.source.around(self.span.start);
         let text = &self.source.text[shown.clone()];
         let place = |offset: usize| offset.clamp(shown.start, shown.end) - shown.start;
         let span = place(self.span.start)..place(self.span.end);
@@ -85,7 +86,7 @@ impl Problem {
         let snippet = Snippet::source(text).line_start(self.line()).annotation(annotation);
         let title = self.level().primary_title(&self.message);
         // The renderer counts columns in what it is shown.
-        let group = if shown == self.source.line_range(self.line()) {
+        let group = if shown == self.source.line_range(self.span.start) {
             title.element(snippet.path(self.file()))
         } else {
             let origin = Origin::path(self.file()).line(self.line()).char_column(self.column());
@@ -139,7 +140,7 @@ impl Problems {
 
     /// In the files' order and from top to bottom.
     pub(super) fn sorted(mut self) -> Self {
-        self.0.sort_by_key(|problem| (problem.source.order, problem.span.start));
+        self.0.sort_by_key(|problem| (problem.source.order, problem.span().start));
         self
     }
 }
@@ -173,16 +174,35 @@ pub(super) struct Source {
     path: String,
     text: String,
     line_starts: Vec<usize>,
+    /// Bytes and lines of the file before the text.
+    before: usize,
+    lines_before: usize,
 }
 
 impl Source {
     pub(super) fn new(order: usize, file: &SourceFile) -> Arc<Self> {
         let breaks = file.text.match_indices('\n').map(|(place, _)| place + 1);
         let line_starts = std::iter::once(0).chain(breaks).collect();
-        Arc::new(Source { order, path: file.path.clone(), text: file.text.clone(), line_starts })
+        let (path, text) = (file.path.clone(), file.text.clone());
+        Arc::new(Source { order, path, text, line_starts, before: 0, lines_before: 0 })
     }
 
-    /// A problem at a place of this file; a place outside the text is moved to its end.
+    /// One line of a file that is too large to be kept for its problems: the one that a place is in.
+    pub(super) fn line_at(order: usize, path: &str, text: &str, place: usize) -> Arc<Self> {
+        let (until, from) = text.split_at(text.floor_char_boundary(place));
+        let before = until.rfind('\n').map_or(0, |end| end + 1);
+        let end = until.len() + from.find('\n').unwrap_or(from.len());
+        Arc::new(Source {
+            order,
+            path: path.to_owned(),
+            text: text.get(before..end).unwrap_or_default().to_owned(),
+            line_starts: vec![0],
+            before,
+            lines_before: until.matches('\n').count(),
+        })
+    }
+
+    /// A problem at a place of this file; a place outside the text is moved to its ends.
     pub(super) fn problem(
         self: &Arc<Self>,
         severity: Severity,
@@ -190,8 +210,8 @@ impl Source {
         message: String,
         hint: String,
     ) -> Problem {
-        let start = self.text.floor_char_boundary(span.start);
-        let end = self.text.floor_char_boundary(span.end).max(start);
+        let start = self.text.floor_char_boundary(span.start.saturating_sub(self.before));
+        let end = self.text.floor_char_boundary(span.end.saturating_sub(self.before)).max(start);
         Problem { source: Arc::clone(self), span: start..end, severity, message, hint }
     }
 
@@ -205,23 +225,29 @@ impl Source {
     }
 
     fn line_of(&self, offset: usize) -> usize {
-        self.line_starts.partition_point(|&start| start <= offset)
+        self.lines_before + self.line_index(offset) + 1
     }
 
-    /// The bytes of a line that are worth showing for a place in it: all of them, or of a very long line
+    /// The place of a line among those of the text.
+    fn line_index(&self, offset: usize) -> usize {
+        self.line_starts.partition_point(|&start| start <= offset).saturating_sub(1)
+    }
+
+    /// The bytes of a place's line that are worth showing: all of them, or of a very long line
     /// (which costs the renderer its length for every problem in it) those nearby.
-    fn around(&self, line: usize, offset: usize) -> Range<usize> {
+    fn around(&self, offset: usize) -> Range<usize> {
         const NEARBY: usize = 200;
-        let line = self.line_range(line);
+        let line = self.line_range(offset);
         let start = line.start.max(self.text.floor_char_boundary(offset.saturating_sub(NEARBY)));
         let end = line.end.min(self.text.ceil_char_boundary(offset.saturating_add(NEARBY)));
         start.min(line.end)..end.max(start.min(line.end))
     }
 
-    /// The bytes of a line, without its end.
-    fn line_range(&self, line: usize) -> Range<usize> {
-        let start = self.line_starts[line - 1];
-        let end = self.line_starts.get(line).map_or(self.text.len(), |next| next - 1);
+    /// The bytes of a place's line, without its end.
+    fn line_range(&self, offset: usize) -> Range<usize> {
+        let line = self.line_index(offset);
+        let start = self.line_starts[line];
+        let end = self.line_starts.get(line + 1).map_or(self.text.len(), |next| next - 1);
         let text = &self.text[start..end];
         start..start + text.trim_end_matches('\r').len()
     }

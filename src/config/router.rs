@@ -1,12 +1,16 @@
 //! The main file → [`Config`], but for the rules.
 
+use std::sync::Arc;
+
 use toml::Spanned;
 
 use super::checked::{BackendChoice, Bypass, Config, Guard, Helper, Queue};
+use super::lists::Lists;
 use super::names::{Names, Unique};
 use super::reader::{Section, values_of};
 use super::values::{self, INTERFACE, interface, number, one_of, text};
-use super::{forwards, marks, routing, uplinks, words};
+use super::{forwards, marks, mmdb, routing, uplinks, words};
+use crate::engine::geo::Geo;
 
 /// Most LAN interfaces: [`crate::engine::flow::LanId`] is one byte.
 const MAX_LAN: usize = 256;
@@ -26,17 +30,20 @@ const BACKENDS: &[(&str, BackendChoice)] = &[
 const GUARDS: &[(&str, Guard)] = &[("on", Guard::On), ("warn", Guard::Warn), ("off", Guard::Off)];
 
 /// The names that rules may use, and the configuration; parts that could not be read are missing from both.
-pub(super) fn read(root: Section) -> (Names, Config) {
+pub(super) fn read(root: Section, lists: &Lists) -> (Names, Config) {
     directory(&root);
     let (lan, lan_complete) = lan(root.section("lan"));
     let written = uplinks::read(&root, &lan);
-    let names = Names { uplinks: written.iter().map(uplinks::Written::name).collect(), lan, lan_complete };
+    let (geo, geo_complete) = geo(root.section("geo"), lists);
+    let uplinks = written.iter().map(uplinks::Written::name).collect();
+    let names = Names { uplinks, lan, lan_complete, geo: Arc::new(geo), geo_complete };
     let (routing, tables) = routing::read(root.section("routing"), &written, &names);
     let config = Config {
         lan: names.lan.clone(),
         uplinks: uplinks::checked(&written, &tables),
         forwards: forwards::read(&root, &names),
-        rules: Vec::new(),
+        rules: Arc::default(),
+        geo: Arc::clone(&names.geo),
         backend: root.or("backend", BackendChoice::default(), one_of(BACKENDS)),
         queue: queue(root.section("queue")),
         marks: marks::read(root.section("marks"), &written),
@@ -74,6 +81,19 @@ fn lan(section: Section) -> (Vec<String>, bool) {
     let complete = section.report().count() == before;
     section.finish();
     (values_of(interfaces), complete)
+}
+
+/// The databases of where addresses belong, and whether all that are named could be read.
+fn geo(section: Section, lists: &Lists) -> (Geo, bool) {
+    let before = section.report().count();
+    let file = section.report().path();
+    let countries = section.optional("country", |value| lists.database(file, value, mmdb::countries));
+    let systems = section.optional("asn", |value| lists.database(file, value, mmdb::systems));
+    let complete = section.report().count() == before;
+    section.finish();
+    let geo =
+        Geo { countries: countries.map(Spanned::into_inner), systems: systems.map(Spanned::into_inner) };
+    (geo, complete)
 }
 
 fn queue(section: Section) -> Queue {

@@ -167,6 +167,8 @@ fn matchers(section: Section, names: &Names, lists: &Lists, kind: Kind) -> Match
         src: values_of(section.some("src", values::net)),
         dst: values_of(section.some("dst", values::net)),
         dst_list: values_of(section.some("dst_list", |value| lists.nets(file, value))),
+        dst_country: values_of(section.some("dst_country", |value| names.country(value))),
+        dst_asn: values_of(section.some("dst_asn", |value| names.asn(value))),
         src_port: values_of(section.some("src_port", values::port_range)),
         dst_port: values_of(section.some("dst_port", values::port_range)),
         icmp_type: values_of(section.some("icmp_type", icmp_types)).concat(),

@@ -151,6 +151,10 @@ pub struct Explanation {
     pub flow: String,
     /// The host it goes to, where that is known.
     pub name: Option<String>,
+    /// The country of its destination, where that is known: "de".
+    pub country: Option<String>,
+    /// The autonomous system of its destination, where that is known.
+    pub asn: Option<u32>,
     /// The rules that were tried, in order.
     pub rules: Vec<Tried>,
     /// The line it leaves by; none: as the kernel chooses, or not at all.

@@ -27,7 +27,7 @@ pub struct BadQuestion(String);
 pub fn offline(path: &Path, flow: &str, down: &[String]) -> Result<Explanation> {
     let config = super::load(path)?;
     let weights = config.uplinks.iter().map(|uplink| uplink.weight).collect();
-    let snapshot = Snapshot::where_all_works(&config.rules, weights);
+    let snapshot = Snapshot::where_all_works(Arc::clone(&config.rules), Arc::clone(&config.geo), weights);
     explain(&config, &snapshot, flow, down, Millis::default()).map_err(|error| BadQuestion(error).into())
 }
 
@@ -68,6 +68,8 @@ pub fn explain(
     Ok(Explanation {
         flow: flow.into(),
         name: facts.name.map(|name| name.to_string()),
+        country: facts.country.map(|country| country.to_string()),
+        asn: facts.asn.map(|asn| asn.0.get()),
         rules: tried(config, usable, &facts, &decision),
         uplink: uplink(config, &decision),
         reason: config.explain(&decision),

@@ -153,8 +153,9 @@ impl Looking<'_> {
     fn facts(&self, flow: &Flow) -> Facts<'static> {
         let key = key(&flow.orig);
         let now = Millis(clock::monotonic_ms());
-        let name = self.deciding.snapshot.names.of(key.src, key.dst, key.dst_port, now).map(|(name, _)| name);
-        Facts { name, when: self.reporter.shared.local_time(), ..Facts::about(key) }
+        let snapshot = &self.deciding.snapshot;
+        let name = snapshot.names.of(key.src, key.dst, key.dst_port, now).map(|(name, _)| name);
+        snapshot.placed(Facts { name, when: self.reporter.shared.local_time(), ..Facts::about(key) })
     }
 
     fn is_address_of_a_line(&self, address: IpAddr) -> bool {

@@ -44,6 +44,8 @@ pub struct Reporter {
     pub accounts: Arc<Accounts>,
     /// The configuration and plan in force; replaced on reload and when the machine changes.
     pub current: Mutex<(Config, Plan)>,
+    /// Why lists that have changed are not in force.
+    pub lists_complaint: Mutex<Option<String>>,
     /// Device counters of a moment ago, for rates.
     pub last_counters: Mutex<(Instant, HashMap<String, DeviceCounters>)>,
 }
@@ -94,8 +96,13 @@ impl Reporter {
             holds: holds(&self.shared.holds.load()),
             heard: heard(&self.shared.heard.load()),
             recent: self.accounts.recent().iter().map(|event| recent(event, &config, now)).collect(),
-            warnings: plan.misfits.iter().map(ToString::to_string).collect(),
+            warnings: self.warnings(&plan),
         }
+    }
+
+    fn warnings(&self, plan: &Plan) -> Vec<String> {
+        let complaint = self.lists_complaint.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        plan.misfits.iter().map(ToString::to_string).chain(complaint).collect()
     }
 
     fn uplinks(

@@ -1,27 +1,64 @@
-//! Configuration, rule and list files, from the disk.
+//! Configuration, rule and list files and databases, from the disk.
 
+use std::cell::RefCell;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 
 use anyhow::{Context, Result, bail};
 
-use crate::config::{self, Lists, SourceFile};
+use super::watch::{Seen, Stamp};
+use crate::config::{self, Config, Lists, Problems, SourceFile};
 
 /// A configuration file larger than this is no configuration file.
 const LARGEST: u64 = 16 << 20;
-/// A list larger than this is not read: the largest that are published have some ten megabytes.
+/// A list or database larger than this is not read: the largest that are published have some ten megabytes.
 const LARGEST_LIST: u64 = 256 << 20;
 
-/// The configuration file, the rule files it names, as text, and the lists that these name.
+/// The configuration file and the rule files it names, as text, and where the lists and databases come from
+/// that these name.
 #[derive(Debug)]
 pub struct Sources {
     /// The configuration file.
     pub main: SourceFile,
     /// The rule files, in the order of their names.
     pub rules: Vec<SourceFile>,
-    /// The lists; also those that cannot be read, so that a check can say where they are named.
+    /// The lists and databases, which are read when they are asked for.
     pub lists: Lists,
+    /// What was asked for.
+    seen: Rc<RefCell<Seen>>,
+}
+
+impl Sources {
+    /// Checks it all.
+    ///
+    /// # Errors
+    /// Everything that is wrong.
+    pub fn load(&self) -> Result<Config, Problems> {
+        config::load(&self.main, &self.rules, &self.lists)
+    }
+
+    /// Forgets the lists and databases, to read them anew when they are asked for; the texts stay.
+    pub fn forget_lists(&mut self) {
+        *self = Sources::new(std::mem::take(&mut self.main), std::mem::take(&mut self.rules));
+    }
+
+    /// The lists and databases that were read, as they were before.
+    #[must_use]
+    pub fn seen(&self) -> Seen {
+        self.seen.borrow().clone()
+    }
+
+    fn new(main: SourceFile, rules: Vec<SourceFile>) -> Self {
+        let seen = Rc::new(RefCell::new(Seen::new()));
+        let noted = Rc::clone(&seen);
+        let lists = Lists::new(move |path| {
+            noted.borrow_mut().insert(path.to_owned(), Stamp::of(path));
+            read_list(Path::new(path)).map_err(|error| error.to_string())
+        });
+        Sources { main, rules, lists, seen }
+    }
 }
 
 /// A configuration or rule file that cannot be read.
@@ -34,7 +71,7 @@ pub struct Unreadable {
     pub source: io::Error,
 }
 
-/// Reads the configuration file, the `*.toml` files of its rules directory, and the lists they name.
+/// Reads the configuration file and the `*.toml` files of its rules directory.
 /// A directory that is only the default need not exist.
 ///
 /// # Errors
@@ -45,14 +82,10 @@ pub fn read(path: &Path) -> Result<Sources> {
     let directory = match config::rules_directory(&main) {
         Ok(directory) => directory,
         // Loading reports these problems, and all others.
-        Err(_) => return Ok(Sources { main, rules: Vec::new(), lists: Lists::default() }),
+        Err(_) => return Ok(Sources::new(main, Vec::new())),
     };
     let rules = read_rules(Path::new(&directory))?;
-    let lists = config::list_files(&rules).into_iter().map(|path| {
-        let bytes = read_list(Path::new(&path)).map_err(|error| error.to_string());
-        (path, bytes)
-    });
-    Ok(Sources { main, lists: lists.collect(), rules })
+    Ok(Sources::new(main, rules))
 }
 
 fn read_rules(directory: &Path) -> Result<Vec<SourceFile>> {

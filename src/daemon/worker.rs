@@ -12,7 +12,7 @@ use super::shared::{Deciding, Shared, Tally};
 use crate::engine::Engine;
 use crate::engine::flow::{FlowKey, LanId};
 use crate::engine::verdict::Decision;
-use crate::system::queue::{LONGEST_WAIT, PacketQueue, Verdict, Waiting};
+use crate::system::queue::{LONGEST_WAIT, PacketQueue, Turn, Verdict, Waiting};
 
 /// Flows that began in the last seconds and are remembered, per worker.
 const FLOWS: usize = 65_536;
@@ -60,6 +60,10 @@ impl Worker {
             // Looked at for each packet: a turn may have waited long for its first.
             let turn = queue
                 .turn(LONGEST_WAIT, &mut |packet| Some(self.answer(packet, deciding.load(), shared, tally)));
+            if matches!(turn, Ok(Turn::Idle)) {
+                // Rules that were replaced, and their lists, must not wait for a packet to be let go.
+                self.engine.follow(&deciding.load().snapshot);
+            }
             if let Err(error) = tally.turned(turn, false) {
                 tracing::error!("worker {} ends, its queue is broken: {error}", self.place);
                 return;

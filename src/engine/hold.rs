@@ -354,7 +354,7 @@ mod tests {
                 hold: Duration::from_millis(millis),
                 ..rule(Matchers { host, ..Matchers::default() }, Matchers::default())
             };
-            let snapshot = Snapshot::where_all_works(&[by_name], vec![1, 1]);
+            let snapshot = Snapshot::where_all_works([by_name].into(), std::sync::Arc::default(), vec![1, 1]);
             let (arrival, now) = (Arrival::default(), Now::default());
             Router { holding: Holding::new(65_536, ROOM), snapshot, arrival, now, packets: 0 }
         }

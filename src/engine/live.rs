@@ -111,7 +111,7 @@ mod tests {
         let rule = Rule { choice, live, ..rule(to_443, Matchers::default()) };
         let usable: UplinkSet = usable.iter().copied().collect();
         Snapshot {
-            rules: Arc::new(RuleSet::compile(&[rule])),
+            rules: Arc::new(RuleSet::compile([rule])),
             board: Board { usable_v4: usable, usable_v6: usable, weights: vec![1, 1] },
             ..Snapshot::default()
         }

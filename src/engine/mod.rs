@@ -1,8 +1,8 @@
 //! What happens to one packet. Pure: bytes, facts and `now` in, a decision out.
 //!
 //! The order of the modules is the order of the steps:
-//! [`packet`] parses, [`flow`] names the flow and its facts, [`sniff`] reads what
-//! its client says, [`names`] knows who the address is, [`rule`] finds the first
+//! [`packet`] parses, [`flow`] names the flow and its facts, [`geo`] knows where the
+//! address is, [`sniff`] reads what its client says, [`names`] knows who the address is, [`rule`] finds the first
 //! rule that matches, [`sticky`] remembers where the client's flows went,
 //! [`uplink`] picks one of the rule's uplinks, and [`verdict`] turns the pick into
 //! a mark and a reason. Where a client has begun to say its name and a rule asks for it,
@@ -21,6 +21,7 @@ use std::time::Duration;
 
 pub mod flow;
 pub mod gate;
+pub mod geo;
 pub mod hold;
 pub mod live;
 pub mod memory;
@@ -34,6 +35,7 @@ pub mod verdict;
 pub mod watching;
 
 use flow::{Arrival, Facts, FlowKey, FlowTable, LocalTime, Lookup, Millis};
+use geo::Geo;
 use hold::Held;
 use names::{Names, Origin};
 use packet::{Family, Fragment, Packet};
@@ -68,6 +70,8 @@ pub struct Engine {
 pub struct Snapshot {
     /// The rules. Another `Arc` means that the rules were loaded anew.
     pub rules: Arc<RuleSet>,
+    /// Where addresses belong.
+    pub geo: Arc<Geo>,
     /// Who is usable.
     pub board: Board,
     /// Names of addresses.
@@ -152,6 +156,11 @@ impl Engine {
         };
         vacancy.remember(decision);
         Decided { key: Some(key), decision, first: true }
+    }
+
+    /// Takes in the rules of a snapshot and lets go of those before, as the next decision would.
+    pub fn follow(&mut self, snapshot: &Snapshot) {
+        self.turns.follow(&snapshot.rules);
     }
 
     /// What becomes of a flow of which all is known that will be; nothing of it is remembered.
@@ -241,6 +250,7 @@ fn learn<'a>(
     snapshot: &Snapshot,
     now: Millis,
 ) -> (Facts<'a>, Option<Origin>) {
+    let facts = snapshot.placed(facts);
     if !snapshot.rules.asks_for_contents() {
         return (facts, None);
     }
@@ -336,10 +346,16 @@ fn pick_any(
 impl Snapshot {
     /// These rules with every uplink usable, nothing learned: for what would be rather than what is.
     #[must_use]
-    pub fn where_all_works(rules: &[Rule], weights: Vec<u8>) -> Self {
+    pub fn where_all_works(rules: Arc<[Rule]>, geo: Arc<Geo>, weights: Vec<u8>) -> Self {
         let all: UplinkSet = (0..).map(UplinkId).take(weights.len()).collect();
         let board = Board { usable_v4: all, usable_v6: all, weights };
-        Snapshot { rules: Arc::new(RuleSet::compile(rules)), board, ..Snapshot::default() }
+        Snapshot { rules: Arc::new(RuleSet::compile(rules)), geo, board, ..Snapshot::default() }
+    }
+
+    /// The facts, with where the destination belongs if any rule asks for that.
+    #[must_use]
+    pub fn placed<'a>(&self, facts: Facts<'a>) -> Facts<'a> {
+        if self.rules.asks_for_places() { facts.placed(&self.geo) } else { facts }
     }
 
     /// Whether a remembered decision may be given again. A flow whose uplink has gone, or that

@@ -173,7 +173,7 @@ fn loading_rules_anew_does_not_disturb_the_turns_of_a_rule_that_stayed() {
     let mut router = Router::new(vec![stayed.clone()], &[1, 1]);
     assert_eq!(router.udp(Family::V4, 1, 53), routed(0, Reason::RuleMatched, Some(0)));
     let added = Rule { name: "added".into(), ..to_port(99, ordered(&[0])) };
-    router.snapshot.rules = Arc::new(RuleSet::compile(&[added, stayed]));
+    router.snapshot.rules = Arc::new(RuleSet::compile(vec![added, stayed]));
     assert_eq!(router.udp(Family::V4, 2, 53), routed(1, Reason::RuleMatched, Some(1)));
 }
 
@@ -266,7 +266,8 @@ impl Router {
     /// All uplinks are up, in both families.
     fn new(rules: Vec<Rule>, weights: &[u8]) -> Self {
         let board = Board { weights: weights.to_vec(), ..Board::default() };
-        let snapshot = Snapshot { rules: Arc::new(RuleSet::compile(&rules)), board, ..Snapshot::default() };
+        let snapshot =
+            Snapshot { rules: Arc::new(RuleSet::compile(rules.as_slice())), board, ..Snapshot::default() };
         let mut router =
             Router { engine: Engine::new(1024), snapshot, arrival: Arrival::default(), now: Now::default() };
         router.up(&(0..weights.len() as u8).collect::<Vec<_>>());

@@ -164,7 +164,7 @@ impl Watching {
         self.counts.named += 1;
         snapshot.names.said(key.src, key.dst, key.dst_port, &name, now.at);
         // As the next connection will be seen, of which more than the name is not known either.
-        let facts = Facts { name: Some(name), ..facts };
+        let facts = snapshot.placed(Facts { name: Some(name), ..facts });
         let Some(wanted) = wanted_elsewhere(snapshot, &facts, on) else { return OnMismatch::Keep };
         self.counts.elsewhere += 1;
         let pair = (key.src, key.dst);
@@ -312,7 +312,7 @@ mod tests {
             let choice = Choice { policy: Policy::Ordered, uplinks: vec![(UplinkId(1), 1)] };
             let matches = Matchers { host, ..Matchers::default() };
             let rules = [Rule { choice, on_mismatch, ..rule(matches, Matchers::default()) }];
-            let snapshot = Snapshot::where_all_works(&rules, vec![1, 1]);
+            let snapshot = Snapshot::where_all_works(rules.into(), std::sync::Arc::default(), vec![1, 1]);
             Router { watching: Watching::default(), snapshot, on: ON, port: 40_000, now: Now::default() }
         }
 

@@ -1,6 +1,6 @@
 //! The conversations of a capture: who is the client, what is known of each, which have ended.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
@@ -10,18 +10,21 @@ use crate::engine::flow::{Facts, FlowKey, Millis};
 use crate::engine::names::{Names, Origin};
 use crate::engine::packet::Packet;
 use crate::engine::sniff::watch::{Known, Watch};
-use crate::engine::sniff::{Alpn, App, Name, Ports};
+use crate::engine::sniff::{Alpn, App, Name, Ports, dns};
 use crate::engine::verdict::Decision;
 
 /// Conversations that are kept at one time; with more, those that were silent longest end.
 const MOST: usize = 65_536;
 /// Conversations that are listened to at one time: each keeps some kilobytes.
 const LISTENED_TO: usize = 8_192;
+/// Names in DNS questions that are kept of all conversations together; of further ones only the first.
+const ASKED: usize = 65_536;
 /// A conversation that was silent for so long has ended.
 const SILENCE: Duration = Duration::from_secs(300);
 
 const TCP: u8 = 6;
 const UDP: u8 = 17;
+const DNS: u16 = 53;
 
 /// One conversation.
 #[derive(Debug)]
@@ -38,8 +41,11 @@ pub struct Flow {
     pub bytes: u64,
     /// What it was taken for.
     pub app: Option<App>,
-    /// The address that its client names in place of a host, and at which packet.
-    pub address: Option<(IpAddr, u64)>,
+    /// What its client asks for that can be no host's name, and at which packet: an address in place
+    /// of a host, an odd name in a DNS question.
+    pub said: Option<(Box<str>, u64)>,
+    /// All names in its DNS questions, in lower case.
+    pub asked: BTreeSet<Box<str>>,
     /// What its client offers to speak.
     pub alpn: Alpn,
     /// What it is called.
@@ -113,6 +119,8 @@ pub(super) struct Tcp {
 pub(super) struct Flows {
     open: HashMap<FlowKey, Flow, RandomState>,
     listened_to: usize,
+    /// Names in DNS questions.
+    asked: usize,
     began: u64,
     /// Packets since the silent ones were last looked for.
     since: usize,
@@ -120,7 +128,13 @@ pub(super) struct Flows {
 
 impl Flows {
     pub(super) fn new() -> Self {
-        Flows { open: HashMap::with_hasher(RandomState::default()), listened_to: 0, began: 0, since: 0 }
+        Flows {
+            open: HashMap::with_hasher(RandomState::default()),
+            listened_to: 0,
+            asked: 0,
+            began: 0,
+            since: 0,
+        }
     }
 
     /// Adds a packet to its conversation, new or not; what has ended meanwhile goes to `ended`.
@@ -133,7 +147,7 @@ impl Flows {
         {
             self.end(flow, ended);
         }
-        let Flows { open, listened_to, began, .. } = self;
+        let Flows { open, listened_to, asked, began, .. } = self;
         let flow = open.entry(both).or_insert_with(|| {
             let key = client_first(key, seen);
             let watch = if *listened_to < LISTENED_TO { watch(&seen.packet, key) } else { None };
@@ -143,6 +157,9 @@ impl Flows {
         });
         if flow.listen(seen, names) {
             *listened_to -= 1;
+        }
+        if *asked < ASKED {
+            *asked += flow.listen_for_questions(seen);
         }
         flow
     }
@@ -154,6 +171,7 @@ impl Flows {
 
     fn end(&mut self, flow: Flow, ended: &mut dyn FnMut(Flow)) {
         self.listened_to -= usize::from(flow.watch.is_some());
+        self.asked -= flow.asked.len();
         ended(flow);
     }
 
@@ -192,7 +210,8 @@ impl Flow {
             packets: 0,
             bytes: 0,
             app: None,
-            address: None,
+            said: None,
+            asked: BTreeSet::new(),
             alpn: Alpn::default(),
             name: None,
             decision: None,
@@ -203,12 +222,12 @@ impl Flow {
         }
     }
 
-    /// What it is called, how that was learned, and at which packet. An address that a client
-    /// asks for in place of a name is better than nothing.
+    /// What it is called, how that was learned, and at which packet. What a client asks for that
+    /// can be no host's name is better than nothing.
     #[must_use]
     pub fn known_as(&self) -> Option<(String, From, u64)> {
         let name = self.name.map(|learned| (learned.name.to_string(), learned.from, learned.packet));
-        let said = self.address.map(|(address, packet)| (address.to_string(), From::OwnBytes, packet));
+        let said = self.said.as_ref().map(|(said, packet)| (said.to_string(), From::OwnBytes, *packet));
         match name {
             Some((_, From::OwnBytes, _)) => name,
             _ => said.or(name),
@@ -279,13 +298,33 @@ impl Flow {
     fn take_in(&mut self, known: &Known, seen: &Seen<'_>, names: &Names) {
         self.app = known.app.or(self.app);
         self.alpn = known.alpn;
-        self.address = self.address.or(known.address.map(|address| (address, self.packets)));
+        if let (Some(address), None) = (known.address, &self.said) {
+            self.said = Some((address.to_string().into(), self.packets));
+        }
         let said = known.name.filter(|_| self.name.is_none_or(|learned| learned.from != From::OwnBytes));
         let Some(name) = said else { return };
         self.name = Some(Learned { name, from: From::OwnBytes, packet: self.packets });
         if self.key.protocol == TCP && !known.outer {
             names.said(self.key.src, self.key.dst, self.key.dst_port, &name, millis(seen.at));
         }
+    }
+
+    /// Takes in what a DNS message asks; an answer repeats it, so one without its question tells it
+    /// too. Returns how many new names there are.
+    fn listen_for_questions(&mut self, seen: &Seen<'_>) -> usize {
+        let is_dns = matches!(self.app, Some(App::Dns | App::Mdns));
+        let ports = Ports { src: self.key.src_port, dst: self.key.dst_port };
+        // Over TCP each message stands behind its length, and usually in a segment of its own.
+        let message = if seen.tcp.is_some() { seen.data.get(2..) } else { Some(seen.data) };
+        let (Some(message), true) = (message, is_dns || ports.dst == DNS) else { return 0 };
+        let before = self.asked.len();
+        dns::questions(message, ports, |name| {
+            let name = name.into_boxed_str();
+            self.app.get_or_insert(App::Dns);
+            self.said.get_or_insert_with(|| (name.clone(), self.packets));
+            self.asked.insert(name);
+        });
+        self.asked.len() - before
     }
 
     fn known_name(&self, names: &Names, now: Millis) -> Option<Learned> {
@@ -328,12 +367,18 @@ fn reverse(key: FlowKey) -> FlowKey {
     FlowKey { src: key.dst, dst: key.src, src_port: key.dst_port, dst_port: key.src_port, ..key }
 }
 
-/// The key as the client sends. Who sends first is the client, unless the handshake or a well-known
-/// port says that the capture begins with an answer.
+/// The key as the client sends. Who sends first is the client, unless the handshake, a well-known
+/// port or what is said tells that the capture begins with an answer.
 fn client_first(key: FlowKey, seen: &Seen<'_>) -> FlowKey {
     let is_answer = match seen.tcp {
         Some(tcp) if tcp.syn => tcp.ack,
-        _ => seen.packet.ports.is_some() && key.src_port < 1024 && key.dst_port >= 1024,
+        _ if seen.packet.ports.is_none() => false,
+        _ => (key.src_port < 1024 && key.dst_port >= 1024) || speaks_as_server(seen.data),
     };
     if is_answer { reverse(key) } else { key }
+}
+
+/// An HTTP/1 status line, or a TLS handshake record with a ServerHello.
+fn speaks_as_server(data: &[u8]) -> bool {
+    data.starts_with(b"HTTP/1.") || matches!(data, [22, 3, _, _, _, 2, ..])
 }

@@ -15,7 +15,12 @@ mod kind {
     pub const IPV4: u32 = 228;
     pub const IPV6: u32 = 229;
     pub const COOKED_2: u32 = 276;
+    pub const WIRELESS: u32 = 105;
+    pub const RADIOTAP: u32 = 127;
 }
+
+/// Ethernet's link type.
+pub const ETHERNET: u32 = kind::ETHERNET;
 
 /// EtherTypes (IEEE 802 numbers, IANA).
 mod ethertype {
@@ -37,6 +42,9 @@ pub fn ip_packet(link: u32, frame: &[u8]) -> Option<&[u8]> {
         kind::COOKED => of_type(u16_at(frame, 14)?, frame.get(16..)?),
         kind::COOKED_2 => of_type(u16_at(frame, 0)?, frame.get(20..)?),
         kind::C_HDLC => of_type(u16_at(frame, 2)?, frame.get(4..)?),
+        kind::WIRELESS => in_wireless(frame),
+        // Its length, in the other order, behind two bytes.
+        kind::RADIOTAP => in_wireless(frame.get(u16_at(frame, 2)?.swap_bytes().into()..)?),
         kind::PPP | kind::PPP_HDLC => in_ppp(frame),
         kind::PPPOE => in_pppoe(frame),
         // The address family's number differs from system to system; the packet says it too.
@@ -57,6 +65,8 @@ fn of_type(mut ethertype: u16, mut rest: &[u8]) -> Option<&[u8]> {
     for _ in 0..DEPTH {
         match ethertype {
             ethertype::IPV4 | ethertype::IPV6 => return Some(rest),
+            // A length: the type stands behind (IEEE 802.2, RFC 1042).
+            ..=1500 => return in_snap(rest),
             ethertype::PPPOE_SESSION => return in_pppoe(rest),
             ethertype::MPLS => return behind_labels(rest),
             vlan if ethertype::VLAN.contains(&vlan) => {
@@ -67,6 +77,23 @@ fn of_type(mut ethertype: u16, mut rest: &[u8]) -> Option<&[u8]> {
         }
     }
     None
+}
+
+fn in_snap(frame: &[u8]) -> Option<&[u8]> {
+    let rest = frame.strip_prefix(&[0xaa, 0xaa, 0x03, 0, 0, 0])?;
+    matches!(u16_at(rest, 0)?, ethertype::IPV4 | ethertype::IPV6).then_some(rest.get(2..)?)
+}
+
+/// A data frame of IEEE 802.11 that is not encrypted: 24 bytes, six more between two access points,
+/// two more with a quality of service, and what else fills up to four bytes is not looked for.
+fn in_wireless(frame: &[u8]) -> Option<&[u8]> {
+    let &[control, flags] = frame.first_chunk()?;
+    if control & 0x0f != 0x08 || flags & 0x40 != 0 {
+        return None;
+    }
+    let between_points = if flags & 0x03 == 0x03 { 6 } else { 0 };
+    let quality = if control & 0x80 != 0 { 2 } else { 0 };
+    in_snap(frame.get(24 + between_points + quality..)?)
 }
 
 /// PPPoE's header of 6 bytes, then PPP (RFC 2516, section 4).
@@ -130,6 +157,9 @@ mod tests {
             (0, framed(&[2, 0, 0, 0])),
             (108, framed(&[0, 0, 0, 2])),
             (101, framed(&[])),
+            (1, ethernet(&[0, 12, 0xaa, 0xaa, 3, 0, 0, 0, 8, 0])),
+            (105, framed(&[&[8, 1][..], &[0; 22], &[0xaa, 0xaa, 3, 0, 0, 0, 8, 0]].concat())),
+            (127, framed(&[&[0, 0, 4, 0, 0x88, 3][..], &[0; 30], &[0xaa, 0xaa, 3, 0, 0, 0, 8, 0]].concat())),
             (12, framed(&[])),
             (229, framed(&[])),
         ] {
@@ -143,6 +173,7 @@ mod tests {
         assert_eq!(ip_packet(101, &[0x10]), None, "version 1");
         assert_eq!(ip_packet(147, &PACKET), None, "a link type of somebody's own");
         assert_eq!(ip_packet(9, &[0xc0, 0x21, 0x45]), None, "PPP's own");
+        assert_eq!(ip_packet(105, &framed(&[&[8, 0x41][..], &[0; 30]].concat())), None, "encrypted");
     }
 
     proptest! {

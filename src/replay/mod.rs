@@ -115,7 +115,7 @@ impl Judge {
         let weights = config.uplinks.iter().map(|uplink| uplink.weight).collect();
         let snapshot = Snapshot {
             choices: Arc::new(Choices::new(NAMES)),
-            ..Snapshot::where_all_works(&config.rules, weights)
+            ..Snapshot::where_all_works(Arc::clone(&config.rules), Arc::clone(&config.geo), weights)
         };
         Judge { engine: Engine::new(1), snapshot, lan }
     }
@@ -124,7 +124,7 @@ impl Judge {
     fn hear(&mut self, flow: &mut Flow, seen: &Seen<'_>) {
         if flow.packets == 1 {
             let arrival = Arrival { lan: self.lan, ..Arrival::default() };
-            let facts = Facts::new(&seen.packet, &arrival, local_time(seen.at));
+            let facts = self.snapshot.placed(Facts::new(&seen.packet, &arrival, local_time(seen.at)));
             let icmp = facts.icmp;
             let key = if icmp.is_some() { facts.key } else { flow.key };
             flow.facts = Some(Facts { key, ..facts });

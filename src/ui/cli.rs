@@ -345,6 +345,7 @@ Examples:
   wansplit check && wansplit reload     like SIGHUP, but tells how it went
 
 A rule file with an error changes nothing: the rules in force stay.
+Lists and databases that change are taken in without it, within seconds.
 
 Exit codes: 0 the new rules are in force, 1 they are not";
 
@@ -355,8 +356,8 @@ Examples:
   wansplit explain --live tcp 10.77.0.5:40000 to 198.51.100.7:443
 
 Details are those of rules' examples: host=, app=, alpn=, dscp=, lan=, mac=,
-length=, at=mon-09:30, an ICMP type. Without --live all lines are thought to
-work, and nothing is known of names.
+length=, country=, asn=, at=mon-09:30, an ICMP type. Without --live all lines
+are thought to work, and nothing is known of names.
 
 Exit codes: 0 explained, 1 the daemon does not answer or cannot tell,
 2 bad configuration or usage";

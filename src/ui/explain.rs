@@ -8,11 +8,8 @@ use crate::control::message::{Explanation, Tried, Without};
 /// would if a line were down.
 #[must_use]
 pub fn render(explanation: &Explanation, style: Style) -> String {
-    let name = match &explanation.name {
-        Some(name) => format!(", to {}", printable(name)),
-        None => String::new(),
-    };
-    let mut text = format!("{}{name}\n\n", style.paint(Paint::Title, &printable(&explanation.flow)));
+    let title = style.paint(Paint::Title, &printable(&explanation.flow));
+    let mut text = format!("{title}{}\n\n", destination(explanation));
     text.extend(explanation.rules.iter().map(|tried| rule(tried, style)));
     text += &format!("{}\n", style.paint(Paint::Good, &printable(&explanation.reason)));
     if explanation.hold_ms > 0 {
@@ -20,6 +17,14 @@ pub fn render(explanation: &Explanation, style: Style) -> String {
     }
     text.extend(explanation.without.iter().map(without));
     text
+}
+
+/// What is known of where the flow goes.
+fn destination(explanation: &Explanation) -> String {
+    let name = explanation.name.as_ref().map(|name| format!(", to {}", printable(name)));
+    let country = explanation.country.as_ref().map(|country| format!(", in {}", printable(country)));
+    let asn = explanation.asn.map(|asn| format!(", AS{asn}"));
+    [name, country, asn].into_iter().flatten().collect()
 }
 
 fn rule(tried: &Tried, style: Style) -> String {

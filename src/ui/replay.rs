@@ -29,6 +29,8 @@ pub struct FlowJson {
     pub name: Option<String>,
     /// How that was learned: "own bytes", "dns", "earlier flow".
     pub name_from: Option<&'static str>,
+    /// All its names: those of every DNS question where it asks several, else the one above.
+    pub names: Vec<String>,
     /// At which packet of the flow, counted from 1.
     pub packet: Option<u64>,
     /// The rule that matched.
@@ -96,6 +98,7 @@ impl FlowJson {
             server: flow.server(),
             app: flow.app.map(|app| app.as_str()),
             name: name.as_ref().map(|(name, ..)| name.clone()),
+            names: all_names(flow, name.as_ref().map(|(name, ..)| name.as_str())),
             name_from: name.as_ref().map(|(_, from, _)| from.as_str()),
             packet: name.map(|(.., packet)| packet),
             rule: decided.and_then(|(decision, config)| rule(&decision, config)),
@@ -188,6 +191,13 @@ pub fn progress(file: &str, read: u64, length: u64) -> String {
     match length {
         0 => format!("{file}: {}", bytes(read)),
         _ => format!("{file} [{}] {} of {}", bar(read, length, 30), bytes(read), bytes(length)),
+    }
+}
+
+fn all_names(flow: &Flow, name: Option<&str>) -> Vec<String> {
+    match flow.asked.is_empty() {
+        true => name.map(str::to_owned).into_iter().collect(),
+        false => flow.asked.iter().map(ToString::to_string).collect(),
     }
 }
 

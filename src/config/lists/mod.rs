@@ -17,8 +17,6 @@ mod singbox;
 
 pub use file::Lists;
 
-pub(super) use file::all_named;
-
 use std::borrow::Cow;
 use std::ops::Range;
 use std::sync::Arc;

@@ -4,6 +4,7 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
+use crate::engine::geo::{Asn, Country, Geo};
 use crate::engine::packet::{Family, PROTOCOLS_WITH_PORTS, Packet};
 use crate::engine::sniff::{Alpn, App, Hint, Name};
 
@@ -101,6 +102,10 @@ pub struct Facts<'a> {
     pub length: u32,
     /// When the flow began.
     pub when: LocalTime,
+    /// The country of the destination, where it is known.
+    pub country: Option<Country>,
+    /// The autonomous system of the destination, where it is known.
+    pub asn: Option<Asn>,
     /// The host that the client wants, where it is known.
     pub name: Option<Name>,
     /// What the flow was taken for.
@@ -172,6 +177,8 @@ impl<'a> Facts<'a> {
             dscp: 0,
             length: 0,
             when: LocalTime::default(),
+            country: None,
+            asn: None,
             name: None,
             app: None,
             alpn: Alpn::default(),
@@ -179,6 +186,12 @@ impl<'a> Facts<'a> {
             user_agent: None,
             payload: &[],
         }
+    }
+
+    /// The same flow, with where its destination belongs.
+    #[must_use]
+    pub fn placed(self, geo: &Geo) -> Self {
+        Facts { country: geo.country(self.key.dst), asn: geo.asn(self.key.dst), ..self }
     }
 
     /// The same flow, with what the client's first bytes say.

@@ -15,6 +15,7 @@ use super::hosts::{HostName, HostSet, Reach};
 use super::model::{Choice, IcmpType, Live, Matchers, OnMismatch, Payload, Policy, Rule, TimeSpan, WhenNone};
 use super::texts::{Expressions, Texts};
 use crate::engine::flow::{Facts, FlowKey, LanId, LocalTime, Mac};
+use crate::engine::geo::{Asn, Country};
 use crate::engine::packet::Family;
 use crate::engine::sniff::{Alpn, App, Name};
 use crate::engine::uplink::UplinkId;
@@ -57,11 +58,12 @@ pub(super) fn any_host_name() -> impl Strategy<Value = HostName> {
 }
 
 pub(super) fn any_facts() -> impl Strategy<Value = Facts<'static>> {
-    (any_bare_facts(), any_contents()).prop_map(|(facts, contents)| {
+    let places = (option::of(any_country()), option::of(any_asn()));
+    (any_bare_facts(), any_contents(), places).prop_map(|(facts, contents, (country, asn))| {
         let (name, app, alpn, method, user_agent, payload) = contents;
         let alpn = alpn.iter().fold(Alpn::default(), |list, id| list.with(id.as_bytes()));
         let [method, user_agent] = [method, user_agent].map(|text| text.map(str::as_bytes));
-        Facts { name, app, alpn, method, user_agent, payload: payload.as_bytes(), ..facts }
+        Facts { country, asn, name, app, alpn, method, user_agent, payload: payload.as_bytes(), ..facts }
     })
 }
 
@@ -104,6 +106,8 @@ fn any_bare_facts() -> impl Strategy<Value = Facts<'static>> {
 fn any_matchers(rarity: u32) -> impl Strategy<Value = Matchers> {
     (any_bare_matchers(rarity), any_content_matchers(rarity)).prop_map(|(bare, contents)| Matchers {
         dst_list: contents.dst_list,
+        dst_country: contents.dst_country,
+        dst_asn: contents.dst_asn,
         host: contents.host,
         host_list: contents.host_list,
         app: contents.app,
@@ -119,6 +123,8 @@ fn any_content_matchers(rarity: u32) -> impl Strategy<Value = Matchers> {
     let lists = (
         sparse(vec(any_net(), 1..4).prop_map(|nets| Arc::new(nets.iter().collect())), rarity * 3),
         sparse(any_host_set(), rarity * 3),
+        sparse(any_country(), rarity * 3),
+        sparse(any_asn(), rarity * 3),
     );
     let names = (sparse(any_host_name(), rarity), sparse(any_app(), rarity * 2));
     let texts = (
@@ -127,11 +133,13 @@ fn any_content_matchers(rarity: u32) -> impl Strategy<Value = Matchers> {
         sparse(any_bytes(&["moz", "CURL", "/"]), rarity * 4),
         prop_oneof![rarity * 4 => Just(Payload::default()), 1 => any_payload_patterns()],
     );
-    (lists, names, texts).prop_map(|((dst_list, host_list), (host, app), texts)| {
+    (lists, names, texts).prop_map(|((dst_list, host_list, dst_country, dst_asn), (host, app), texts)| {
         let (alpn, http_method, agents, payload) = texts;
         let user_agent = Texts::in_any_case(agents).expect("few texts");
         Matchers {
             dst_list,
+            dst_country,
+            dst_asn,
             host,
             host_list,
             app,
@@ -245,6 +253,14 @@ const PAYLOADS: &[&str] = &["", "GET / HTTP/1.1", "\u{16}\u{3}\u{1}", "xxyz9"];
 
 fn any_app() -> impl Strategy<Value = App> {
     select(&[App::Tls, App::Quic, App::Discord])
+}
+
+fn any_country() -> impl Strategy<Value = Country> {
+    select(&["de", "at", "ch"]).prop_map(|letters| Country::new(letters.as_bytes()).expect("a country"))
+}
+
+fn any_asn() -> impl Strategy<Value = Asn> {
+    select(&["1", "2", "3320"]).prop_map(|number| Asn::parse(number).expect("a number"))
 }
 
 fn any_bytes(texts: &'static [&'static str]) -> impl Strategy<Value = Vec<u8>> {

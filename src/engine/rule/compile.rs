@@ -1,5 +1,6 @@
 //! [`RuleSet`]: all rules, ready to be asked.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::MAX_RULES;
@@ -15,17 +16,18 @@ use crate::engine::flow::Facts;
 /// ask, and an index of which rules are worth asking at all.
 #[derive(Debug, Clone, Default)]
 pub struct RuleSet {
-    rules: Vec<Rule>,
+    rules: Arc<[Rule]>,
     matching: Matching,
     nameless: Nameless,
     asks_for_contents: bool,
     asks_for_names: bool,
+    asks_for_places: bool,
 }
 
 /// The part of a rule set that answers which rule matches.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Matching {
-    compiled: Vec<Compiled>,
+    compiled: Box<[Compiled]>,
     index: Index,
 }
 
@@ -38,14 +40,18 @@ struct Compiled {
 impl RuleSet {
     /// Compiles rules; those beyond [`MAX_RULES`], which no number can name, are left out.
     #[must_use]
-    pub fn compile(rules: &[Rule]) -> Self {
-        let rules = &rules[..rules.len().min(MAX_RULES)];
+    pub fn compile(rules: impl Into<Arc<[Rule]>>) -> Self {
+        let mut rules = rules.into();
+        if let Some(named) = rules.get(..MAX_RULES).filter(|named| named.len() < rules.len()) {
+            rules = named.into();
+        }
         RuleSet {
-            rules: rules.to_vec(),
-            matching: Matching::new(rules),
-            nameless: Nameless::new(rules),
+            matching: Matching::new(&rules),
+            nameless: Nameless::new(&rules),
             asks_for_contents: rules.iter().any(Rule::asks_for_contents),
             asks_for_names: rules.iter().any(Rule::asks_for_names),
+            asks_for_places: rules.iter().any(Rule::asks_for_places),
+            rules,
         }
     }
 
@@ -73,6 +79,12 @@ impl RuleSet {
     #[must_use]
     pub fn asks_for_contents(&self) -> bool {
         self.asks_for_contents
+    }
+
+    /// Whether any rule asks where addresses belong.
+    #[must_use]
+    pub fn asks_for_places(&self) -> bool {
+        self.asks_for_places
     }
 
     /// The rules as they were given.
@@ -143,7 +155,7 @@ mod tests {
         let by_net = rule(by_net, Matchers::default());
         let all = rule(Matchers::default(), Matchers::default());
         for order in [[&by_port, &by_net, &all], [&all, &by_net, &by_port], [&by_net, &all, &by_port]] {
-            let set = RuleSet::compile(&order.map(Rule::clone));
+            let set = RuleSet::compile(&order.map(Rule::clone)[..]);
             for start in 0..3 {
                 assert_eq!(set.first_match_from(RuleId(start), &facts()), Some(RuleId(start)));
             }
@@ -155,7 +167,7 @@ mod tests {
         let never = rule(Matchers { dscp: vec![63], ..Matchers::default() }, Matchers::default());
         let mut rules = vec![never; MAX_RULES];
         rules.push(rule(Matchers::default(), Matchers::default()));
-        let set = RuleSet::compile(&rules);
+        let set = RuleSet::compile(rules);
         assert_eq!(set.rules().len(), MAX_RULES);
         assert_eq!(set.first_match_from(RuleId(0), &facts()), None);
     }
@@ -167,7 +179,7 @@ mod tests {
             rules in any_rules(),
             flows in proptest::collection::vec(any_facts(), 1..20),
         ) {
-            let set = RuleSet::compile(&rules);
+            let set = RuleSet::compile(rules.as_slice());
             for facts in &flows {
                 for start in (0..=rules.len() as u16).map(RuleId) {
                     let expected = naive::first_match_from(&rules, start, facts);

@@ -42,6 +42,16 @@ impl HostName {
         Some(HostName { name: Name::new(name.as_bytes())?, reach })
     }
 
+    /// Whether it stands for all names that this one with its reach stands for.
+    #[must_use]
+    pub fn cover(&self, name: &[u8], reach: Reach) -> bool {
+        name.strip_suffix(self.name.as_bytes()).is_some_and(|before| match before {
+            [] => self.reach == Reach::Both || self.reach == reach,
+            [.., b'.'] => self.reach != Reach::Itself,
+            _ => false,
+        })
+    }
+
     /// Whether it stands for this name.
     #[must_use]
     pub fn means(&self, name: &Name) -> bool {
@@ -113,6 +123,15 @@ impl HostNames {
         reaches(name, Reach::Below) || parents(name).any(|parent| reaches(parent, Reach::Itself))
     }
 
+    /// Whether they mean all names that this one with its reach stands for.
+    #[must_use]
+    pub fn cover(&self, name: &[u8], reach: Reach) -> bool {
+        let reaches = |name, not: Reach| self.reach(name).is_some_and(|reach| reach != not);
+        let itself = reach == Reach::Below || reaches(name, Reach::Below);
+        let below = reach == Reach::Itself || reaches(name, Reach::Itself);
+        itself && below || parents(name).any(|parent| reaches(parent, Reach::Itself))
+    }
+
     /// All of them, in no order.
     pub fn iter(&self) -> impl Iterator<Item = (&[u8], Reach)> {
         self.places.iter().map(|place| (place.of(&self.bytes), place.reach()))
@@ -159,7 +178,7 @@ impl fmt::Debug for HostNames {
 }
 
 /// The names that `name` is under, the longest first.
-pub(super) fn parents(name: &[u8]) -> impl Iterator<Item = &[u8]> {
+pub fn parents(name: &[u8]) -> impl Iterator<Item = &[u8]> {
     let dots = name.iter().enumerate().filter(|(_, byte)| **byte == b'.');
     dots.filter_map(|(dot, _)| name.get(dot + 1..))
 }
@@ -207,10 +226,16 @@ impl HostSet {
             || self.expressions.found_in(name.as_bytes())
     }
 
+    /// Whether it has neither words nor expressions.
+    #[must_use]
+    pub fn is_only_names(&self) -> bool {
+        self.keywords.is_empty() && self.expressions.is_empty()
+    }
+
     /// Whether it means no name at all.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.names.is_empty() && self.keywords.is_empty() && self.expressions.is_empty()
+        self.names.is_empty() && self.is_only_names()
     }
 }
 
@@ -267,6 +292,24 @@ mod tests {
             for name in asked {
                 prop_assert_eq!(set.hold(&name), hosts.iter().any(|host| host.means(&name)), "{}", name);
             }
+        }
+
+        #[test]
+        fn names_cover_one_if_they_mean_whatever_it_stands_for(
+            hosts in vec(any_host_name(), 0..6),
+            one in any_host_name(),
+        ) {
+            let set: HostNames = hosts.iter().collect();
+            // A label that no name of these has stands for all that could be under it.
+            let below = Name::new(&[b"other.", one.name.as_bytes()].concat()).unwrap();
+            let itself = one.reach == Reach::Below || set.hold(&one.name);
+            let under = one.reach == Reach::Itself || set.hold(&below);
+            for host in &hosts {
+                let alone: HostNames = [*host].iter().collect();
+                let covers = host.cover(one.name.as_bytes(), one.reach);
+                prop_assert_eq!(covers, alone.cover(one.name.as_bytes(), one.reach), "{:?}", host);
+            }
+            prop_assert_eq!(set.cover(one.name.as_bytes(), one.reach), itself && under, "{} {:?}", one.name, one.reach);
         }
 
         #[test]

@@ -19,9 +19,10 @@ use foldhash::quality::RandomState;
 use hashbrown::HashMap;
 use ipnet::IpNet;
 
-use super::hosts::{HostSet, Reach, parents};
+use super::hosts::{Reach, parents};
 use super::model::{Matchers, Rule, RuleId};
 use crate::engine::flow::{Facts, Mac};
+use crate::engine::geo::{Asn, Country};
 use crate::engine::packet::Family;
 use crate::engine::sniff::{App, Name};
 
@@ -40,6 +41,8 @@ pub(super) struct Index {
     protocol: Lists<u8>,
     src: NetLists,
     dst: NetLists,
+    country: Lists<Country>,
+    asn: Lists<Asn>,
     app: Lists<App>,
     host: HostLists,
     /// Rules that only a flow with a name can match.
@@ -59,6 +62,8 @@ enum Entry<'r> {
     Protocol(u8),
     Src(IpNet),
     Dst(IpNet),
+    DstCountry(Country),
+    DstAsn(Asn),
     App(App),
     Host(&'r [u8]),
     Below(&'r [u8]),
@@ -87,6 +92,8 @@ impl Index {
             src_port.and_then(|port| self.src_port.get(&port)),
             dst_port.and_then(|port| self.dst_port.get(&port)),
             self.protocol.get(&key.protocol),
+            facts.country.and_then(|country| self.country.get(&country)),
+            facts.asn.and_then(|asn| self.asn.get(&asn)),
             facts.app.and_then(|app| self.app.get(&app)),
             facts.name.and(Some(&self.named)),
             Some(&self.unanchored),
@@ -108,6 +115,8 @@ impl Index {
                 Entry::Protocol(protocol) => self.protocol.entry(protocol).or_default(),
                 Entry::Src(net) => self.src.lists.entry(net).or_default(),
                 Entry::Dst(net) => self.dst.lists.entry(net).or_default(),
+                Entry::DstCountry(country) => self.country.entry(country).or_default(),
+                Entry::DstAsn(asn) => self.asn.entry(asn).or_default(),
                 Entry::App(app) => self.app.entry(app).or_default(),
                 Entry::Host(name) => &mut self.host.0.entry(name.into()).or_default().itself,
                 Entry::Below(name) => &mut self.host.0.entry(name.into()).or_default().below,
@@ -179,7 +188,7 @@ fn anchor<'r>(matchers: &'r Matchers, popularity: &HashMap<Entry<'r>, u32, Rando
 }
 
 /// The entries of each key that can be an anchor; none from a key that asks nothing.
-fn keys(matchers: &Matchers) -> [Vec<Entry<'_>>; 8] {
+fn keys(matchers: &Matchers) -> [Vec<Entry<'_>>; 10] {
     [
         hosts(matchers),
         matchers.src_mac.iter().copied().map(Entry::SrcMac).collect(),
@@ -187,6 +196,8 @@ fn keys(matchers: &Matchers) -> [Vec<Entry<'_>>; 8] {
         ports(&matchers.src_port, Entry::SrcPort),
         destinations(matchers),
         matchers.src.iter().map(|net| Entry::Src(net.trunc())).collect(),
+        matchers.dst_asn.iter().copied().map(Entry::DstAsn).collect(),
+        matchers.dst_country.iter().copied().map(Entry::DstCountry).collect(),
         matchers.app.iter().copied().map(Entry::App).collect(),
         matchers.protocol.iter().copied().map(Entry::Protocol).collect(),
     ]
@@ -194,12 +205,11 @@ fn keys(matchers: &Matchers) -> [Vec<Entry<'_>>; 8] {
 
 /// Each name, or that there must be one.
 fn hosts(matchers: &Matchers) -> Vec<Entry<'_>> {
-    let plain = |list: &HostSet| list.keywords.is_empty() && list.expressions.is_empty();
     let count = matchers.host_list.iter().map(|list| list.names.len()).sum::<usize>() + matchers.host.len();
     if count == 0 && matchers.host_list.is_empty() {
         return Vec::new();
     }
-    if count > MOST_NAMES || !matchers.host_list.iter().all(|list| plain(list)) {
+    if count > MOST_NAMES || !matchers.host_list.iter().all(|list| list.is_only_names()) {
         return vec![Entry::Named];
     }
     let written = matchers.host.iter().map(|host| (host.name.as_bytes(), host.reach));

@@ -10,6 +10,7 @@ use super::nets::NetSet;
 use super::ranges::{ByteSet, Ranges};
 use super::texts::Texts;
 use crate::engine::flow::{Facts, Mac};
+use crate::engine::geo::{Asn, Country};
 use crate::engine::packet::Family;
 use crate::engine::sniff::Name;
 
@@ -30,6 +31,8 @@ pub(super) enum Matcher {
     Time(Ranges<u16>),
     Src(NetSet),
     Dst(NetSet, Box<[Arc<NetSet>]>),
+    DstCountry(Box<[Country]>),
+    DstAsn(Box<[Asn]>),
     SrcMac(Box<[Mac]>),
     IcmpType(Box<[(Family, u8, Option<u8>)]>),
     App(ByteSet),
@@ -55,6 +58,8 @@ impl Matcher {
             asked(&matchers.src_port, |list| Matcher::SrcPort(numbers(list))),
             asked(&matchers.length, |list| Matcher::Length(numbers(list))),
             asked(&matchers.time, |list| Matcher::Time(minutes(list))),
+            asked(&matchers.dst_country, |list| Matcher::DstCountry(sorted(list.iter().copied()))),
+            asked(&matchers.dst_asn, |list| Matcher::DstAsn(sorted(list.iter().copied()))),
             destinations(matchers),
             asked(&matchers.src, |list| Matcher::Src(list.iter().collect())),
             asked(&matchers.src_mac, |list| Matcher::SrcMac(sorted(list.iter().copied()))),
@@ -83,6 +88,10 @@ impl Matcher {
             Matcher::Time(ranges) => ranges.contains(facts.when.minute),
             Matcher::Src(nets) => nets.contains(facts.key.src),
             Matcher::Dst(nets, lists) => goes_to(nets, lists, facts.key.dst),
+            Matcher::DstCountry(list) => {
+                facts.country.is_some_and(|country| list.binary_search(&country).is_ok())
+            }
+            Matcher::DstAsn(list) => facts.asn.is_some_and(|asn| list.binary_search(&asn).is_ok()),
             Matcher::SrcMac(list) => facts.src_mac.is_some_and(|mac| list.binary_search(&mac).is_ok()),
             Matcher::IcmpType(list) => facts.icmp.is_some_and(|icmp| holds_type(list, facts.family, icmp)),
             Matcher::App(set) => facts.app.is_some_and(|app| set.contains(app as u8)),

@@ -10,6 +10,7 @@ use super::hosts::{HostName, HostSet};
 use super::nets::NetSet;
 use super::texts::{Expressions, Texts};
 use crate::engine::flow::{LanId, Mac};
+use crate::engine::geo::{Asn, Country};
 use crate::engine::packet::Family;
 use crate::engine::sniff::App;
 use crate::engine::sticky::{Sticky, StickyBy};
@@ -74,6 +75,10 @@ pub struct Matchers {
     pub dst: Vec<IpNet>,
     /// Lists of destination nets.
     pub dst_list: Vec<Arc<NetSet>>,
+    /// Countries of the destination.
+    pub dst_country: Vec<Country>,
+    /// Autonomous systems of the destination.
+    pub dst_asn: Vec<Asn>,
     /// Source ports.
     pub src_port: Vec<RangeInclusive<u16>>,
     /// Destination ports.
@@ -130,6 +135,12 @@ impl Rule {
     pub fn asks_for_contents(&self) -> bool {
         self.asks_for_names() || self.matches.ask_for_contents() || self.not.ask_for_contents()
     }
+
+    /// Whether the rule asks where addresses belong.
+    #[must_use]
+    pub fn asks_for_places(&self) -> bool {
+        self.matches.ask_for_places() || self.not.ask_for_places()
+    }
 }
 
 impl Matchers {
@@ -139,8 +150,20 @@ impl Matchers {
         !self.host.is_empty() || !self.host_list.is_empty()
     }
 
-    /// Whether something is asked that only the bytes which a client sends can tell. The kernel cannot
-    /// answer that alone, and the first packet of a flow often cannot either.
+    /// Whether it is asked where addresses belong.
+    #[must_use]
+    pub fn ask_for_places(&self) -> bool {
+        !self.dst_country.is_empty() || !self.dst_asn.is_empty()
+    }
+
+    /// Whether something is asked that the kernel cannot tell alone.
+    #[must_use]
+    pub fn ask_beyond_the_kernel(&self) -> bool {
+        self.ask_for_contents() || self.ask_for_places()
+    }
+
+    /// Whether something is asked that only the bytes which a client sends can tell. The first packet of a
+    /// flow often cannot.
     #[must_use]
     pub fn ask_for_contents(&self) -> bool {
         let names = self.ask_for_names() || !self.app.is_empty();
@@ -248,6 +271,6 @@ pub enum WhenNone {
     /// Weighted round-robin over all usable uplinks.
     Any,
     /// The flow is dropped; holds in the kernel too, when nobody answers the queue, unless the rule
-    /// asks for contents.
+    /// asks for contents, a country or an autonomous system.
     Drop,
 }

@@ -46,7 +46,7 @@ fn answered(matchers: &Matchers, facts: &Facts, wanted: bool) -> impl Iterator<I
 }
 
 /// Each key's answer; `None` from a key that asks nothing.
-fn answers(matchers: &Matchers, facts: &Facts) -> [(&'static str, Option<bool>); 19] {
+fn answers(matchers: &Matchers, facts: &Facts) -> [(&'static str, Option<bool>); 21] {
     let key = &facts.key;
     [
         ("protocol", any(&matchers.protocol, |protocol| *protocol == key.protocol)),
@@ -58,6 +58,8 @@ fn answers(matchers: &Matchers, facts: &Facts) -> [(&'static str, Option<bool>);
                 any(&matchers.dst_list, |list| list.contains(key.dst)),
             ),
         ),
+        ("dst_country", any(&matchers.dst_country, |country| facts.country == Some(*country))),
+        ("dst_asn", any(&matchers.dst_asn, |asn| facts.asn == Some(*asn))),
         ("src_port", any(&matchers.src_port, |range| facts.has_ports && range.contains(&key.src_port))),
         ("dst_port", any(&matchers.dst_port, |range| facts.has_ports && range.contains(&key.dst_port))),
         ("icmp_type", any(&matchers.icmp_type, |icmp| is_type(icmp, facts))),

@@ -94,6 +94,19 @@ pub fn answers(message: &[u8], mut each: impl FnMut(Answer)) {
     }
 }
 
+/// Tells every name that a message asks about, or was asked about: as it is written (RFC 1035,
+/// section 5.1), in lower case, also where it can be no host's. Of multicast DNS that is at most 64
+/// names, else one; the root is none.
+pub fn questions(message: &[u8], ports: Ports, mut each: impl FnMut(String)) {
+    let is_multicast = [ports.src, ports.dst].contains(&MDNS_PORT);
+    let known = if is_multicast { multicast(message) } else { unicast(message, message.len()) };
+    let message = Message::from_slice(message).ok().filter(|_| known.is_some());
+    let questions = message.into_iter().flat_map(|message| message.question().take(MOST_RECORDS));
+    for question in questions.map_while(Result::ok).filter(|question| !question.qname().is_root()) {
+        each(question.qname().to_string().to_ascii_lowercase());
+    }
+}
+
 /// One question of a known class, no reserved bit, and no more records than `length` has room for.
 fn unicast(bytes: &[u8], length: usize) -> Option<Hint<'_>> {
     let message = Message::from_slice(bytes).ok()?;
@@ -347,6 +360,23 @@ mod tests {
         let expected =
             [of("www.a.example", "192.0.2.1", 20), of("www.a.example", "101:101:101:101:101:101:101:101", 5)];
         assert_eq!(told(&message), expected);
+    }
+
+    #[test]
+    fn every_name_that_is_asked_for_is_told_as_it_is_written() {
+        let asked = |message: &[u8], ports| {
+            let mut names = Vec::new();
+            questions(message, ports, |name| names.push(name));
+            names
+        };
+        assert_eq!(asked(&query("*.Example.org", A), PORTS), ["*.example.org"]);
+        assert_eq!(asked(&query("my printer.example", A), PORTS), ["my\\ printer.example"]);
+        assert_eq!(asked(&query("", 2), PORTS), [""; 0]);
+        assert_eq!(asked(&answer("a.example", A, &[]), PORTS), ["a.example"]);
+        let two = [&query("a.local", A)[..], &query("b.local", A)[12..]].concat();
+        let two = [&two[..5], &[2], &two[6..]].concat();
+        assert_eq!(asked(&two, PORTS), [""; 0]);
+        assert_eq!(asked(&two, Ports { src: 5353, dst: 5353 }), ["a.local", "b.local"]);
     }
 
     #[test]

@@ -14,6 +14,9 @@ const MOST_HEADERS: usize = 64;
 /// Bytes of a head after which the rest of it is not waited for.
 const LONGEST_HEAD: usize = 8192;
 
+/// Methods that no other protocol has: what stands behind them may be anything.
+const ANY_TARGET: &[&[u8]] = &[b"CONNECT", b"GET", b"HEAD", b"POST", b"PUT"];
+
 const HTTP: &[&[u8]] = &[b"http://", b"https://"];
 
 /// The first request of a stream: its host, method and `User-Agent`, or BitTorrent if it asks a
@@ -27,26 +30,75 @@ pub fn sniff(stream: &[u8]) -> Sniffed<Hint<'_>> {
     let mut headers = [httparse::EMPTY_HEADER; MOST_HEADERS];
     let mut request = httparse::Request::new(&mut headers);
     let parsed = request.parse(stream);
-    let (Some(method), Some(target), Some(_)) = (request.method, request.path, request.version) else {
-        return if parsed.is_err() || stream.len() >= LONGEST_HEAD {
-            Sniffed::NotMine
-        } else {
-            Sniffed::NeedMore
-        };
+    let head = match parsed {
+        Ok(_) => Head::of(&request),
+        Err(_) => Head::in_lines(stream),
     };
-    let host = header(request.headers, "host");
-    let user_agent = header(request.headers, "user-agent");
-    let told = host.is_some() && user_agent.is_some();
-    if parsed == Ok(httparse::Status::Partial) && !told && stream.len() < LONGEST_HEAD {
-        return Sniffed::NeedMore;
+    let waits = parsed == Ok(httparse::Status::Partial) && stream.len() < LONGEST_HEAD;
+    match head {
+        Some(head) if waits && !head.has_told_all() => Sniffed::NeedMore,
+        Some(head) => Sniffed::Certain(head.hint()),
+        None if waits => Sniffed::NeedMore,
+        None => Sniffed::NotMine,
     }
-    let authority = authority(method, target.as_bytes(), host);
-    Sniffed::Certain(Hint {
-        method: Some(method.as_bytes()),
-        user_agent,
-        address: authority.and_then(address),
-        ..Hint::named(app(target.as_bytes()), authority.and_then(name))
-    })
+}
+
+/// What matters of a request's head.
+struct Head<'a> {
+    method: &'a [u8],
+    target: &'a [u8],
+    host: Option<&'a [u8]>,
+    user_agent: Option<&'a [u8]>,
+}
+
+impl<'a> Head<'a> {
+    fn of(request: &httparse::Request<'_, 'a>) -> Option<Self> {
+        let (method, target, _) = (request.method?, request.path?, request.version?);
+        Some(Head {
+            method: method.as_bytes(),
+            target: target.as_bytes(),
+            host: header(request.headers, "host"),
+            user_agent: header(request.headers, "user-agent"),
+        })
+    }
+
+    /// A head that breaks the rules, as many servers put up with it: spaces and any bytes in the
+    /// target, lines that are no headers.
+    fn in_lines(stream: &'a [u8]) -> Option<Self> {
+        let mut lines = stream.split(|&byte| byte == b'\n').map(<[u8]>::trim_ascii);
+        let first = lines.next()?;
+        let version = first.len().checked_sub(b" HTTP/1.1".len())?;
+        let (asked, _) = first.split_at_checked(version).filter(|(_, end)| end.starts_with(b" HTTP/1."))?;
+        let space = asked.iter().position(|&byte| byte == b' ')?;
+        let (method, target) = (asked.get(..space)?, asked.get(space + 1..)?);
+        let mut head = Head { method, target, host: None, user_agent: None };
+        lines.take(MOST_HEADERS).take_while(|line| !line.is_empty()).for_each(|line| head.line(line));
+        Some(head)
+    }
+
+    fn line(&mut self, line: &'a [u8]) {
+        let Some(colon) = line.iter().position(|&byte| byte == b':') else { return };
+        let (name, value) = (line[..colon].trim_ascii_end(), line[colon + 1..].trim_ascii());
+        if name.eq_ignore_ascii_case(b"host") {
+            self.host.get_or_insert(value);
+        } else if name.eq_ignore_ascii_case(b"user-agent") {
+            self.user_agent.get_or_insert(value);
+        }
+    }
+
+    fn has_told_all(&self) -> bool {
+        self.host.is_some() && self.user_agent.is_some()
+    }
+
+    fn hint(&self) -> Hint<'a> {
+        let authority = authority(self.method, self.target, self.host);
+        Hint {
+            method: Some(self.method),
+            user_agent: self.user_agent,
+            address: authority.and_then(address),
+            ..Hint::named(app(self.target), authority.and_then(name))
+        }
+    }
 }
 
 /// A method and the beginning of a target, as far as they have come.
@@ -57,7 +109,8 @@ fn may_be_request(stream: &[u8]) -> bool {
     match rest {
         [] | [b' '] => length <= LONGEST_METHOD && (length > 0 || stream.is_empty()),
         [b' ', b'/' | b'*', ..] => length > 0,
-        [b' ', target @ ..] => method == b"CONNECT" || after_any_case(target, HTTP) != Sniffed::NotMine,
+        [b' ', ..] if ANY_TARGET.contains(&method) => true,
+        [b' ', target @ ..] => after_any_case(target, HTTP) != Sniffed::NotMine,
         _ => false,
     }
 }
@@ -72,10 +125,10 @@ fn app(target: &[u8]) -> App {
 }
 
 /// A target that says its host overrides the header (RFC 9112, section 3.2.2).
-fn authority<'a>(method: &str, target: &'a [u8], host: Option<&'a [u8]>) -> Option<&'a [u8]> {
+fn authority<'a>(method: &[u8], target: &'a [u8], host: Option<&'a [u8]>) -> Option<&'a [u8]> {
     let authority = match after_any_case(target, HTTP) {
         Sniffed::Certain(rest) => rest.split(|byte| matches!(byte, b'/' | b'?')).next(),
-        _ if method == "CONNECT" => Some(target),
+        _ if method == b"CONNECT" => Some(target),
         _ => host,
     };
     authority?.rsplit(|&byte| byte == b'@').next()
@@ -173,6 +226,20 @@ mod tests {
         let many = "X: y\r\n".repeat(2 * MOST_HEADERS);
         assert_eq!(named(&format!("GET / HTTP/1.1\r\nHost: a.example\r\n{many}")).unwrap(), "a.example");
         assert_eq!(named("GET / HTTP/1.1\r\nHost: a.example\r\n\0: b\r\n\r\n").unwrap(), "a.example");
+    }
+
+    #[test]
+    fn a_head_that_breaks_the_rules_tells_its_host_too() {
+        for head in [
+            "GET /a b HTTP/1.1\r\nHost: a.example\r\n\r\n",
+            "POST .a/b HTTP/1.1\r\nHost: a.example\r\n\r\n",
+            "GET /<\u{1}> HTTP/1.0\r\nHost : a.example\r\n\r\n",
+            "GET / HTTP/1.1\r\nno header\r\n\x01: x\r\nhost:a.example\r\n\r\n",
+        ] {
+            assert_eq!(named(head).as_deref(), Some("a.example"), "{head}");
+        }
+        let behind = "GET /a b HTTP/1.1\r\n\r\nHost: a.example\r\n\r\n";
+        assert_eq!(named(behind), None);
     }
 
     #[test]

@@ -42,6 +42,12 @@ pub fn sniff_stream(stream: &[u8]) -> Sniffed<Hint<'_>> {
     if is_request(request) { Sniffed::Certain(Hint::of(App::Rdp)) } else { Sniffed::NotMine }
 }
 
+/// The client's bytes behind its request: a ClientHello, where TLS was negotiated.
+#[must_use]
+pub fn after_negotiation(stream: &[u8]) -> Option<&[u8]> {
+    stream.get(u16_at(stream, 2)?.into()..).filter(|_| matches!(sniff_stream(stream), Sniffed::Certain(_)))
+}
+
 /// Whether a datagram begins a remote desktop's side channel.
 #[must_use]
 pub fn sniff(payload: &[u8]) -> Sniffed<Hint<'_>> {
@@ -63,6 +69,14 @@ fn is_request(request: &[u8]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_follows_the_request_is_found() {
+        let negotiates = request(&[1, 0, 8, 0, 3, 0, 0, 0]);
+        assert_eq!(after_negotiation(&[&negotiates, &b"hello"[..]].concat()), Some(&b"hello"[..]));
+        assert_eq!(after_negotiation(&negotiates[..10]), None);
+        assert_eq!(after_negotiation(b"\x03\0\0\x04hello"), None);
+    }
 
     fn request(data: &[u8]) -> Vec<u8> {
         let length = HEADERS + data.len();

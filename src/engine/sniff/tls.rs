@@ -1,5 +1,7 @@
 //! TLS: the name and the protocols that a ClientHello asks for.
 
+use std::net::IpAddr;
+
 use super::{Alpn, App, Hint, Name, Sniffed};
 
 /// Record and handshake types, RFC 8446, sections 5.1 and 4.
@@ -152,7 +154,11 @@ fn fields(mut hello: Reader, hint: &mut Hint) -> Result<(), Stop> {
 fn extension(kind: usize, data: &[u8], hint: &mut Hint) {
     let data = Reader { bytes: data, missing: 0 };
     match kind {
-        SERVER_NAME => hint.name = server_name(data).ok().and_then(Name::new),
+        SERVER_NAME => {
+            let asked = server_name(data).ok();
+            hint.name = asked.and_then(Name::new);
+            hint.address = asked.and_then(address);
+        }
         ALPN => hint.alpn = alpn(data).unwrap_or_default(),
         ENCRYPTED_CLIENT_HELLO => hint.outer = data.bytes.first() == Some(&0),
         _ => {}
@@ -166,6 +172,11 @@ fn server_name<'a>(mut data: Reader<'a>) -> Result<&'a [u8], Stop> {
         0 => list.block(Reader::short, 1..=0xffff),
         _ => Err(Stop::Bad),
     }
+}
+
+/// RFC 6066 forbids an address here; clients of devices without a name send one all the same.
+fn address(asked: &[u8]) -> Option<IpAddr> {
+    str::from_utf8(asked).ok()?.parse().ok()
 }
 
 fn alpn(mut data: Reader) -> Result<Alpn, Stop> {
@@ -344,8 +355,17 @@ mod tests {
     }
 
     #[test]
+    fn an_address_in_place_of_the_name_is_told_as_one() {
+        for text in ["192.0.2.1", "2001:db8::1"] {
+            let bytes = Sample::default().name(text.as_bytes()).records(RECORD);
+            let address = Some(text.parse().unwrap());
+            assert_eq!(sniff(&bytes), Sniffed::Certain(Hint { address, ..Hint::of(App::Tls) }));
+        }
+    }
+
+    #[test]
     fn a_name_that_is_no_hosts_is_none() {
-        for name in [&b"192.0.2.1"[..], b"", b"a b", b"\0"] {
+        for name in [&b""[..], b"a b", b"\0"] {
             let bytes = Sample::default().name(name).records(RECORD);
             assert_eq!(sniff(&bytes), Sniffed::Certain(Hint::of(App::Tls)), "{name:?}");
         }

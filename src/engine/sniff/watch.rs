@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use super::stream::{Placed, StreamAssembly};
-use super::{Alpn, App, Hint, Name, Ports, Sniffed, mail, quic, rtp, tls};
+use super::{Alpn, App, Hint, Name, Ports, Sniffed, mail, quic, rdp, rtp, tls};
 
 /// Datagrams of a client that are looked at; after them its flow stays what it is taken for.
 pub const DATAGRAMS: u8 = quic::Assembly::DATAGRAMS;
@@ -153,16 +153,17 @@ impl Datagrams {
 
 /// Whether TLS may begin in the middle of the stream.
 fn may_start_tls(app: Option<App>) -> bool {
-    matches!(app, Some(App::Smtp | App::Imap | App::Pop3 | App::Ftp))
+    matches!(app, Some(App::Smtp | App::Imap | App::Pop3 | App::Ftp | App::Rdp))
 }
 
-/// Mail and files stay mail and files when TLS begins, and get the name that it tells.
+/// Mail, files and desktops stay what they are when TLS begins, and get the name that it tells.
 fn behind_starttls(bytes: &[u8], answer: Sniffed<Known>) -> Sniffed<Known> {
     let Sniffed::Certain(known) = answer else { return answer };
     if !may_start_tls(known.app) {
         return answer;
     }
-    match mail::after_starttls(bytes).map(tls::sniff) {
+    let behind = mail::after_starttls(bytes).or_else(|| rdp::after_negotiation(bytes));
+    match behind.map(tls::sniff) {
         Some(Sniffed::Certain(hint)) => Sniffed::Certain(Known { app: known.app, ..Known::from(&hint) }),
         _ => answer,
     }

@@ -104,7 +104,7 @@ mod tests {
             let choice = Choice { policy: Policy::RoundRobin, uplinks: lines(weight).collect() };
             Rule { name: name.into(), choice, ..rule(Matchers::default(), Matchers::default()) }
         });
-        Arc::new(RuleSet::compile(&rules))
+        Arc::new(RuleSet::compile(&rules[..]))
     }
 
     fn lines(weight: u8) -> impl Iterator<Item = (UplinkId, u8)> + Clone {

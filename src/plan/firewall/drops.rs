@@ -1,8 +1,8 @@
 //! Rules with `none = "drop"` hold in the kernel too: a dead, flooded or
 //! limited daemon never lets such a flow out by a line it must not use.
 //!
-//! Rules that ask what a client sends are not among them: the kernel cannot see that. To it they are rules
-//! that do not match, and such a condition under `not` is one that does not hold.
+//! Rules that ask what a client sends, or where addresses belong, are not among them: the kernel cannot
+//! tell. To it they are rules that do not match, and such a condition under `not` is one that does not hold.
 //!
 //! First match wins, so every rule up to the last such one is written out, one
 //! chain each. The keys of a rule stand one after the other, none inside
@@ -33,7 +33,7 @@ type Alternative = (Option<Family>, Vec<Match>);
 
 /// The chains of all rules that the kernel must know; none if no rule drops.
 pub fn chains(config: &Config, lines: &[Line], utc_offset: i32) -> Vec<Chain> {
-    let is_known = |rule: &model::Rule| !rule.matches.ask_for_contents();
+    let is_known = |rule: &model::Rule| !rule.matches.ask_beyond_the_kernel();
     let last = config.rules.iter().rposition(|rule| rule.none == WhenNone::Drop && is_known(rule));
     let Some(last) = last else { return Vec::new() };
     let mut chains: Vec<Chain> = config.rules[..=last]
