@@ -557,6 +557,8 @@ impl Daemon {
         let before = self.shared.deciding.load_full();
         let mut deciding = deciding(&self.config, &self.plan, &self.observed, &self.rules, &before.snapshot);
         deciding.snapshot.board.suspected = self.health.suspected();
+        // The queues stay, whatever becomes of the cores that they were counted by.
+        deciding.watch_queue = before.watch_queue;
         self.shared.deciding.store(Arc::new(deciding));
     }
 

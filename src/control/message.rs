@@ -211,7 +211,8 @@ pub struct Names {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Heard {
-    /// Connections that were listened to.
+    /// Connections that were listened to; once more where a packet was on its way already when all
+    /// had been heard.
     pub watched: u64,
     /// Their clients said a name.
     pub named: u64,

@@ -69,7 +69,7 @@ impl Watcher {
             let turn = self.queue.turn(longest, &mut |packet| {
                 // Looked at for each packet: a turn may have waited long for its first.
                 let deciding = deciding.load();
-                // Of all that come here, only packets of running connections have the watch's rule behind them.
+                // Packets of TCP connections are heard and go on; datagrams may wait.
                 if let Some(uplink) = watched(packet, deciding) {
                     return Some(hear(watching, packet, uplink, deciding, shared));
                 }

@@ -54,7 +54,8 @@ pub enum Next {
 /// What was heard so far.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Counts {
-    /// Connections that were listened to.
+    /// Connections that were listened to; once more where a packet was on its way already when all
+    /// had been heard.
     pub watched: u64,
     /// Their clients said a name.
     pub named: u64,

@@ -34,7 +34,8 @@ fn a_name_said_over_tcp_chooses_the_line_of_the_next_connection() {
             }
         }
         let heard = &router.status()["heard"];
-        assert_eq!((&heard["watched"], &heard["named"]), (&12.into(), &12.into()), "{heard}");
+        // A packet that was on its way already when the name was heard begins a watch that hears nothing.
+        assert!(heard["watched"].as_u64() >= Some(12) && heard["named"] == 12, "{heard}");
         assert_eq!((&heard["elsewhere"], &heard["reset"]), (&4.into(), &0.into()), "{heard}");
         router.stop();
     });
