@@ -22,7 +22,9 @@ const QUEUES: u16 = 2;
 #[test]
 fn filling_the_rules_anew_loses_no_packet_that_waits() {
     for backend in backends() {
-        waiting_packets_outlive_a_refill(&backend);
+        // Where nothing is sent before the gate has closed, nothing waits, and nothing is shown.
+        let shown = (0..5).any(|_| waiting_packets_outlive_a_refill(&backend));
+        assert!(shown, "{backend}: nothing ever waits");
     }
 }
 
@@ -81,7 +83,8 @@ fn udp_by_line(router: &Router, answered: usize) -> [usize; 2] {
     ["wan1", "wan2"].map(|line| shares.get(line).copied().unwrap_or(0))
 }
 
-fn waiting_packets_outlive_a_refill(backend: &str) {
+/// Whether any packet waited.
+fn waiting_packets_outlive_a_refill(backend: &str) -> bool {
     let mut router = Router::new(backend, &[1, 1]);
     router.configure_more("", &format!("[queue]\nworkers = {QUEUES}"));
     router.start();
@@ -94,7 +97,6 @@ fn waiting_packets_outlive_a_refill(backend: &str) {
     let client = router.network.client().host.clone();
     let traffic = thread::spawn(move || flows.run(&client).unwrap());
     let before = settled_waiting(&router);
-    assert!(before > 0, "{backend}: nothing waits");
     refill(&router);
     refill(&router);
     assert_eq!(settled_waiting(&router), before, "{backend}: packets that waited are gone");
@@ -104,6 +106,7 @@ fn waiting_packets_outlive_a_refill(backend: &str) {
     router.assert_sound(&router.judge(&capture.stop().unwrap()));
     router.stop();
     router.wansplit(&["down"]).unwrap();
+    before > 0
 }
 
 /// How many packets wait, once no more come: the gate is closed by then.

@@ -210,7 +210,7 @@ type Seen = HashMap<(IpAddr, u16), Vec<Vec<u8>>>;
 impl Sink {
     fn start(router: &Router, family: Family) -> Self {
         let at = SocketAddr::new(router.network.servers[1].of(family), PORT);
-        let socket = router.network.internet.enter(|| UdpSocket::bind(at)).unwrap().unwrap();
+        let socket = bind(&router.network.internet, at);
         setsockopt(&socket, sockopt::RcvBufForce, &(256 << 20)).unwrap();
         socket.set_read_timeout(Some(Duration::from_millis(50))).unwrap();
         let over = Arc::new(AtomicBool::new(false));
@@ -228,6 +228,19 @@ impl Sink {
         }
         self.over.store(true, Ordering::Relaxed);
         self.thread.join().unwrap()
+    }
+}
+
+/// A program that another scenario is just starting has our descriptors until it is executed, the
+/// last sink's too.
+fn bind(host: &Host, at: SocketAddr) -> UdpSocket {
+    let deadline = Instant::now() + Duration::from_secs(10);
+    loop {
+        match host.enter(|| UdpSocket::bind(at)).expect("the host") {
+            Ok(socket) => return socket,
+            Err(error) => assert!(Instant::now() < deadline, "{at}: {error}"),
+        }
+        thread::sleep(Duration::from_millis(10));
     }
 }
 
