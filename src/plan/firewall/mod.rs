@@ -51,7 +51,7 @@ pub fn firewall(config: &Config, lines: &[Line], observed: &Observed, queues: u1
     chains.extend(forward(config, lines));
     chains.push(refuse(config));
     chains.push(untracked(config));
-    chains.push(pin(config, queues));
+    chains.push(pin(config, lines, queues));
     chains.push(source(config, lines, observed));
     chains.retain(|chain| !chain.rules.is_empty());
     Firewall {
@@ -382,7 +382,7 @@ fn own(config: &Config, queues: u16) -> Chain {
     Chain { name: "own".into(), hook: Some(Hook::Own), rules }
 }
 
-/// Forward: unsettled datagrams, segment sizes, packets that NAT cannot mend, the guard.
+/// Forward: unsettled datagrams, segment sizes, the guard.
 fn forward(config: &Config, lines: &[Line]) -> Vec<Chain> {
     let mut chains = vec![unsettled(config)];
     let decided =
@@ -390,10 +390,6 @@ fn forward(config: &Config, lines: &[Line]) -> Vec<Chain> {
     let mut rules: Vec<Rule> = config.lan.iter().map(decided).collect();
     rules.extend(listening(config).map(|over| rule(over, Action::Unwatch)));
     rules.extend(config.uplinks.iter().zip(lines).flat_map(|(uplink, line)| clamps(uplink, line)));
-    for (uplink, family) in translated(config) {
-        let stray = [Match::Out(uplink.interface.clone()), Match::State(&[State::Invalid])];
-        rules.push(rule_for(family, stray, Action::Drop));
-    }
     if config.guard == Guard::On {
         chains.push(guard());
         rules.extend(
@@ -504,9 +500,10 @@ fn used(config: &Config) -> impl Iterator<Item = (&Uplink, Family)> {
         .filter(|(uplink, family)| *uplink.gateway(*family) != Gateway::Unused)
 }
 
-/// Postrouting: every flow without uplink bits belongs to the uplink it actually leaves by,
-/// and DNS answers teach names before their clients see them.
-fn pin(config: &Config, queues: u16) -> Chain {
+/// Postrouting: what NAT cannot mend does not leave, every flow without uplink bits belongs to the
+/// uplink it actually leaves by, and DNS answers teach names before their clients see them.
+fn pin(config: &Config, lines: &[Line], queues: u16) -> Chain {
+    let strays = translated(config).flat_map(|(uplink, family)| strays(uplink, family, lines));
     let pinned = config.uplinks.iter().map(|uplink| {
         let unknown = [Match::Out(uplink.interface.clone()), Match::ConnectionHasUplink(false)];
         rule(unknown, Action::MarkConnection(config.marks.value(uplink.id)))
@@ -516,7 +513,22 @@ fn pin(config: &Config, queues: u16) -> Chain {
         let answer = [Match::Out(lan.clone()), Match::SourcePort(UDP, DNS..=DNS), Match::GateIsOpen];
         rule(answer, Action::Queue { first: config.queue.of_names(queues), count: 1 })
     });
-    Chain { name: "pin".into(), hook: Some(Hook::Pin), rules: pinned.chain(answers).collect() }
+    Chain { name: "pin".into(), hook: Some(Hook::Pin), rules: strays.chain(pinned).chain(answers).collect() }
+}
+
+/// A packet of no connection is not translated: late words of a closed one, the router's own too.
+/// Only with the line's own source may it leave.
+fn strays(uplink: &Uplink, family: Family, lines: &[Line]) -> Vec<Rule> {
+    let of_none = || vec![Match::Out(uplink.interface.clone()), Match::State(&[State::Invalid])];
+    let own = lines.iter().filter(|line| line.id == uplink.id).flat_map(|line| line.addresses(family));
+    let mut rules: Vec<Rule> = own
+        .map(|address| {
+            let with_own_source = [of_none(), vec![Match::Source(IpNet::from(address))]].concat();
+            rule_for(family, with_own_source, Action::Return)
+        })
+        .collect();
+    rules.push(rule_for(family, of_none(), Action::Drop));
+    rules
 }
 
 fn source(config: &Config, lines: &[Line], observed: &Observed) -> Chain {
