@@ -13,7 +13,7 @@ build="gcc libc6-dev"
 # What the program and its lab run.
 network="iproute2 iptables ipset kmod nftables"
 # What the tests run besides: commands, and a machine to emulate.
-tests="bind9-dnsutils busybox-static curl dnsmasq-base iputils-ping openssh-client openssh-server openssl
+tests="bind9-dnsutils busybox-static curl dnsmasq-base iputils-ping openssh-client openssl
  procps qemu-system-x86 util-linux xz-utils"
 # The fuzzer is written in C++.
 fuzz="g++"

@@ -1,6 +1,7 @@
 //! Wiring: builds the parts and the threads, feeds them events, and ends them in order.
 
 pub mod accounts;
+pub mod changed_files;
 pub mod explain;
 pub mod health;
 pub mod keeper;
@@ -12,7 +13,7 @@ pub mod report;
 pub mod shared;
 pub mod sources;
 pub mod vigil;
-pub mod watch;
+
 pub mod watcher;
 pub mod worker;
 
@@ -30,6 +31,7 @@ use tokio::sync::mpsc;
 use tokio::time::{Interval, MissedTickBehavior};
 
 use self::accounts::{Accounts, Bookkeeping};
+use self::changed_files::Watch;
 use self::health::Lookout;
 use self::keeper::Keeper;
 use self::live::Follower;
@@ -38,7 +40,6 @@ use self::report::Reporter;
 use self::shared::{Deciding, Shared};
 use self::sources::Sources;
 use self::vigil::Vigil;
-use self::watch::Watch;
 use crate::config::{Config, Guard, Problems};
 use crate::control::message::{Request, Response};
 use crate::control::server::{Server, Serving};

@@ -1,8 +1,9 @@
-//! What the README shows can be used as it stands.
+//! What the README shows, and what is shipped beside the program, can be used as it stands.
 
 use wansplit::config::{self, Config, Lists, Problems, SourceFile};
 
 const README: &str = include_str!("../README.md");
+const UNIT: &str = include_str!("../packaging/wansplit.service");
 const ARTICLE: &str = include_str!("data/article.toml");
 
 #[test]
@@ -32,6 +33,16 @@ fn the_rules_in_the_readme_load_and_their_examples_hold() {
 fn the_defaults_in_the_readme_are_the_defaults() {
     let [defaults] = &blocks("toml", |text| text.contains("[bypass]"))[..] else { panic!("one block") };
     assert_eq!(load(&format!("{defaults}\n{ARTICLE}"), &[]).unwrap(), load(ARTICLE, &[]).unwrap());
+}
+
+/// Netlink for the kernel, UNIX for the control socket, INET and INET6 for probes and resets, PACKET for ARP.
+#[test]
+fn the_systemd_unit_lets_the_program_open_every_kind_of_socket_that_it_needs() {
+    let allowed = UNIT.lines().find_map(|line| line.strip_prefix("RestrictAddressFamilies=")).unwrap();
+    let allowed: Vec<&str> = allowed.split(' ').collect();
+    for family in ["AF_NETLINK", "AF_UNIX", "AF_INET", "AF_INET6", "AF_PACKET"] {
+        assert!(allowed.contains(&family), "no {family} in {allowed:?}");
+    }
 }
 
 #[test]

@@ -173,10 +173,17 @@ fn addresses(lines: &[Line]) -> BTreeSet<(UplinkId, IpAddr)> {
 
 /// Makes the ends of these TCP connections in the LAN speak.
 fn nudge(flows: &[Flow], mark: u32) -> io::Result<()> {
-    let nudger = Nudger::open(mark)?;
-    for (from, to) in flows.iter().filter_map(inner_end) {
-        // One that cannot be reached will time out.
-        let _ = nudger.nudge(from, to);
+    for family in Family::BOTH {
+        let of_family = |(_, to): &(SocketAddr, SocketAddr)| Family::of(to.ip()) == family;
+        let mut ends = flows.iter().filter_map(inner_end).filter(of_family).peekable();
+        if ends.peek().is_none() {
+            continue;
+        }
+        let nudger = Nudger::open(family, mark)?;
+        for (from, to) in ends {
+            // One that cannot be reached will time out.
+            let _ = nudger.nudge(from, to);
+        }
     }
     Ok(())
 }

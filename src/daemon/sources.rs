@@ -8,7 +8,7 @@ use std::rc::Rc;
 
 use anyhow::{Context, Result, bail};
 
-use super::watch::{Seen, Stamp};
+use super::changed_files::{Seen, Stamp};
 use crate::config::{self, Config, Lists, Problems, SourceFile};
 
 /// A configuration file larger than this is no configuration file.

@@ -19,7 +19,7 @@ use super::shared::{Deciding, Shared, add};
 use super::worker::Event;
 use crate::engine::Now;
 use crate::engine::hold::{Holding, MOST_PACKETS, Release, Ticket};
-use crate::engine::packet::{Packet, parse};
+use crate::engine::packet::{Family, Packet, parse};
 use crate::engine::uplink::UplinkId;
 use crate::engine::watching::{Next, Watching};
 use crate::system::nudge::Nudger;
@@ -176,5 +176,6 @@ fn reset_server(bytes: &[u8], sequence: u32) {
     let Ok(Packet { src, dst, ports: Some(ports), .. }) = parse(bytes) else { return };
     let (client, server) = (SocketAddr::new(src, ports.src), SocketAddr::new(dst, ports.dst));
     // One that cannot be told will time out.
-    let _ = Nudger::open(0).and_then(|nudger| nudger.reset(client, server, sequence));
+    let _ =
+        Nudger::open(Family::of(client.ip()), 0).and_then(|nudger| nudger.reset(client, server, sequence));
 }

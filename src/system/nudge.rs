@@ -10,6 +10,8 @@ use std::net::{IpAddr, SocketAddr};
 use etherparse::{PacketBuilder, PacketBuilderStep, TcpHeader};
 use socket2::{Domain, Protocol, Socket, Type};
 
+use crate::engine::packet::Family;
+
 /// `IPPROTO_RAW` (raw(7), ipv6(7)): what is sent has its IP header with it.
 const HEADER_INCLUDED: i32 = 255;
 
@@ -25,26 +27,24 @@ const SEQUENCE: u32 = 0;
 /// Sets the flag that a segment has.
 type Flag = fn(PacketBuilderStep<TcpHeader>) -> PacketBuilderStep<TcpHeader>;
 
-/// Sends nudges with a mark, in both families.
+/// Sends nudges with a mark, in one family.
 #[derive(Debug)]
-pub struct Nudger {
-    v4: Socket,
-    v6: Socket,
-}
+pub struct Nudger(Socket);
 
 impl Nudger {
-    /// Opens the sockets, in the network namespace of the calling thread.
+    /// Opens the socket, in the network namespace of the calling thread.
     ///
     /// # Errors
-    /// When the caller lacks `CAP_NET_RAW` or `CAP_NET_ADMIN`.
-    pub fn open(mark: u32) -> io::Result<Self> {
-        let open = |domain| {
-            let socket = Socket::new(domain, Type::RAW, Some(Protocol::from(HEADER_INCLUDED)))?;
-            socket.set_mark(mark)?;
-            socket.set_nonblocking(true)?;
-            io::Result::Ok(socket)
+    /// When the caller lacks `CAP_NET_RAW` or `CAP_NET_ADMIN`, or the kernel lacks the family.
+    pub fn open(family: Family, mark: u32) -> io::Result<Self> {
+        let domain = match family {
+            Family::V4 => Domain::IPV4,
+            Family::V6 => Domain::IPV6,
         };
-        Ok(Nudger { v4: open(Domain::IPV4)?, v6: open(Domain::IPV6)? })
+        let socket = Socket::new(domain, Type::RAW, Some(Protocol::from(HEADER_INCLUDED)))?;
+        socket.set_mark(mark)?;
+        socket.set_nonblocking(true)?;
+        Ok(Nudger(socket))
     }
 
     /// Nudges the host at `to` about its connection with `from`.
@@ -69,9 +69,8 @@ impl Nudger {
         let Some(packet) = segment(from, to, flag, sequence, &mut room) else {
             return Err(io::ErrorKind::InvalidInput.into());
         };
-        let socket = if to.is_ipv4() { &self.v4 } else { &self.v6 };
         // A raw socket takes no port (ipv6(7)).
-        socket.send_to(packet, &SocketAddr::new(to.ip(), 0).into()).map(drop)
+        self.0.send_to(packet, &SocketAddr::new(to.ip(), 0).into()).map(drop)
     }
 }
 
