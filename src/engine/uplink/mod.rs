@@ -1,8 +1,9 @@
 //! The lines to choose from: [`UplinkId`], sets of them, who is usable now
-//! ([`Board`]) and why ([`health`], [`silence`]), and how one is picked ([`pick`]).
+//! ([`Board`]) and why ([`health`], [`silence`]), how full they are ([`load`]), and how one is picked ([`pick`]).
 
 mod board;
 pub mod health;
+pub mod load;
 pub mod pick;
 pub mod silence;
 mod turns;
