@@ -1,6 +1,7 @@
 //! The lines to choose from: [`UplinkId`], sets of them, who is usable now
 //! ([`Board`]) and why ([`health`], [`silence`]), how full they are ([`load`]), and how one is picked ([`pick`]).
 
+mod begun;
 mod board;
 pub mod health;
 pub mod load;
@@ -8,6 +9,7 @@ pub mod pick;
 pub mod silence;
 mod turns;
 
+pub use begun::Begun;
 pub use board::{Avoided, Board};
 pub use turns::Turns;
 
@@ -44,6 +46,12 @@ impl UplinkSet {
     #[must_use]
     pub fn is_empty(self) -> bool {
         self.0 == 0
+    }
+
+    /// How many they are.
+    #[must_use]
+    pub fn len(self) -> u32 {
+        self.0.count_ones()
     }
 
     /// The uplinks in the set, in the configuration's order.
