@@ -10,6 +10,7 @@ use crate::engine::geo::Geo;
 use crate::engine::packet::Family;
 use crate::engine::rule::model::Rule;
 use crate::engine::uplink::health::{Settings, Target};
+use crate::engine::uplink::quota::Quota;
 use crate::engine::uplink::{UplinkId, UplinkSet};
 use crate::engine::verdict::{Action, Decision, Marks};
 
@@ -99,6 +100,10 @@ pub struct Uplink {
     pub optional: bool,
     /// How it is tried.
     pub health: Health,
+    /// Its tier: it is used only where no line of a lower one is usable for a flow.
+    pub cost: u8,
+    /// What it may carry in a month.
+    pub quota: Option<Quota>,
 }
 
 impl Uplink {

@@ -197,6 +197,24 @@ fn span(text: &str) -> Option<Duration> {
     Some(Duration::from_millis(millis))
 }
 
+/// A number of bytes, as providers and shops write it: "gb" has 1000³ of them, "gib" 1024³.
+pub(super) fn volume(value: &Value) -> Read<u64> {
+    let units = [
+        ("mb", 1_000_000),
+        ("gb", 1_000_000_000),
+        ("tb", 1_000_000_000_000),
+        ("mib", 1 << 20),
+        ("gib", 1 << 30),
+        ("tib", 1 << 40),
+    ];
+    text("a number of bytes like \"500mb\", \"100gb\" or \"2tb\" (or \"mib\", \"gib\", \"tib\")", |text| {
+        let text = text.to_ascii_lowercase();
+        let (number, unit) = text.split_at(text.find(|letter: char| !letter.is_ascii_digit())?);
+        let bytes: u64 = find(&units, unit.trim_start())?;
+        number.parse::<u64>().ok().filter(|&number| number > 0)?.checked_mul(bytes)
+    })(value)
+}
+
 /// A weekday or a span of them, both ends included; over Sunday if it ends before it begins.
 pub(super) fn weekdays(value: &Value) -> Read<Vec<u8>> {
     text("a weekday like \"mon\" or a span like \"mon-fri\"", |text| {

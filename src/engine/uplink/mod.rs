@@ -1,9 +1,12 @@
 //! The lines to choose from: [`UplinkId`], sets of them, who is usable now
-//! ([`Board`]) and why ([`health`], [`silence`]), and how one is picked ([`pick`]).
+//! ([`Board`]) and why ([`health`], [`silence`]), what it costs ([`cost`], [`quota`]), and how one is
+//! picked ([`pick`]).
 
 mod board;
+pub mod cost;
 pub mod health;
 pub mod pick;
+pub mod quota;
 pub mod silence;
 mod turns;
 
