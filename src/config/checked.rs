@@ -11,6 +11,7 @@ use crate::engine::packet::Family;
 use crate::engine::rule::model::Rule;
 use crate::engine::uplink::health::{Settings, Target};
 use crate::engine::uplink::quota::Quota;
+use crate::engine::uplink::load::Both;
 use crate::engine::uplink::{UplinkId, UplinkSet};
 use crate::engine::verdict::{Action, Decision, Marks};
 
@@ -84,6 +85,8 @@ pub struct Uplink {
     pub interface: String,
     /// Share of new flows, 1 to 255.
     pub weight: u8,
+    /// What it can carry, in bytes per second; `None`: to be learned.
+    pub capacity: Both<Option<u64>>,
     /// The next hop for IPv4.
     pub gateway_v4: Gateway,
     /// The next hop for IPv6.

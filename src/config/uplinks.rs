@@ -8,6 +8,7 @@ use super::names::Unique;
 use super::reader::{Fault, Read, Section, Value, quoted};
 use super::values::{self, INTERFACE, NAME, interface, name, number, text};
 use crate::engine::packet::Family;
+use crate::engine::uplink::load::Both;
 use crate::engine::uplink::quota::Quota;
 use crate::engine::uplink::{MAX_UPLINKS, UplinkId};
 
@@ -21,6 +22,7 @@ pub(super) struct Written {
     name: Option<Spanned<String>>,
     interface: Option<Spanned<String>>,
     weight: u8,
+    capacity: Both<Option<u64>>,
     gateway: PerFamily<Gateway>,
     source: PerFamily<Source>,
     mss: Mss,
@@ -73,6 +75,7 @@ pub(super) fn checked(written: &[Written], tables: &[u32]) -> Vec<Uplink> {
             name: written.name.as_ref()?.get_ref().clone(),
             interface: written.interface.as_ref()?.get_ref().clone(),
             weight: written.weight,
+            capacity: written.capacity,
             gateway_v4: written.gateway.v4,
             gateway_v6: written.gateway.v6,
             source_v4: written.source.v4,
@@ -94,6 +97,7 @@ fn uplink(section: Section, lan: &[String], health: &Health) -> Written {
         name: section.required("name", NAME, uplink_name),
         interface: section.required("interface", INTERFACE, |value| outside(value, lan)),
         weight: section.or("weight", 1, number(1..=255)),
+        capacity: capacity(section.section("capacity")),
         source: source(&section, gateway),
         gateway,
         mss: section.or("mss", Mss::Auto, mss),
@@ -117,6 +121,13 @@ fn quota(section: &Section) -> Option<Quota> {
     }
     let bytes = section.optional("monthly", values::volume)?.into_inner();
     Some(Quota { bytes, reset_day: reset_day.map_or(1, Spanned::into_inner) })
+}
+
+fn capacity(section: Section) -> Both<Option<u64>> {
+    let rate = |key| section.optional(key, values::rate).map(Spanned::into_inner);
+    let capacity = Both { down: rate("down"), up: rate("up") };
+    section.finish();
+    capacity
 }
 
 fn unique<'w>(root: &Section, what: &'static str, values: impl Iterator<Item = &'w Spanned<String>>) {

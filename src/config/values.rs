@@ -181,6 +181,28 @@ pub(super) fn duration(value: &Value) -> Read<Duration> {
     })(value)
 }
 
+/// A rate of data as tc(8) writes it, in bytes per second; with a fraction if need be.
+pub(super) fn rate(value: &Value) -> Read<u64> {
+    text("a rate like \"500mbit\", \"2.5gbit\" or \"800kbit\", up to \"1000gbit\"", bits_per_second)(value)
+        .map(|bits| bits / 8)
+}
+
+fn bits_per_second(text: &str) -> Option<u64> {
+    const MOST: u64 = 1_000_000_000_000;
+    let (number, unit) = text.split_at(text.find(|sign: char| sign.is_ascii_alphabetic())?);
+    let unit = find(&[("kbit", 1_000), ("mbit", 1_000_000), ("gbit", 1_000_000_000)], unit)?;
+    let bits = match number.split_once('.') {
+        None => decimal(number)?.checked_mul(unit)?,
+        Some((whole, fraction)) => {
+            let tenths =
+                10_u64.checked_pow(fraction.len().try_into().ok()?).filter(|_| !fraction.is_empty())?;
+            let parts = decimal(whole)?.checked_mul(tenths)?.checked_add(decimal(fraction)?)?;
+            parts.checked_mul(unit)? / tenths
+        }
+    };
+    (1_000..=MOST).contains(&bits).then_some(bits)
+}
+
 /// How long a flow may be held.
 pub(super) fn hold(value: &Value) -> Read<Duration> {
     text("a time like \"20ms\", up to \"1s\", or \"0\"", |text| {

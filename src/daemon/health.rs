@@ -247,9 +247,10 @@ impl Tried {
 
     /// A number for a host whose answers come over the whole line. The gateway's may not: it often is the
     /// modem, before which nothing waits.
-    fn passes_the_line(&self, target: usize) -> Option<usize> {
+    fn passes_the_line(&self, target: usize) -> Option<u64> {
         let is_gateway = matches!(self.targets.get(target)?, Target::Gateway);
-        (!is_gateway).then(|| target * Family::BOTH.len() + usize::from(self.family == Family::V6))
+        let number = target * Family::BOTH.len() + usize::from(self.family == Family::V6);
+        (!is_gateway).then_some(number as u64)
     }
 
     /// Says what has changed, once.

@@ -44,6 +44,7 @@ use rule::model::{Choice, Live, Policy, Rule, RuleId, WhenNone};
 use sniff::watch::Known;
 use sniff::{App, Hint, Ports, Sniffed};
 use sticky::Choices;
+use uplink::load::Lines;
 use uplink::{Board, Turns, UplinkId, UplinkSet, pick};
 use verdict::{Action, Decision, Reason};
 
@@ -74,6 +75,8 @@ pub struct Snapshot {
     pub geo: Arc<Geo>,
     /// Who is usable.
     pub board: Board,
+    /// How full and how good the lines are.
+    pub lines: Arc<Lines>,
     /// Names of addresses.
     pub names: Arc<Names>,
     /// Choices that outlive their flows.

@@ -1,10 +1,11 @@
 //! The lines to choose from: [`UplinkId`], sets of them, who is usable now
-//! ([`Board`]) and why ([`health`], [`silence`]), what it costs ([`cost`], [`quota`]), and how one is
-//! picked ([`pick`]).
+//! ([`Board`]) and why ([`health`], [`silence`]), how full they are ([`load`]), what they cost ([`cost`], [`quota`]),
+//! and how one is picked ([`pick`]).
 
 mod board;
 pub mod cost;
 pub mod health;
+pub mod load;
 pub mod pick;
 pub mod quota;
 pub mod silence;
