@@ -10,8 +10,8 @@ use crate::engine::geo::Geo;
 use crate::engine::packet::Family;
 use crate::engine::rule::model::Rule;
 use crate::engine::uplink::health::{Settings, Target};
-use crate::engine::uplink::quota::Quota;
 use crate::engine::uplink::load::Both;
+use crate::engine::uplink::quota::Quota;
 use crate::engine::uplink::{UplinkId, UplinkSet};
 use crate::engine::verdict::{Action, Decision, Marks};
 

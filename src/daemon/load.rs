@@ -182,8 +182,10 @@ impl Sampling {
     /// The kernel is asked while nobody has to wait for us.
     fn read_counters(&mut self) {
         let devices: Vec<u32> = self.traffic.lines().iter().filter_map(|line| line.device).collect();
-        let read: Vec<(u32, DeviceCounters)> =
-            devices.into_iter().filter_map(|device| Some((device, self.reader.read(device).ok()??))).collect();
+        let read: Vec<(u32, DeviceCounters)> = devices
+            .into_iter()
+            .filter_map(|device| Some((device, self.reader.read(device).ok()??)))
+            .collect();
         let now = now();
         for (line, begun) in self.traffic.lines().iter_mut().zip(&self.traffic.begun) {
             let counters = read.iter().find(|(device, _)| Some(*device) == line.device);

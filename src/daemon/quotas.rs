@@ -113,7 +113,8 @@ impl Drop for Quotas {
 impl Ledger {
     /// Takes over the quotas of a configuration. What lines without one carried is kept, in case they get one again.
     pub fn follow(&self, config: &Config) {
-        let quotas = config.uplinks.iter().filter_map(|uplink| Some((uplink.id, uplink.name.clone(), uplink.quota?)));
+        let quotas =
+            config.uplinks.iter().filter_map(|uplink| Some((uplink.id, uplink.name.clone(), uplink.quota?)));
         self.books().quotas = quotas.collect();
     }
 
@@ -121,7 +122,11 @@ impl Ledger {
     #[must_use]
     pub fn standing(&self, uplink: UplinkId) -> Option<Standing> {
         let books = self.books();
-        books.quotas.iter().find(|(id, ..)| *id == uplink).map(|(_, name, quota)| books.standing(name, *quota))
+        books
+            .quotas
+            .iter()
+            .find(|(id, ..)| *id == uplink)
+            .map(|(_, name, quota)| books.standing(name, *quota))
     }
 
     fn books(&self) -> MutexGuard<'_, Books> {
@@ -142,7 +147,9 @@ impl Books {
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => BTreeMap::new(),
             Err(error) => {
-                tracing::warn!("what lines have carried this month cannot be read, and is counted anew: {error}");
+                tracing::warn!(
+                    "what lines have carried this month cannot be read, and is counted anew: {error}"
+                );
                 BTreeMap::new()
             }
         };
@@ -208,8 +215,9 @@ impl Counting {
         }
         let written = Written { boot: clock::boot(), lines: books.lines.clone() };
         drop(books);
-        let saved =
-            serde_json::to_vec(&written).map_err(io::Error::from).and_then(|bytes| self.run.save_usage(&bytes));
+        let saved = serde_json::to_vec(&written)
+            .map_err(io::Error::from)
+            .and_then(|bytes| self.run.save_usage(&bytes));
         if let Err(error) = saved {
             tracing::warn!("what lines have carried this month cannot be written down: {error}");
         }
@@ -226,7 +234,10 @@ fn warn(name: &str, before: Level, after: Standing) {
             after.quota.reset_day
         ),
         Level::Nearly => {
-            tracing::warn!("uplink {name} has used {NEARLY}% of what it may carry until day {} of the month", after.quota.reset_day);
+            tracing::warn!(
+                "uplink {name} has used {NEARLY}% of what it may carry until day {} of the month",
+                after.quota.reset_day
+            );
         }
         Level::Enough => {}
     }

@@ -15,8 +15,8 @@ use super::shared::Shared;
 use super::worker::Event;
 use crate::config::{self, Config};
 use crate::control::message::{
-    Explanation, Gate, Health, Heard, Holds, Lane, Names, Queue, Quota, Reason as ReasonCount, Recent, Response, Rule,
-    Status, Tally, Uplink, UplinkFamily, Usable,
+    Explanation, Gate, Health, Heard, Holds, Lane, Names, Queue, Quota, Reason as ReasonCount, Recent,
+    Response, Rule, Status, Tally, Uplink, UplinkFamily, Usable,
 };
 use crate::engine::flow::{FlowKey, Millis};
 use crate::engine::gate::is_stale;

@@ -47,9 +47,9 @@ pub fn possible(choice: &Choice, board: &Board, facts: &Facts) -> UplinkSet {
 #[must_use]
 pub fn preferred(choice: &Choice, board: &Board, facts: &Facts) -> UplinkSet {
     let uplinks = choice.uplinks.iter().copied();
-    let usable = board.usable(facts.family);
+    let usable = board.candidates(facts.family, uplinks.clone());
     match choice.policy {
-        Policy::RoundRobin => possible(choice, board, facts),
+        Policy::RoundRobin => usable,
         Policy::Ordered => pick::ordered(uplinks, usable).into_iter().collect(),
         Policy::Hash(key) => pick::by_hash(uplinks, usable, key, &facts.key).into_iter().collect(),
     }

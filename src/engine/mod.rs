@@ -309,10 +309,17 @@ fn stuck_to(rule: &Rule, snapshot: &Snapshot, facts: &Facts, now: Millis) -> Opt
             live::possible(&rule.choice, &snapshot.board, facts).contains(uplink)
         }
     };
-    is_possible.then(|| {
+    if is_possible && !is_dear(rule, snapshot, facts, uplink) {
         snapshot.choices.keep(sticky, facts, uplink, now);
-        uplink
-    })
+    }
+    is_possible.then_some(uplink)
+}
+
+/// Whether a cheaper one of a rule's uplinks is usable. What sticks to a dear one does so no longer than was asked for
+/// when that was chosen, however many flows follow.
+fn is_dear(rule: &Rule, snapshot: &Snapshot, facts: &Facts, uplink: UplinkId) -> bool {
+    let uplinks = rule.choice.uplinks.iter().copied();
+    !snapshot.board.candidates(facts.family, uplinks).contains(uplink)
 }
 
 /// One of a rule's usable uplinks, by its policy.
@@ -324,7 +331,7 @@ fn pick_one(
     facts: &Facts,
 ) -> Option<UplinkId> {
     let uplinks = choice.uplinks.iter().copied();
-    let usable = board.usable(facts.family);
+    let usable = board.candidates(facts.family, uplinks.clone());
     match choice.policy {
         Policy::RoundRobin => turns.of_rule(id, facts.family).next(uplinks, usable),
         Policy::Ordered => pick::ordered(uplinks, usable),
@@ -340,7 +347,7 @@ fn pick_any(
     reason: Reason,
     rule: Option<RuleId>,
 ) -> Decision {
-    match turns.of_default(family).next(board.uplinks(), board.usable(family)) {
+    match turns.of_default(family).next(board.uplinks(), board.candidates(family, board.uplinks())) {
         Some(uplink) => Decision::route(uplink, reason, rule),
         None => Decision::keep(Reason::NoUplink, rule),
     }

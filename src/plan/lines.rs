@@ -148,7 +148,8 @@ pub fn candidates<'a>(
     family: Family,
     uplinks: impl Iterator<Item = UplinkId> + Clone + 'a,
 ) -> impl Iterator<Item = UplinkId> {
-    let usable = uplinks.filter_map(move |id| lines.get(usize::from(id.0))).filter(move |line| line.is_usable(family));
+    let usable =
+        uplinks.filter_map(move |id| lines.get(usize::from(id.0))).filter(move |line| line.is_usable(family));
     let cheapest = cheapest(usable.clone().map(|line| (line.id, line.cost)));
     usable.map(|line| line.id).filter(move |&id| cheapest.contains(id))
 }

@@ -166,12 +166,7 @@ fn alone(hop: &Hop) -> Hop {
 
 /// The own-traffic table: the cheapest usable uplinks by weight, or one before all. A socket that
 /// is bound to no port is routed before it has one, so by its destination alone.
-fn own_traffic(
-    config: &Config,
-    ways: &[(&Line, &Way)],
-    cheapest: UplinkSet,
-    family: Family,
-) -> Vec<Route> {
+fn own_traffic(config: &Config, ways: &[(&Line, &Way)], cheapest: UplinkSet, family: Family) -> Vec<Route> {
     let table = config.routing.first_table;
     let route = |metric, hops| default_route(family, table, metric, None, hops);
     let favourite = match config.routing.router {

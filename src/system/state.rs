@@ -183,8 +183,7 @@ fn read(path: &Path, most: u64) -> io::Result<Vec<u8>> {
 fn replace(directory: &Path, name: &str, mode: u32, bytes: &[u8]) -> io::Result<()> {
     fs::create_dir_all(directory)?;
     let fresh = fresh(directory, name);
-    let mut file =
-        fs::OpenOptions::new().write(true).create(true).truncate(true).mode(mode).open(&fresh)?;
+    let mut file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(mode).open(&fresh)?;
     file.write_all(bytes)?;
     file.sync_all()?;
     fs::rename(fresh, directory.join(name))

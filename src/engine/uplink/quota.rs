@@ -60,8 +60,8 @@ struct Period {
 /// Periods that are remembered: this one, and some for a clock that jumps.
 const PERIODS: usize = 4;
 
-/// Before this year the clock has not been set: there was no such program.
-const FIRST_YEAR: i16 = 2026;
+/// In a period that begins before this year the clock has not been set: the program is younger.
+const FIRST_YEAR: i16 = 2025;
 
 impl Quota {
     /// The first day of the period that a day is in.
@@ -265,7 +265,10 @@ mod tests {
     fn begin(reset_day: u8, mut today: Day) -> Day {
         while today.day != reset_day && !(today.day < reset_day && tomorrow(today).day == 1) {
             today = match today.day {
-                1 => Day { day: days(today.a_month_before().year, today.a_month_before().month), ..today.a_month_before() },
+                1 => Day {
+                    day: days(today.a_month_before().year, today.a_month_before().month),
+                    ..today.a_month_before()
+                },
                 _ => Day { day: today.day - 1, ..today },
             };
         }
