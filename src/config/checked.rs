@@ -9,6 +9,7 @@ use ipnet::{IpNet, Ipv6Net};
 use crate::engine::geo::Geo;
 use crate::engine::packet::Family;
 use crate::engine::rule::model::Rule;
+use crate::engine::uplink::cost::Cost;
 use crate::engine::uplink::health::{Settings, Target};
 use crate::engine::uplink::load::Both;
 use crate::engine::uplink::quota::Quota;
@@ -49,6 +50,12 @@ impl Config {
     #[must_use]
     pub fn asks_for_names(&self) -> bool {
         self.rules.iter().any(Rule::asks_for_names)
+    }
+
+    /// What it costs to use each uplink while no quota is used up.
+    #[must_use]
+    pub fn costs(&self) -> Vec<Cost> {
+        self.uplinks.iter().map(|uplink| Cost::tier(uplink.cost)).collect()
     }
 
     /// What people call an uplink.

@@ -189,18 +189,23 @@ pub(super) fn rate(value: &Value) -> Read<u64> {
 
 fn bits_per_second(text: &str) -> Option<u64> {
     const MOST: u64 = 1_000_000_000_000;
+    const UNITS: [(&str, u64); 3] = [("kbit", 1_000), ("mbit", 1_000_000), ("gbit", 1_000_000_000)];
+    measured(text, &UNITS).filter(|bits| (1_000..=MOST).contains(bits))
+}
+
+/// A number, with a fraction if need be, and one of these units.
+fn measured(text: &str, units: &[(&str, u64)]) -> Option<u64> {
     let (number, unit) = text.split_at(text.find(|sign: char| sign.is_ascii_alphabetic())?);
-    let unit = find(&[("kbit", 1_000), ("mbit", 1_000_000), ("gbit", 1_000_000_000)], unit)?;
-    let bits = match number.split_once('.') {
-        None => decimal(number)?.checked_mul(unit)?,
+    let unit = find(units, unit)?;
+    match number.trim_end().split_once('.') {
+        None => decimal(number)?.checked_mul(unit),
         Some((whole, fraction)) => {
             let tenths =
                 10_u64.checked_pow(fraction.len().try_into().ok()?).filter(|_| !fraction.is_empty())?;
             let parts = decimal(whole)?.checked_mul(tenths)?.checked_add(decimal(fraction)?)?;
-            parts.checked_mul(unit)? / tenths
+            Some(parts.checked_mul(unit)? / tenths)
         }
-    };
-    (1_000..=MOST).contains(&bits).then_some(bits)
+    }
 }
 
 /// How long a flow may be held.
@@ -219,9 +224,9 @@ fn span(text: &str) -> Option<Duration> {
     Some(Duration::from_millis(millis))
 }
 
-/// A number of bytes, as providers and shops write it: "gb" has 1000³ of them, "gib" 1024³.
+/// A number of bytes, as providers write it: "gb" has 1000³ of them, "gib" 1024³.
 pub(super) fn volume(value: &Value) -> Read<u64> {
-    let units = [
+    const UNITS: [(&str, u64); 6] = [
         ("mb", 1_000_000),
         ("gb", 1_000_000_000),
         ("tb", 1_000_000_000_000),
@@ -229,12 +234,10 @@ pub(super) fn volume(value: &Value) -> Read<u64> {
         ("gib", 1 << 30),
         ("tib", 1 << 40),
     ];
-    text("a number of bytes like \"500mb\", \"100gb\" or \"2tb\" (or \"mib\", \"gib\", \"tib\")", |text| {
-        let text = text.to_ascii_lowercase();
-        let (number, unit) = text.split_at(text.find(|letter: char| !letter.is_ascii_digit())?);
-        let bytes: u64 = find(&units, unit.trim_start())?;
-        number.parse::<u64>().ok().filter(|&number| number > 0)?.checked_mul(bytes)
-    })(value)
+    text(
+        "a number of bytes like \"500mb\", \"1.5gb\" or \"2tb\" (\"mib\", \"gib\", \"tib\": of 1024)",
+        |text| measured(&text.to_ascii_lowercase(), &UNITS).filter(|&bytes| bytes > 0),
+    )(value)
 }
 
 /// A weekday or a span of them, both ends included; over Sunday if it ends before it begins.

@@ -68,7 +68,9 @@ impl Reporter {
         match explain(&config, &deciding.snapshot, flow, down, Millis(clock::monotonic_ms())) {
             Ok(explanation) => {
                 let family = config::flow(flow, &config).map(|facts| facts.family);
-                let avoided = family.map(|family| self.avoided(&config, &plan, family)).unwrap_or_default();
+                let mut avoided =
+                    family.map(|family| self.avoided(&config, &plan, family)).unwrap_or_default();
+                avoided.extend(explanation.avoided);
                 Response::Explained(Box::new(Explanation { avoided, ..explanation }))
             }
             Err(message) => Response::Failed { message },

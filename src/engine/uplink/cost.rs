@@ -15,6 +15,12 @@ impl Cost {
     pub const fn tier(tier: u8) -> Self {
         Cost(tier as u16)
     }
+
+    /// The tier; `None`: the line's quota is used up.
+    #[must_use]
+    pub fn as_tier(self) -> Option<u8> {
+        u8::try_from(self.0).ok()
+    }
 }
 
 /// Those of the lowest cost.
