@@ -181,6 +181,15 @@ pub(super) fn duration(value: &Value) -> Read<Duration> {
     })(value)
 }
 
+/// A part of a whole in hundredths, 0 to 100.
+pub(super) fn percent(value: &Value) -> Read<u8> {
+    text("a share like \"30%\"", |text| {
+        let number = text.strip_suffix('%')?;
+        let is_number = !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit());
+        is_number.then(|| number.parse().ok()).flatten().filter(|&percent| percent <= 100)
+    })(value)
+}
+
 /// A rate of data as tc(8) writes it, in bytes per second; with a fraction if need be.
 pub(super) fn rate(value: &Value) -> Read<u64> {
     text("a rate like \"500mbit\", \"2.5gbit\" or \"800kbit\", up to \"1000gbit\"", bits_per_second)(value)

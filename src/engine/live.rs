@@ -49,9 +49,14 @@ pub fn preferred(choice: &Choice, board: &Board, facts: &Facts) -> UplinkSet {
     let uplinks = choice.uplinks.iter().copied();
     let usable = board.candidates(facts.family, uplinks.clone());
     match choice.policy {
-        Policy::RoundRobin => usable,
         Policy::Ordered => pick::ordered(uplinks, usable).into_iter().collect(),
         Policy::Hash(key) => pick::by_hash(uplinks, usable, key, &facts.key).into_iter().collect(),
+        // Which line is best now says little about where a flow that runs does best, and moving it costs more.
+        Policy::RoundRobin
+        | Policy::LeastLoad(_)
+        | Policy::Overflow(..)
+        | Policy::LowestLatency
+        | Policy::BestQuality => usable,
     }
 }
 

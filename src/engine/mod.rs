@@ -40,11 +40,12 @@ use hold::Held;
 use names::{Names, Origin};
 use packet::{Family, Fragment, Packet};
 use rule::RuleSet;
-use rule::model::{Choice, Live, Policy, Rule, RuleId, WhenNone};
+use rule::model::{Choice, Live, Rule, RuleId, WhenNone};
 use sniff::watch::Known;
 use sniff::{App, Hint, Ports, Sniffed};
 use sticky::Choices;
-use uplink::load::Lines;
+use uplink::load::{self, Lines};
+use uplink::pick::Scene;
 use uplink::{Board, Turns, UplinkId, UplinkSet, pick};
 use verdict::{Action, Decision, Reason};
 
@@ -173,16 +174,28 @@ impl Engine {
     }
 }
 
+/// Decides, and counts the flow where it goes.
+fn choose(turns: &mut Turns, snapshot: &Snapshot, facts: &Facts, now: Millis) -> Decision {
+    turns.count_since(&snapshot.lines);
+    let decision = first_answer(turns, snapshot, facts, now);
+    if let Action::Route(uplink) = decision.action
+        && load::counts(&facts.key)
+    {
+        turns.count(uplink);
+    }
+    decision
+}
+
 /// The first rule that matches and has an answer decides; where none does, all
 /// usable uplinks take turns.
-fn choose(turns: &mut Turns, snapshot: &Snapshot, facts: &Facts, now: Millis) -> Decision {
+fn first_answer(turns: &mut Turns, snapshot: &Snapshot, facts: &Facts, now: Millis) -> Decision {
     let mut start = Some(RuleId(0));
     while let Some(id) = start.and_then(|start| snapshot.rules.first_match_from(start, facts)) {
         let Some(rule) = snapshot.rules.rule(id) else { break };
         if let Some(uplink) = stuck_to(rule, snapshot, facts, now) {
             return Decision::route(uplink, Reason::Sticky, Some(id));
         }
-        if let Some(uplink) = pick_one(&rule.choice, id, turns, &snapshot.board, facts) {
+        if let Some(uplink) = pick_one(&rule.choice, id, turns, snapshot, facts) {
             if let Some(sticky) = rule.sticky {
                 snapshot.choices.keep(sticky, facts, uplink, now);
             }
@@ -327,16 +340,13 @@ fn pick_one(
     choice: &Choice,
     id: RuleId,
     turns: &mut Turns,
-    board: &Board,
+    snapshot: &Snapshot,
     facts: &Facts,
 ) -> Option<UplinkId> {
-    let uplinks = choice.uplinks.iter().copied();
-    let usable = board.candidates(facts.family, uplinks.clone());
-    match choice.policy {
-        Policy::RoundRobin => turns.of_rule(id, facts.family).next(uplinks, usable),
-        Policy::Ordered => pick::ordered(uplinks, usable),
-        Policy::Hash(key) => pick::by_hash(uplinks, usable, key, &facts.key),
-    }
+    let usable = snapshot.board.candidates(facts.family, choice.uplinks.iter().copied());
+    let lines = &*snapshot.lines;
+    let (seat, begun) = turns.of_rule(id, facts.family);
+    seat.pick(choice, Scene { usable, family: facts.family, lines, begun }, &facts.key)
 }
 
 /// One of all usable uplinks, in turn.

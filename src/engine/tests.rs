@@ -8,7 +8,7 @@ use proptest::prelude::*;
 use super::packet::samples::{self, Builder};
 use super::rule::arbitrary::rule;
 use super::rule::hosts::HostName;
-use super::rule::model::{HashKey, Matchers, Rule};
+use super::rule::model::{HashKey, Matchers, Policy, Rule};
 use super::sniff::Name;
 use super::sticky::{Sticky, StickyBy};
 use super::uplink::UplinkSet;

@@ -2,6 +2,7 @@
 //! ([`Board`]) and why ([`health`], [`silence`]), how full they are ([`load`]), what they cost ([`cost`], [`quota`]),
 //! and how one is picked ([`pick`]).
 
+mod begun;
 mod board;
 pub mod cost;
 pub mod health;
@@ -11,6 +12,7 @@ pub mod quota;
 pub mod silence;
 mod turns;
 
+pub use begun::Begun;
 pub use board::{Avoided, Board};
 pub use turns::Turns;
 
@@ -47,6 +49,12 @@ impl UplinkSet {
     #[must_use]
     pub fn is_empty(self) -> bool {
         self.0 == 0
+    }
+
+    /// How many they are.
+    #[must_use]
+    pub fn len(self) -> u32 {
+        self.0.count_ones()
     }
 
     /// The uplinks in the set, in the configuration's order.

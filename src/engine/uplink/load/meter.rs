@@ -70,7 +70,7 @@ impl Meter {
         self.delay.heard(host, took, now);
     }
 
-    /// So many flows were decided for the line since the last call, by anybody.
+    /// So many flows that [`super::counts`] were decided for the line since the last call, by anybody.
     pub fn began(&mut self, flows: u64, now: Millis) {
         self.begun = self.begun(now) + flows as f64;
         self.begun_at = now;

@@ -34,7 +34,26 @@ pub use meter::Meter;
 
 use super::UplinkId;
 use super::health::Estimates;
+use crate::engine::flow::FlowKey;
 use crate::engine::packet::Family;
+
+/// Whether a flow may come to anything: questions for names and for the time, pings and their like
+/// outnumber all others, and no line is full of them.
+#[must_use]
+pub fn counts(flow: &FlowKey) -> bool {
+    match flow.protocol {
+        ICMP | ICMPV6 => false,
+        UDP => !SMALL.contains(&flow.dst_port),
+        _ => true,
+    }
+}
+
+/// IP protocol numbers (IANA).
+const ICMP: u8 = 1;
+const ICMPV6: u8 = 58;
+const UDP: u8 = 17;
+/// Ports of DNS and NTP (IANA).
+const SMALL: [u16; 2] = [53, 123];
 
 /// Seen from the LAN.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -122,6 +141,17 @@ pub struct Lane {
     pub begun: f64,
     /// What one of the line's flows takes, in bytes per second, on average over the last minute or so; `None`: not known yet.
     pub each: Option<u64>,
+}
+
+impl Lane {
+    /// What a new flow would get, in bytes per second, if the line could carry `capacity` and `since` more flows had begun
+    /// since the lane was looked at.
+    #[must_use]
+    pub fn offer(&self, capacity: f64, since: f64) -> f64 {
+        let young = self.begun + since;
+        let spare = if self.is_full == Some(true) { 0.0 } else { capacity - self.rate as f64 };
+        f64::max(spare / (young + 1.0), capacity / (self.flows + young + 1.0))
+    }
 }
 
 /// Both directions of a line.
