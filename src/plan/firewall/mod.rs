@@ -53,7 +53,8 @@ pub fn firewall(config: &Config, lines: &[Line], observed: &Observed, queues: u1
     chains.push(untracked(config));
     chains.push(pin(config, lines, queues));
     chains.push(source(config, lines, observed));
-    chains.retain(|chain| !chain.rules.is_empty());
+    // Chains without a hook are jumped to, also those that have nothing to say now.
+    chains.retain(|chain| chain.hook.is_none() || !chain.rules.is_empty());
     Firewall {
         marks: config.marks.clone(),
         stay: stay(config, observed),
