@@ -36,6 +36,8 @@ const IDLE_STEP: Duration = Duration::from_secs(1);
 const CROWD_STEP: Duration = Duration::from_millis(600);
 /// A list that took some time is made again after so many times that long.
 const CALM: u32 = 100;
+/// Lines that carry less, in bytes per second, share it among nobody who cares.
+const QUIET: u64 = 2_000;
 /// Lists that are further apart say too little of what happens now.
 const FRESH: Duration = Duration::from_secs(10);
 /// Connections that are remembered from one list to the next.
@@ -193,10 +195,19 @@ impl Sampling {
         }
     }
 
+    /// Where next to nothing moves there is nobody to count.
     fn count_flows(&mut self) {
-        let deciding = self.shared.deciding.load();
-        let Some(crowds) = self.flows.count(&deciding.marks) else { return };
         let now = now();
+        let is_quiet = |line: &Line| {
+            let Load { down, up } = line.meter.load(now);
+            down.rate.max(up.rate) < QUIET
+        };
+        let crowds = if self.traffic.lines().iter().all(is_quiet) {
+            Some(vec![Crowd::default(); MAX_UPLINKS])
+        } else {
+            self.flows.count(&self.shared.deciding.load().marks)
+        };
+        let Some(crowds) = crowds else { return };
         for (line, crowd) in self.traffic.lines().iter_mut().zip(&crowds) {
             line.meter.shared_by(crowd, now);
         }
