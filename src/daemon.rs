@@ -8,7 +8,9 @@ pub mod keeper;
 pub mod learned;
 pub mod listener;
 pub mod live;
+pub mod load;
 pub mod machine;
+pub mod quotas;
 pub mod report;
 pub mod shared;
 pub mod sources;
@@ -17,7 +19,6 @@ pub mod vigil;
 pub mod watcher;
 pub mod worker;
 
-use std::collections::HashMap;
 use std::mem;
 use std::path::PathBuf;
 use std::sync::atomic::Ordering::Relaxed;
@@ -35,7 +36,9 @@ use self::changed_files::Watch;
 use self::health::Lookout;
 use self::keeper::Keeper;
 use self::live::Follower;
+use self::load::Traffic;
 use self::machine::{Machine, Pending};
+use self::quotas::Quotas;
 use self::report::Reporter;
 use self::shared::{Deciding, Shared};
 use self::sources::Sources;
@@ -132,7 +135,11 @@ pub fn pending(options: &Options, all: bool) -> Result<(Plan, Pending)> {
     runtime()?.block_on(async {
         let run = RunDirectory::new(options.run_directory.clone());
         let machine = Machine::open(config.backend, run)?;
-        let observed = Observed { avoided: machine.avoided(), ..machine.observe(&config).await? };
+        let observed = Observed {
+            avoided: machine.avoided(),
+            used_up: machine.used_up(),
+            ..machine.observe(&config).await?
+        };
         let plan = plan::plan(&config, &observed, workers(&config));
         let pending = machine.pending(&plan, &observed, all)?;
         Ok((plan, pending))
@@ -218,6 +225,7 @@ struct Daemon {
     reloads: mpsc::Receiver<reply::SyncSender<Response>>,
     keeper: Keeper,
     health: Lookout,
+    quotas: Quotas,
     follower: Follower,
     /// The board by which running flows were followed last.
     followed: Board,
@@ -243,7 +251,9 @@ impl Daemon {
         let watch = Watch::new(sources.seen());
         sources.forget_lists();
         let machine = Machine::open(config.backend, run.clone())?;
-        let observed = machine.observe(&config).await?;
+        let traffic = Arc::<Traffic>::default();
+        let quotas = Quotas::start(&config, &run, Arc::clone(&traffic))?;
+        let observed = Observed { used_up: quotas.used_up(), ..machine.observe(&config).await? };
         let plan = plan::plan(&config, &observed, workers(&config));
         heed_misfits(&plan)?;
         let mut gate = Gate::new(machine.backend()).context("cannot reach the kernel's firewall")?;
@@ -264,8 +274,9 @@ impl Daemon {
         shared.set_local_time(clock::local_time());
         let accounts = Arc::new(Accounts::default());
         let (events, decisions) = crossbeam_channel::bounded(EVENTS);
-        let mut health = Lookout::start(&config)?;
-        let bookkeeping = accounts.keep(decisions, Vigil::new(health.suspicions()))?;
+        let mut health = Lookout::start(&config, Arc::clone(&traffic))?;
+        let vigil = Vigil::new(health.suspicions());
+        let bookkeeping = accounts.keep(decisions, vigil, Arc::clone(&traffic))?;
         let mut workers = Vec::new();
         for (place, queue) in of_workers.into_iter().enumerate() {
             workers.push(worker::start(place, queue, Arc::clone(&shared), events.clone())?);
@@ -274,6 +285,7 @@ impl Daemon {
         workers.push(watcher::start(of_watch, Arc::clone(&shared), events)?);
         let keeper = Keeper::start(gate, Arc::clone(&shared))?;
         health.follow(&config, &plan.lines, &observed);
+        load::start(&traffic, &shared, health.lines())?;
         let followed = shared.deciding.load().snapshot.board.clone();
         let reporter = Arc::new(Reporter {
             config_path: options.config.clone(),
@@ -284,7 +296,8 @@ impl Daemon {
             health: health.lines(),
             current: Mutex::new((config.clone(), plan.clone())),
             lists_complaint: Mutex::default(),
-            last_counters: Mutex::new((Instant::now(), HashMap::new())),
+            traffic,
+            quotas: quotas.ledger(),
         });
         let follower = Follower::start(Arc::clone(&reporter))?;
         // Flows that run by a line which died while nobody looked.
@@ -306,6 +319,7 @@ impl Daemon {
             reloads,
             keeper,
             health,
+            quotas,
             follower,
             followed,
             workers,
@@ -343,6 +357,7 @@ impl Daemon {
                     followed = self.follow_machine().await;
                 }
                 () = self.health.changed() => followed = self.heed_health().await,
+                () = self.quotas.changed() => followed = self.heed_quotas().await,
                 _ = review.tick() => followed = self.follow_machine().await,
                 _ = lists.tick() => self.follow_lists().await,
                 _ = time.tick() => {
@@ -480,7 +495,7 @@ impl Daemon {
     /// The machine as it is, and what probes have found.
     async fn observe(&self, config: &Config) -> Result<Observed> {
         let observed = self.machine.observe(config).await?;
-        Ok(Observed { avoided: self.health.avoided(), ..observed })
+        Ok(Observed { avoided: self.health.avoided(), used_up: self.quotas.used_up(), ..observed })
     }
 
     /// New flows leave lines that have lost their link at once; all else waits until the news have settled.
@@ -505,6 +520,13 @@ impl Daemon {
     /// New flows keep off the lines that probes call down at once, and the kernel's own choice soon after.
     async fn heed_health(&mut self) -> bool {
         plan::lines::keep_off(&mut self.plan.lines, self.health.avoided());
+        self.tell_workers();
+        self.follow_machine().await
+    }
+
+    /// New flows keep off the lines whose quotas are used up at once, and the kernel's own choice soon after.
+    async fn heed_quotas(&mut self) -> bool {
+        plan::lines::price(&mut self.plan.lines, &self.config, self.quotas.used_up());
         self.tell_workers();
         self.follow_machine().await
     }
@@ -555,12 +577,14 @@ impl Daemon {
 
     /// Workers need not wait for the kernel; status does, for it tells what is in force.
     fn tell_workers(&self) {
-        let before = self.shared.deciding.load_full();
-        let mut deciding = deciding(&self.config, &self.plan, &self.observed, &self.rules, &before.snapshot);
-        deciding.snapshot.board.suspected = self.health.suspected();
-        // The queues stay, whatever becomes of the cores that they were counted by.
-        deciding.watch_queue = before.watch_queue;
-        self.shared.deciding.store(Arc::new(deciding));
+        self.shared.deciding.rcu(|before| {
+            let mut deciding =
+                deciding(&self.config, &self.plan, &self.observed, &self.rules, &before.snapshot);
+            deciding.snapshot.board.suspected = self.health.suspected();
+            // The queues stay, whatever becomes of the cores that they were counted by.
+            deciding.watch_queue = before.watch_queue;
+            deciding
+        });
     }
 
     /// Stops deciding without losing a packet; the kernel's part stays, and what was learned.
@@ -640,6 +664,7 @@ fn deciding(
                 usable_v4: plan.usable(Family::V4),
                 usable_v6: plan.usable(Family::V6),
                 weights: config.uplinks.iter().map(|uplink| uplink.weight).collect(),
+                costs: plan.costs(),
                 ..Board::default()
             },
             ..learned.clone()

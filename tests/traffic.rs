@@ -12,6 +12,8 @@ mod router;
 mod common;
 #[path = "traffic/contents.rs"]
 mod contents;
+#[path = "traffic/costs.rs"]
+mod costs;
 #[path = "traffic/hold.rs"]
 mod hold;
 #[path = "traffic/inbound.rs"]

@@ -9,7 +9,10 @@ use ipnet::{IpNet, Ipv6Net};
 use crate::engine::geo::Geo;
 use crate::engine::packet::Family;
 use crate::engine::rule::model::Rule;
+use crate::engine::uplink::cost::Cost;
 use crate::engine::uplink::health::{Settings, Target};
+use crate::engine::uplink::load::Both;
+use crate::engine::uplink::quota::Quota;
 use crate::engine::uplink::{UplinkId, UplinkSet};
 use crate::engine::verdict::{Action, Decision, Marks};
 
@@ -49,6 +52,12 @@ impl Config {
         self.rules.iter().any(Rule::asks_for_names)
     }
 
+    /// What it costs to use each uplink while no quota is used up.
+    #[must_use]
+    pub fn costs(&self) -> Vec<Cost> {
+        self.uplinks.iter().map(|uplink| Cost::tier(uplink.cost)).collect()
+    }
+
     /// What people call an uplink.
     #[must_use]
     pub fn uplink_name(&self, id: UplinkId) -> &str {
@@ -83,6 +92,8 @@ pub struct Uplink {
     pub interface: String,
     /// Share of new flows, 1 to 255.
     pub weight: u8,
+    /// What it can carry, in bytes per second; `None`: to be learned.
+    pub capacity: Both<Option<u64>>,
     /// The next hop for IPv4.
     pub gateway_v4: Gateway,
     /// The next hop for IPv6.
@@ -99,6 +110,10 @@ pub struct Uplink {
     pub optional: bool,
     /// How it is tried.
     pub health: Health,
+    /// Its tier: it is used only where no line of a lower one is usable for a flow.
+    pub cost: u8,
+    /// What it may carry in a month.
+    pub quota: Option<Quota>,
 }
 
 impl Uplink {

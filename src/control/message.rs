@@ -278,6 +278,42 @@ pub struct Uplink {
     pub rate_out: u64,
     /// Bits per second received just now.
     pub rate_in: u64,
+    /// How full it is from the internet.
+    pub down: Lane,
+    /// How full it is to the internet.
+    pub up: Lane,
+    /// Its tier: it is used only where no line of a lower one is usable.
+    pub cost: u8,
+    /// What it may carry in a month, where that is limited.
+    pub quota: Option<Quota>,
+}
+
+/// How full a line is in one direction.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Lane {
+    /// Bits per second that it can carry; `None`: it has not carried enough yet to tell.
+    pub capacity: Option<u64>,
+    /// How that is known: "given" by the owner, "measured" when the line was full, "seen": it may be more; or "unknown".
+    pub capacity_is: String,
+    /// How much of the capacity is in use, in percent.
+    pub used_percent: Option<u64>,
+    /// Whether it carries all it can, by its capacity or because answers wait; `None`: nothing tells.
+    pub is_full: Option<bool>,
+}
+
+/// What a line may carry in a month, and what it has.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Quota {
+    /// Bytes, down and up together.
+    pub bytes: u64,
+    /// The day of the month on which counting begins anew.
+    pub reset_day: u8,
+    /// Bytes since it did.
+    pub used: u64,
+    /// All of it is used: the line is used only where no other is left.
+    pub used_up: bool,
 }
 
 /// How an uplink stands with one address family.

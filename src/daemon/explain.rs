@@ -11,8 +11,9 @@ use crate::engine::flow::{Facts, Millis};
 use crate::engine::rule::model::{Rule, WhenNone};
 use crate::engine::rule::naive::{Objection, objections};
 use crate::engine::sniff::App;
+use crate::engine::uplink::cost::Cost;
 use crate::engine::uplink::{Board, UplinkId, UplinkSet};
-use crate::engine::verdict::Decision;
+use crate::engine::verdict::{Action, Decision, Reason};
 use crate::engine::{Engine, Snapshot};
 
 /// A flow that cannot be read, or an uplink that does not exist.
@@ -27,7 +28,8 @@ pub struct BadQuestion(String);
 pub fn offline(path: &Path, flow: &str, down: &[String]) -> Result<Explanation> {
     let config = super::load(path)?;
     let weights = config.uplinks.iter().map(|uplink| uplink.weight).collect();
-    let snapshot = Snapshot::where_all_works(Arc::clone(&config.rules), Arc::clone(&config.geo), weights);
+    let mut snapshot = Snapshot::where_all_works(Arc::clone(&config.rules), Arc::clone(&config.geo), weights);
+    snapshot.board.costs = config.costs();
     explain(&config, &snapshot, flow, down, Millis::default()).map_err(|error| BadQuestion(error).into())
 }
 
@@ -70,13 +72,40 @@ pub fn explain(
         name: facts.name.map(|name| name.to_string()),
         country: facts.country.map(|country| country.to_string()),
         asn: facts.asn.map(|asn| asn.0.get()),
-        avoided: Vec::new(),
+        avoided: too_dear(config, snapshot, &board, &facts, &decision),
         rules: tried(config, usable, &facts, &decision),
         uplink: uplink(config, &decision),
         reason: config.explain(&decision),
         hold_ms: if says_more { hold.as_millis() as u64 } else { 0 },
         without: without.collect(),
     })
+}
+
+/// The usable lines that the flow does not get because there are cheaper ones.
+fn too_dear(
+    config: &Config,
+    snapshot: &Snapshot,
+    board: &Board,
+    facts: &Facts,
+    decision: &Decision,
+) -> Vec<String> {
+    let ruling = decision.rule.filter(|_| decision.reason != Reason::AnyAfterRule);
+    let choice = ruling.and_then(|id| snapshot.rules.rule(id)).map(|rule| rule.choice.uplinks.clone());
+    let uplinks = choice.unwrap_or_else(|| board.uplinks().collect());
+    let candidates = board.candidates(facts.family, uplinks.iter().copied());
+    let usable = board.usable(facts.family);
+    let is_left_out = |id: UplinkId| {
+        usable.contains(id) && !candidates.contains(id) && decision.action != Action::Route(id)
+    };
+    let left_out = uplinks.iter().map(|&(id, _)| id).filter(|&id| is_left_out(id));
+    left_out.map(|id| format!("{}: {}", config.uplink_name(id), why_dear(board.cost(id)))).collect()
+}
+
+fn why_dear(cost: Cost) -> String {
+    match cost.as_tier() {
+        Some(tier) => format!("cost {tier}, and there is a cheaper line"),
+        None => "its quota is used up, and there is another line".into(),
+    }
 }
 
 /// Turns begin anew and choices are not remembered.

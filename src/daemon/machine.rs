@@ -23,7 +23,7 @@ use self::down::{Failures, Saved, take_down};
 use self::flows::{adopt_flows, give_back};
 use self::settings::{read_setting, write_setting, write_settings};
 use crate::config::{BackendChoice, Config};
-use crate::engine::uplink::Avoided;
+use crate::engine::uplink::{Avoided, UplinkSet};
 use crate::plan::firewall::iptables::Flavour;
 use crate::plan::observed::{Link, Observed};
 use crate::plan::routing::{RoutingChange, RoutingState};
@@ -130,6 +130,12 @@ impl Machine {
         self.run.load().avoided
     }
 
+    /// The uplinks whose quotas were used up at the last set-up.
+    #[must_use]
+    pub fn used_up(&self) -> UplinkSet {
+        self.run.load().used_up
+    }
+
     /// Reads all that a plan for this configuration depends on, but for what probes have found.
     ///
     /// # Errors
@@ -147,6 +153,7 @@ impl Machine {
             lease_routers: leases::routers(Path::new("/"), &links, jiff::Timestamp::now()),
             sysctls: settings.collect(),
             avoided: Avoided::default(),
+            used_up: UplinkSet::EMPTY,
             links,
             main_routes: routing.main_routes,
             main_refuses: routing.main_refuses,
@@ -298,6 +305,7 @@ fn remember(mut state: State, config: &Config, plan: &Plan, observed: &Observed)
     }
     state.mark_mask |= config.marks.on_connections();
     state.avoided = observed.avoided;
+    state.used_up = observed.used_up;
     state
 }
 

@@ -9,12 +9,14 @@ use std::time::{Duration, Instant};
 use super::accounts::{Account, Accounts, Sum};
 use super::explain::explain;
 use super::health::{Lines, Report};
+use super::load::Traffic;
+use super::quotas::{Ledger, Standing};
 use super::shared::Shared;
 use super::worker::Event;
 use crate::config::{self, Config};
 use crate::control::message::{
-    Explanation, Gate, Health, Heard, Holds, Names, Queue, Reason as ReasonCount, Recent, Response, Rule,
-    Status, Tally, Uplink, UplinkFamily, Usable,
+    Explanation, Gate, Health, Heard, Holds, Lane, Names, Queue, Quota, Reason as ReasonCount, Recent,
+    Response, Rule, Status, Tally, Uplink, UplinkFamily, Usable,
 };
 use crate::engine::flow::{FlowKey, Millis};
 use crate::engine::gate::is_stale;
@@ -23,12 +25,13 @@ use crate::engine::packet::Family;
 use crate::engine::rule::model::RuleId;
 use crate::engine::uplink::UplinkId;
 use crate::engine::uplink::health::Estimates;
+use crate::engine::uplink::load::{self, Capacity};
+use crate::engine::uplink::quota::Level;
 use crate::engine::verdict::{Action, Reason};
 use crate::engine::watching;
 use crate::plan::Plan;
 use crate::plan::lines::{Line, NoWay};
 use crate::system::clock;
-use crate::system::device_counters::{self, DeviceCounters};
 use crate::system::firewall::Backend;
 use crate::system::queue::counters;
 
@@ -50,8 +53,10 @@ pub struct Reporter {
     pub current: Mutex<(Config, Plan)>,
     /// Why lists that have changed are not in force.
     pub lists_complaint: Mutex<Option<String>>,
-    /// Device counters of a moment ago, for rates.
-    pub last_counters: Mutex<(Instant, HashMap<String, DeviceCounters>)>,
+    /// What the lines carry.
+    pub traffic: Arc<Traffic>,
+    /// What lines with a quota have carried this month.
+    pub quotas: Arc<Ledger>,
 }
 
 impl Reporter {
@@ -63,7 +68,9 @@ impl Reporter {
         match explain(&config, &deciding.snapshot, flow, down, Millis(clock::monotonic_ms())) {
             Ok(explanation) => {
                 let family = config::flow(flow, &config).map(|facts| facts.family);
-                let avoided = family.map(|family| self.avoided(&config, &plan, family)).unwrap_or_default();
+                let mut avoided =
+                    family.map(|family| self.avoided(&config, &plan, family)).unwrap_or_default();
+                avoided.extend(explanation.avoided);
                 Response::Explained(Box::new(Explanation { avoided, ..explanation }))
             }
             Err(message) => Response::Failed { message },
@@ -115,15 +122,11 @@ impl Reporter {
         sums: &HashMap<Account, Sum>,
         marked: &HashMap<u32, u64>,
     ) -> Vec<Uplink> {
-        let counters = device_counters::read();
-        let mut last = self.last_counters.lock().unwrap_or_else(PoisonError::into_inner);
-        let seconds = last.0.elapsed().as_secs_f64();
         let uplinks = config.uplinks.iter().zip(&plan.lines).map(|(uplink, line)| {
             let value = config.marks.value(uplink.id);
-            let now = counters.get(&uplink.interface).copied().unwrap_or_default();
-            let before = last.1.get(&uplink.interface).copied().unwrap_or(now);
             let decided = sums.iter().filter(|((_, id), _)| *id == uplink.id);
             let held = marked.iter().filter(|(mark, _)| *mark & config.marks.mask == value);
+            let (counters, load) = self.traffic.report(uplink.id).unwrap_or_default();
             Uplink {
                 name: uplink.name.clone(),
                 interface: uplink.interface.clone(),
@@ -134,17 +137,17 @@ impl Reporter {
                 table: uplink.table,
                 flows_now: Some(held.map(|(_, count)| count).sum()),
                 flows_total: decided.map(|(_, sum)| sum.flows).sum(),
-                bytes_out: now.sent,
-                bytes_in: now.received,
-                rate_out: rate(before.sent, now.sent, seconds),
-                rate_in: rate(before.received, now.received, seconds),
+                bytes_out: counters.sent,
+                bytes_in: counters.received,
+                rate_out: load.up.rate * 8,
+                rate_in: load.down.rate * 8,
+                down: lane(&load.down),
+                up: lane(&load.up),
+                cost: uplink.cost,
+                quota: self.quotas.standing(uplink.id).map(quota),
             }
         });
-        let uplinks = uplinks.collect();
-        if seconds >= 1.0 {
-            *last = (Instant::now(), counters);
-        }
-        uplinks
+        uplinks.collect()
     }
 
     fn family(&self, line: &Line, of: Family) -> UplinkFamily {
@@ -215,9 +218,27 @@ fn heard(counts: &watching::Counts) -> Heard {
     Heard { watched, named, elsewhere, reset }
 }
 
-/// Bits per second.
-fn rate(before: u64, now: u64, seconds: f64) -> u64 {
-    if seconds < 0.1 { 0 } else { (now.saturating_sub(before) as f64 * 8.0 / seconds) as u64 }
+/// Bits, where the engine counts bytes.
+fn lane(lane: &load::Lane) -> Lane {
+    let used = |bytes: u64| u128::from(lane.rate) * 100 / u128::from(bytes.max(1));
+    let capacity_is = match lane.capacity {
+        Capacity::Unknown => "unknown",
+        Capacity::AtLeast(_) => "seen",
+        Capacity::Measured(_) => "measured",
+        Capacity::Given(_) => "given",
+    };
+    Lane {
+        capacity: lane.capacity.bytes().map(|bytes| bytes * 8),
+        capacity_is: capacity_is.into(),
+        used_percent: lane.capacity.bytes().map(|bytes| used(bytes) as u64),
+        is_full: lane.is_full,
+    }
+}
+
+fn quota(standing: Standing) -> Quota {
+    let Standing { quota, used, level } = standing;
+    let used_up = level == Level::UsedUp;
+    Quota { bytes: quota.bytes, reset_day: quota.reset_day, used, used_up }
 }
 
 fn family(line: &Line, family: Family, report: Option<Report>) -> UplinkFamily {

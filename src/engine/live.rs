@@ -47,11 +47,16 @@ pub fn possible(choice: &Choice, board: &Board, facts: &Facts) -> UplinkSet {
 #[must_use]
 pub fn preferred(choice: &Choice, board: &Board, facts: &Facts) -> UplinkSet {
     let uplinks = choice.uplinks.iter().copied();
-    let usable = board.usable(facts.family);
+    let usable = board.candidates(facts.family, uplinks.clone());
     match choice.policy {
-        Policy::RoundRobin => possible(choice, board, facts),
         Policy::Ordered => pick::ordered(uplinks, usable).into_iter().collect(),
         Policy::Hash(key) => pick::by_hash(uplinks, usable, key, &facts.key).into_iter().collect(),
+        // Which line is best now says little about where a flow that runs does best, and moving it costs more.
+        Policy::RoundRobin
+        | Policy::LeastLoad(_)
+        | Policy::Overflow(..)
+        | Policy::LowestLatency
+        | Policy::BestQuality => usable,
     }
 }
 

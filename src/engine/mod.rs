@@ -40,10 +40,12 @@ use hold::Held;
 use names::{Names, Origin};
 use packet::{Family, Fragment, Packet};
 use rule::RuleSet;
-use rule::model::{Choice, Live, Policy, Rule, RuleId, WhenNone};
+use rule::model::{Choice, Live, Rule, RuleId, WhenNone};
 use sniff::watch::Known;
 use sniff::{App, Hint, Ports, Sniffed};
 use sticky::Choices;
+use uplink::load::{self, Lines};
+use uplink::pick::Scene;
 use uplink::{Board, Turns, UplinkId, UplinkSet, pick};
 use verdict::{Action, Decision, Reason};
 
@@ -74,6 +76,8 @@ pub struct Snapshot {
     pub geo: Arc<Geo>,
     /// Who is usable.
     pub board: Board,
+    /// How full and how good the lines are.
+    pub lines: Arc<Lines>,
     /// Names of addresses.
     pub names: Arc<Names>,
     /// Choices that outlive their flows.
@@ -170,16 +174,28 @@ impl Engine {
     }
 }
 
+/// Decides, and counts the flow where it goes.
+fn choose(turns: &mut Turns, snapshot: &Snapshot, facts: &Facts, now: Millis) -> Decision {
+    turns.count_since(&snapshot.lines);
+    let decision = first_answer(turns, snapshot, facts, now);
+    if let Action::Route(uplink) = decision.action
+        && load::counts(&facts.key)
+    {
+        turns.count(uplink);
+    }
+    decision
+}
+
 /// The first rule that matches and has an answer decides; where none does, all
 /// usable uplinks take turns.
-fn choose(turns: &mut Turns, snapshot: &Snapshot, facts: &Facts, now: Millis) -> Decision {
+fn first_answer(turns: &mut Turns, snapshot: &Snapshot, facts: &Facts, now: Millis) -> Decision {
     let mut start = Some(RuleId(0));
     while let Some(id) = start.and_then(|start| snapshot.rules.first_match_from(start, facts)) {
         let Some(rule) = snapshot.rules.rule(id) else { break };
         if let Some(uplink) = stuck_to(rule, snapshot, facts, now) {
             return Decision::route(uplink, Reason::Sticky, Some(id));
         }
-        if let Some(uplink) = pick_one(&rule.choice, id, turns, &snapshot.board, facts) {
+        if let Some(uplink) = pick_one(&rule.choice, id, turns, snapshot, facts) {
             if let Some(sticky) = rule.sticky {
                 snapshot.choices.keep(sticky, facts, uplink, now);
             }
@@ -306,10 +322,17 @@ fn stuck_to(rule: &Rule, snapshot: &Snapshot, facts: &Facts, now: Millis) -> Opt
             live::possible(&rule.choice, &snapshot.board, facts).contains(uplink)
         }
     };
-    is_possible.then(|| {
+    if is_possible && !is_dear(rule, snapshot, facts, uplink) {
         snapshot.choices.keep(sticky, facts, uplink, now);
-        uplink
-    })
+    }
+    is_possible.then_some(uplink)
+}
+
+/// Whether a cheaper one of a rule's uplinks is usable. What sticks to a dear one does so no longer than was asked for
+/// when that was chosen, however many flows follow.
+fn is_dear(rule: &Rule, snapshot: &Snapshot, facts: &Facts, uplink: UplinkId) -> bool {
+    let uplinks = rule.choice.uplinks.iter().copied();
+    !snapshot.board.candidates(facts.family, uplinks).contains(uplink)
 }
 
 /// One of a rule's usable uplinks, by its policy.
@@ -317,16 +340,13 @@ fn pick_one(
     choice: &Choice,
     id: RuleId,
     turns: &mut Turns,
-    board: &Board,
+    snapshot: &Snapshot,
     facts: &Facts,
 ) -> Option<UplinkId> {
-    let uplinks = choice.uplinks.iter().copied();
-    let usable = board.usable(facts.family);
-    match choice.policy {
-        Policy::RoundRobin => turns.of_rule(id, facts.family).next(uplinks, usable),
-        Policy::Ordered => pick::ordered(uplinks, usable),
-        Policy::Hash(key) => pick::by_hash(uplinks, usable, key, &facts.key),
-    }
+    let usable = snapshot.board.candidates(facts.family, choice.uplinks.iter().copied());
+    let lines = &*snapshot.lines;
+    let (seat, begun) = turns.of_rule(id, facts.family);
+    seat.pick(choice, Scene { usable, family: facts.family, lines, begun }, &facts.key)
 }
 
 /// One of all usable uplinks, in turn.
@@ -337,7 +357,7 @@ fn pick_any(
     reason: Reason,
     rule: Option<RuleId>,
 ) -> Decision {
-    match turns.of_default(family).next(board.uplinks(), board.usable(family)) {
+    match turns.of_default(family).next(board.uplinks(), board.candidates(family, board.uplinks())) {
         Some(uplink) => Decision::route(uplink, reason, rule),
         None => Decision::keep(Reason::NoUplink, rule),
     }

@@ -9,7 +9,8 @@ use super::observed::{Link, Observed};
 use super::routing::Hop;
 use crate::config::{Config, Gateway, Source, Uplink};
 use crate::engine::packet::Family;
-use crate::engine::uplink::{Avoided, UplinkId};
+use crate::engine::uplink::cost::{Cost, cheapest};
+use crate::engine::uplink::{Avoided, UplinkId, UplinkSet};
 
 /// An uplink as the machine has it now.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,6 +29,8 @@ pub struct Line {
     pub v6: Result<Way, NoWay>,
     /// The families in which new flows keep off it, although there may be a way.
     pub avoided: BTreeSet<Family>,
+    /// New flows use it only where no cheaper line is usable.
+    pub cost: Cost,
 }
 
 /// A usable way out in one family.
@@ -128,7 +131,27 @@ impl Line {
 pub fn lines(config: &Config, observed: &Observed) -> Vec<Line> {
     let mut lines: Vec<Line> = config.uplinks.iter().map(|uplink| line(uplink, observed)).collect();
     keep_off(&mut lines, observed.avoided);
+    price(&mut lines, config, observed.used_up);
     lines
+}
+
+/// Gives lines their costs: their tiers', or more for those whose quotas are used up.
+pub fn price(lines: &mut [Line], config: &Config, used_up: UplinkSet) {
+    for (line, uplink) in lines.iter_mut().zip(&config.uplinks) {
+        line.cost = if used_up.contains(line.id) { Cost::USED_UP } else { Cost::tier(uplink.cost) };
+    }
+}
+
+/// Of some uplinks those that a new flow in this family may get: the usable ones of the lowest cost.
+pub fn candidates<'a>(
+    lines: &'a [Line],
+    family: Family,
+    uplinks: impl Iterator<Item = UplinkId> + Clone + 'a,
+) -> impl Iterator<Item = UplinkId> {
+    let usable =
+        uplinks.filter_map(move |id| lines.get(usize::from(id.0))).filter(move |line| line.is_usable(family));
+    let cheapest = cheapest(usable.clone().map(|line| (line.id, line.cost)));
+    usable.map(|line| line.id).filter(move |&id| cheapest.contains(id))
 }
 
 /// Has new flows keep off these lines, and no others.
@@ -157,6 +180,7 @@ fn line(uplink: &Uplink, observed: &Observed) -> Line {
         v4: way(uplink, Family::V4, link, observed),
         v6: way(uplink, Family::V6, link, observed),
         avoided: BTreeSet::new(),
+        cost: Cost::default(),
     }
 }
 

@@ -23,6 +23,7 @@ use self::sysctls::Setting;
 use crate::config::Config;
 use crate::engine::packet::Family;
 use crate::engine::uplink::UplinkSet;
+use crate::engine::uplink::cost::Cost;
 
 /// The kernel state we want.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -53,6 +54,13 @@ pub fn plan(config: &Config, observed: &Observed, queues: u16) -> Plan {
 }
 
 impl Plan {
+    /// What it costs to use each uplink, in the configuration's order; none where all cost the same.
+    #[must_use]
+    pub fn costs(&self) -> Vec<Cost> {
+        let costs: Vec<Cost> = self.lines.iter().map(|line| line.cost).collect();
+        if costs.windows(2).all(|two| two[0] == two[1]) { Vec::new() } else { costs }
+    }
+
     /// The uplinks that new flows may use in one family.
     #[must_use]
     pub fn usable(&self, family: Family) -> UplinkSet {

@@ -13,12 +13,12 @@
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use std::net::{Ipv4Addr, Ipv6Addr};
 
-use super::lines::{Line, Way};
+use super::lines::{Line, Way, candidates};
 use super::observed::Observed;
 use super::routing::{Hop, Route, RoutingState, Rule, RuleAction, Selector};
 use crate::config::{Config, RouterTraffic, Source};
 use crate::engine::packet::Family;
-use crate::engine::uplink::UplinkId;
+use crate::engine::uplink::{UplinkId, UplinkSet};
 
 /// The main table's number (include/uapi/linux/rtnetlink.h, `RT_TABLE_MAIN`).
 const MAIN: u32 = 254;
@@ -118,7 +118,8 @@ fn routes(config: &Config, lines: &[Line], family: Family) -> Vec<Route> {
         routes.push(default_route(family, table, METRIC, preferred_source(line, way), vec![alone(&way.hop)]));
     }
     let usable: Vec<(&Line, &Way)> = ways.into_iter().filter(|(line, _)| line.is_usable(family)).collect();
-    routes.extend(own_traffic(config, &usable, family));
+    let cheapest: UplinkSet = candidates(lines, family, lines.iter().map(|line| line.id)).collect();
+    routes.extend(own_traffic(config, &usable, cheapest, family));
     routes
 }
 
@@ -163,9 +164,9 @@ fn alone(hop: &Hop) -> Hop {
     Hop { weight: 1, ..hop.clone() }
 }
 
-/// The own-traffic table: all usable uplinks by weight, or one before all. A socket that
+/// The own-traffic table: the cheapest usable uplinks by weight, or one before all. A socket that
 /// is bound to no port is routed before it has one, so by its destination alone.
-fn own_traffic(config: &Config, ways: &[(&Line, &Way)], family: Family) -> Vec<Route> {
+fn own_traffic(config: &Config, ways: &[(&Line, &Way)], cheapest: UplinkSet, family: Family) -> Vec<Route> {
     let table = config.routing.first_table;
     let route = |metric, hops| default_route(family, table, metric, None, hops);
     let favourite = match config.routing.router {
@@ -177,11 +178,13 @@ fn own_traffic(config: &Config, ways: &[(&Line, &Way)], family: Family) -> Vec<R
         routes.push(route(METRIC, vec![alone(&way.hop)]));
     }
     let metric = if favourite.is_some() { FALLBACK_METRIC } else { METRIC };
-    match ways {
+    let shared: Vec<&Way> =
+        ways.iter().filter(|(line, _)| cheapest.contains(line.id)).map(|&(_, way)| way).collect();
+    match shared.as_slice() {
         [] => {}
-        [(_, way)] => routes.push(route(metric, vec![alone(&way.hop)])),
+        [way] => routes.push(route(metric, vec![alone(&way.hop)])),
         several => {
-            let hops = several.iter().map(|(_, way)| among_several(&way.hop, family));
+            let hops = several.iter().map(|way| among_several(&way.hop, family));
             routes.push(route(metric, hops.collect()));
         }
     }

@@ -1,5 +1,6 @@
 //! [`Board`]: who is usable now, as an immutable snapshot.
 
+use super::cost::{Cost, cheapest};
 use super::{MAX_UPLINKS, UplinkId, UplinkSet};
 use crate::engine::packet::Family;
 
@@ -43,6 +44,8 @@ pub struct Board {
     pub suspected: Avoided,
     /// Share of new flows of each uplink, by [`UplinkId`], 1 to 255; 0 or absent: none.
     pub weights: Vec<u8>,
+    /// What it costs to use each uplink, by [`UplinkId`]; none where all cost the same.
+    pub costs: Vec<Cost>,
 }
 
 impl Board {
@@ -53,6 +56,26 @@ impl Board {
             Family::V4 => self.usable_v4,
             Family::V6 => self.usable_v6,
         }
+    }
+
+    /// Of some uplinks with their weights those that a new flow of a family may get: the usable ones of the lowest cost.
+    #[must_use]
+    pub fn candidates(
+        &self,
+        family: Family,
+        uplinks: impl Iterator<Item = (UplinkId, u8)> + Clone,
+    ) -> UplinkSet {
+        let usable = self.usable(family);
+        let usable = uplinks
+            .filter(|&(uplink, weight)| weight > 0 && usable.contains(uplink))
+            .map(|(uplink, _)| (uplink, self.cost(uplink)));
+        cheapest(usable)
+    }
+
+    /// What it costs to use an uplink.
+    #[must_use]
+    pub fn cost(&self, uplink: UplinkId) -> Cost {
+        self.costs.get(usize::from(uplink.0)).copied().unwrap_or_default()
     }
 
     /// All uplinks with their weights, in the configuration's order.

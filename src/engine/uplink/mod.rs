@@ -1,12 +1,18 @@
 //! The lines to choose from: [`UplinkId`], sets of them, who is usable now
-//! ([`Board`]) and why ([`health`], [`silence`]), and how one is picked ([`pick`]).
+//! ([`Board`]) and why ([`health`], [`silence`]), how full they are ([`load`]), what they cost ([`cost`], [`quota`]),
+//! and how one is picked ([`pick`]).
 
+mod begun;
 mod board;
+pub mod cost;
 pub mod health;
+pub mod load;
 pub mod pick;
+pub mod quota;
 pub mod silence;
 mod turns;
 
+pub use begun::Begun;
 pub use board::{Avoided, Board};
 pub use turns::Turns;
 
@@ -43,6 +49,12 @@ impl UplinkSet {
     #[must_use]
     pub fn is_empty(self) -> bool {
         self.0 == 0
+    }
+
+    /// How many they are.
+    #[must_use]
+    pub fn len(self) -> u32 {
+        self.0.count_ones()
     }
 
     /// The uplinks in the set, in the configuration's order.

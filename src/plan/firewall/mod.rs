@@ -25,11 +25,11 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use self::model::{Action, Chain, Firewall, Hook, Match, Rule, State, rule, rule_for};
-use super::lines::Line;
+use super::lines::{Line, candidates};
 use super::observed::Observed;
 use crate::config::{Config, Forward, Gateway, Guard, Mss, RouterTraffic, Source, Uplink};
 use crate::engine::packet::Family;
-use crate::engine::uplink::UplinkId;
+use crate::engine::uplink::{UplinkId, UplinkSet};
 
 /// IP protocol numbers (IANA).
 const TCP: u8 = 6;
@@ -53,7 +53,8 @@ pub fn firewall(config: &Config, lines: &[Line], observed: &Observed, queues: u1
     chains.push(untracked(config));
     chains.push(pin(config, lines, queues));
     chains.push(source(config, lines, observed));
-    chains.retain(|chain| !chain.rules.is_empty());
+    // Chains without a hook are jumped to, also those that have nothing to say now.
+    chains.retain(|chain| chain.hook.is_none() || !chain.rules.is_empty());
     Firewall {
         marks: config.marks.clone(),
         stay: stay(config, observed),
@@ -111,9 +112,10 @@ fn choose(config: &Config, lines: &[Line], observed: &Observed) -> Vec<Chain> {
     chains
 }
 
-/// Those of the uplinks that new flows may use in this family.
+/// Those of the uplinks that new flows may get in this family.
 fn usable(lines: &[Line], family: Family, uplinks: &[(UplinkId, u8)]) -> Vec<(UplinkId, u8)> {
-    uplinks.iter().copied().filter(|(id, _)| lines[usize::from(id.0)].is_usable(family)).collect()
+    let candidates: UplinkSet = candidates(lines, family, uplinks.iter().map(|&(id, _)| id)).collect();
+    uplinks.iter().copied().filter(|&(id, _)| candidates.contains(id)).collect()
 }
 
 /// Marks for a weighted choice among uplinks by the flow's hash.
