@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use super::accounts::{Account, Accounts, Sum};
 use super::explain::explain;
 use super::health::{Lines, Report};
-use super::shared::Shared;
+use super::shared::{Deciding, Shared};
 use super::worker::Event;
 use crate::config::{self, Config};
 use crate::control::message::{
@@ -74,6 +74,13 @@ impl Reporter {
     #[must_use]
     pub fn plan(&self) -> Plan {
         self.current.lock().unwrap_or_else(PoisonError::into_inner).1.clone()
+    }
+
+    /// The lines, and what is decided by, of one configuration.
+    #[must_use]
+    pub fn in_force(&self) -> (Vec<Line>, Arc<Deciding>) {
+        let current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
+        (current.1.lines.clone(), self.shared.deciding.load_full())
     }
 
     /// How things are now.
@@ -201,7 +208,7 @@ impl Reporter {
                 errors: tally.errors.load(Relaxed),
             }
         };
-        self.shared.workers.iter().enumerate().map(queue).collect()
+        self.shared.workers().iter().enumerate().map(queue).collect()
     }
 }
 
@@ -285,11 +292,10 @@ fn rule_line(
 }
 
 fn uplink_name(config: &Config, uplink: UplinkId) -> String {
-    config.uplinks.get(usize::from(uplink.0)).map_or_else(String::new, |uplink| uplink.name.clone())
+    config.uplink(uplink).map_or_else(String::new, |uplink| uplink.name.clone())
 }
 
 fn recent(event: &Event, config: &Config, now: u64) -> Recent {
-    let names: Vec<&str> = config.uplinks.iter().map(|uplink| uplink.name.as_str()).collect();
     let lan = event.lan.and_then(|lan| config.lan.get(usize::from(lan.0)));
     Recent {
         seconds_ago: now.saturating_sub(event.at) / 1000,
@@ -300,7 +306,7 @@ fn recent(event: &Event, config: &Config, now: u64) -> Recent {
             Action::Keep => Some("(the kernel's choice)".into()),
             Action::Drop | Action::Hold(_) => None,
         },
-        reason: event.decision.explain(&config.rules, &names),
+        reason: config.explain(&event.decision),
     }
 }
 

@@ -9,7 +9,7 @@ use super::observed::{Link, Observed};
 use super::routing::Hop;
 use crate::config::{Config, Gateway, Source, Uplink};
 use crate::engine::packet::Family;
-use crate::engine::uplink::{Avoided, UplinkId};
+use crate::engine::uplink::{Avoided, ByHand, UplinkId, UplinkSet};
 
 /// An uplink as the machine has it now.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -127,22 +127,27 @@ impl Line {
 #[must_use]
 pub fn lines(config: &Config, observed: &Observed) -> Vec<Line> {
     let mut lines: Vec<Line> = config.uplinks.iter().map(|uplink| line(uplink, observed)).collect();
-    keep_off(&mut lines, observed.avoided);
+    keep_off(&mut lines, observed.avoided, observed.by_hand);
     lines
 }
 
 /// Has new flows keep off these lines, and no others.
 ///
-/// Where probes call every line of a family down, those that have a way are used all the same: that may be
-/// the probes' fault, and a line that perhaps works is better than none.
-pub fn keep_off(lines: &mut [Line], avoided: Avoided) {
-    for line in &mut *lines {
-        line.avoided =
-            Family::BOTH.into_iter().filter(|&family| avoided.of(family).contains(line.id)).collect();
-    }
+/// Where no line of a family would be left, those that are drained are used all the same, and where
+/// even they do not work by what probes say, all with a way: that may be the probes' fault, and a line that
+/// perhaps works is better than none. What people called down stays so.
+pub fn keep_off(lines: &mut [Line], avoided: Avoided, by_hand: ByHand) {
     for family in Family::BOTH {
-        if !lines.iter().any(|line| line.is_usable(family)) {
-            lines.iter_mut().for_each(|line| line.avoided.retain(|&other| other != family));
+        let dead = by_hand.down.union(avoided.of(family));
+        let off = [dead.union(by_hand.drained), dead, by_hand.down];
+        let leaves_some =
+            |off: &UplinkSet| lines.iter().any(|line| line.way(family).is_ok() && !off.contains(line.id));
+        let off = off.into_iter().find(leaves_some).unwrap_or(by_hand.down);
+        for line in &mut *lines {
+            match off.contains(line.id) {
+                true => line.avoided.insert(family),
+                false => line.avoided.remove(&family),
+            };
         }
     }
 }
