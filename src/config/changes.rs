@@ -131,7 +131,7 @@ mod tests {
             format!("[[uplink]]\nname = \"{name}\"\ninterface = \"{device}\"\n{keys}\n")
         };
         let uplinks: String = uplinks.iter().map(uplink).collect();
-        let text = format!("lan.interfaces = [\"lan\"]\n{uplinks}{more}");
+        let text = format!("lan.interfaces = [\"lan\"]\n{more}\n{uplinks}");
         let file = SourceFile { path: "test.toml".into(), text };
         load_numbered(&file, &[], &Lists::default(), known).unwrap_or_else(|problems| panic!("{problems}"))
     }
