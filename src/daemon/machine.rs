@@ -266,7 +266,7 @@ impl Machine {
     }
 
     fn firewall_back_to(&self, before: &Installed) -> Result<(), firewall::Error> {
-        firewall::run_all(&firewall::observe(self.backend)?.back_to(before))
+        firewall::go_back(&firewall::observe(self.backend)?, before)
     }
 
     async fn routing_back_to(&self, before: &Observed) -> Result<()> {

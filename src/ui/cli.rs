@@ -139,7 +139,7 @@ pub enum Command {
         flows: bool,
     },
 
-    /// Make the running daemon read its rule files again, all or nothing
+    /// Make the running daemon read all its files again, all or nothing
     #[command(after_help = RELOAD_EXAMPLES)]
     Reload,
 
@@ -304,7 +304,7 @@ Examples:
 
 Signals:
   SIGTERM, SIGINT  stop deciding, lose no packet; the kernel goes on balancing
-  SIGHUP           read the rule files again, all or nothing
+  SIGHUP           read all files again, all or nothing
 
 Exit codes: 0 stopped as asked, 1 failed and rolled back, 2 bad configuration";
 
@@ -344,10 +344,12 @@ const RELOAD_EXAMPLES: &str = "\
 Examples:
   wansplit check && wansplit reload     like SIGHUP, but tells how it went
 
-A rule file with an error changes nothing: the rules in force stay.
-Lists and databases that change are taken in without it, within seconds.
+It prints what has changed: uplinks that came or went, and more. Flows whose
+line stays lose no packet. An error in a file, or on the way, changes nothing:
+what is in force stays. Mark bits and the backend change only after
+`wansplit down`. Lists and databases that change are taken in without it.
 
-Exit codes: 0 the new rules are in force, 1 they are not";
+Exit codes: 0 the new configuration is in force, 1 it is not";
 
 const EXPLAIN_EXAMPLES: &str = "\
 Examples:
