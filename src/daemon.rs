@@ -1,6 +1,7 @@
 //! Wiring: builds the parts and the threads, feeds them events, and ends them in order.
 
 pub mod accounts;
+mod by_hand;
 pub mod changed_files;
 pub mod crew;
 pub mod explain;
@@ -26,6 +27,7 @@ use std::sync::{Arc, Mutex, PoisonError, mpsc as reply};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail};
+use arc_swap::ArcSwap;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::time::{Interval, MissedTickBehavior};
@@ -49,7 +51,7 @@ use crate::engine::names::Names;
 use crate::engine::packet::Family;
 use crate::engine::rule::RuleSet;
 use crate::engine::sticky::Choices;
-use crate::engine::uplink::{Board, ByHand};
+use crate::engine::uplink::{Avoided, Board, ByHand};
 use crate::plan::lines::Line;
 use crate::plan::observed::Observed;
 use crate::plan::{self, Plan};
@@ -72,8 +74,8 @@ const TIME_STEP: Duration = Duration::from_secs(5);
 const UNLOCKING: Duration = Duration::from_secs(1);
 /// How often lists and databases are looked at. A change is taken in when it has lasted from one look to the next.
 const LISTS_STEP: Duration = Duration::from_secs(1);
-/// How long a client waits for a reload.
-const RELOAD: Duration = Duration::from_secs(20);
+/// How long a client waits for a change.
+const CHANGE: Duration = Duration::from_secs(20);
 
 /// Names of each kind that are remembered.
 const NAMES: usize = 16_384;
@@ -125,7 +127,8 @@ pub fn pending(options: &Options, all: bool) -> Result<(Plan, Pending)> {
     let config = sources::read(&options.config)?.load(&numbers(&run))?;
     runtime()?.block_on(async {
         let machine = Machine::open(config.backend, run)?;
-        let observed = Observed { avoided: machine.avoided(), ..machine.observe(&config).await? };
+        let observed = machine.observe(&config).await?;
+        let observed = Observed { avoided: machine.avoided(), by_hand: machine.by_hand(), ..observed };
         let plan = plan::plan(&config, &observed, workers(&config));
         let pending = machine.pending(&plan, &observed, all)?;
         Ok((plan, pending))
@@ -193,6 +196,9 @@ impl Signals {
     }
 }
 
+/// What a client asks to be changed, and where the answer goes.
+type Asked = (Request, reply::SyncSender<Response>);
+
 /// The running daemon.
 struct Daemon {
     options: Options,
@@ -207,7 +213,7 @@ struct Daemon {
     rules: Arc<RuleSet>,
     shared: Arc<Shared>,
     reporter: Arc<Reporter>,
-    reloads: mpsc::Receiver<reply::SyncSender<Response>>,
+    orders: mpsc::Receiver<Asked>,
     keeper: Keeper,
     health: Lookout,
     /// What people said of uplinks.
@@ -236,7 +242,8 @@ impl Daemon {
         let watch = Watch::new(sources.seen());
         sources.forget_lists();
         let machine = Machine::open(config.backend, run.clone())?;
-        let observed = machine.observe(&config).await?;
+        let by_hand = machine.by_hand().only(config.uplinks.iter().map(|uplink| uplink.id).collect());
+        let observed = Observed { by_hand, ..machine.observe(&config).await? };
         let plan = plan::plan(&config, &observed, workers(&config));
         heed_misfits(&plan)?;
         let mut gate = Gate::new(machine.backend()).context("cannot reach the kernel's firewall")?;
@@ -271,13 +278,14 @@ impl Daemon {
             health: health.lines(),
             current: Mutex::new((config.clone(), plan.clone())),
             lists_complaint: Mutex::default(),
+            by_hand: ArcSwap::from_pointee(by_hand),
             last_counters: Mutex::new((Instant::now(), HashMap::new())),
         });
         let follower = Follower::start(Arc::clone(&reporter))?;
         // Flows that run by a line which died while nobody looked.
         follower.lines_changed();
-        let (reload, reloads) = mpsc::channel(16);
-        let serving = serve_control(&run, &reporter, reload)?;
+        let (asked, orders) = mpsc::channel(16);
+        let serving = serve_control(&run, &reporter, asked)?;
         Ok(Self {
             options: options.clone(),
             run,
@@ -290,10 +298,10 @@ impl Daemon {
             rules,
             shared,
             reporter,
-            reloads,
+            orders,
             keeper,
             health,
-            by_hand: ByHand::default(),
+            by_hand,
             follower,
             followed,
             crew,
@@ -317,8 +325,8 @@ impl Daemon {
                 _ = signals.terminate.recv() => break Ok(()),
                 _ = signals.interrupt.recv() => break Ok(()),
                 _ = signals.hang_up.recv() => drop(self.reload().await),
-                Some(answer) = self.reloads.recv() => {
-                    let response = self.reload().await;
+                Some((request, answer)) = self.orders.recv() => {
+                    let response = self.obey(request).await;
                     let _ = answer.try_send(response);
                 }
                 // A change that failed and was undone is news too: without this it would go round and round.
@@ -417,7 +425,7 @@ impl Daemon {
         }
     }
 
-    /// New flows keep off the lines that probes call down at once, and the kernel's own choice soon after.
+    /// New flows keep off the lines that probes or people call down at once, and the kernel's own choice soon after.
     async fn heed_health(&mut self) -> bool {
         plan::lines::keep_off(&mut self.plan.lines, self.health.avoided(), self.by_hand);
         self.tell_workers();
@@ -472,8 +480,13 @@ impl Daemon {
     fn tell_workers(&self) {
         let before = self.shared.deciding.load_full();
         let mut deciding = deciding(&self.config, &self.plan, &self.observed, &self.rules, &before.snapshot);
-        deciding.snapshot.board.suspected = self.health.suspected();
+        deciding.snapshot.board.suspected = self.staying(&self.plan.lines);
         self.shared.deciding.store(Arc::new(deciding));
+    }
+
+    /// The lines that running flows stay on although new ones keep off.
+    fn staying(&self, lines: &[Line]) -> Avoided {
+        plan::lines::staying(lines, self.health.avoided(), self.health.suspected(), self.by_hand)
     }
 
     /// Stops deciding without losing a packet; the kernel's part stays, and what was learned.
@@ -519,21 +532,21 @@ fn deciding(
     }
 }
 
-/// Status is answered by the socket's own thread; a reload is the main thread's.
+/// Status is answered by the socket's own thread; changes are the main thread's.
 fn serve_control(
     run: &RunDirectory,
     reporter: &Arc<Reporter>,
-    reload: mpsc::Sender<reply::SyncSender<Response>>,
+    orders: mpsc::Sender<Asked>,
 ) -> Result<Serving> {
     let reporter = Arc::clone(reporter);
     let server = Server::bind(&run.socket())?;
     Ok(server.serve(move |request| match request {
         Request::Status => Response::Status(Box::new(reporter.status())),
         Request::Explain { flow, down } => reporter.explain(&flow, &down),
-        Request::Reload => {
+        Request::Reload | Request::Uplink { .. } => {
             let (answer, answered) = reply::sync_channel(1);
-            let sent = reload.try_send(answer).is_ok();
-            let response = if sent { answered.recv_timeout(RELOAD).ok() } else { None };
+            let sent = orders.try_send((request, answer)).is_ok();
+            let response = if sent { answered.recv_timeout(CHANGE).ok() } else { None };
             response.unwrap_or_else(|| Response::Failed { message: "the daemon is busy".into() })
         }
     })?)

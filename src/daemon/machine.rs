@@ -138,7 +138,13 @@ impl Machine {
         self.run.load().avoided
     }
 
-    /// Reads all that a plan for this configuration depends on, but for what probes have found.
+    /// What people said of uplinks.
+    #[must_use]
+    pub fn by_hand(&self) -> ByHand {
+        self.run.load().by_hand
+    }
+
+    /// Reads all that a plan for this configuration depends on, but for what probes have found and people said.
     ///
     /// # Errors
     /// When the kernel does not answer.

@@ -143,6 +143,43 @@ pub enum Command {
     #[command(after_help = RELOAD_EXAMPLES)]
     Reload,
 
+    /// Send no new flows by a line; those that run on it finish
+    #[command(after_help = DRAIN_EXAMPLES)]
+    Drain {
+        /// The line's name in the configuration
+        uplink: String,
+        /// Also if it is the last line that works
+        #[arg(long)]
+        force: bool,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+
+    /// Send new flows by a drained line again
+    Undrain {
+        /// The line's name in the configuration
+        uplink: String,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+
+    /// Take a line down by hand, as if it were dead, or up again
+    #[command(after_help = UPLINK_EXAMPLES)]
+    Uplink {
+        /// The line's name in the configuration
+        uplink: String,
+        /// What to do with it
+        action: Direction,
+        /// Also if it is the last line that works
+        #[arg(long)]
+        force: bool,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+
     /// Tell which line a flow would go by, and why
     #[command(after_help = EXPLAIN_EXAMPLES)]
     Explain {
@@ -174,6 +211,15 @@ pub enum Command {
     /// Try it all in a network made for it, and show which flow went where
     #[command(after_help = LAB_EXAMPLES)]
     Lab(Lab),
+}
+
+/// Where a line is taken by hand.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Direction {
+    /// It counts as dead
+    Down,
+    /// It is used if it works
+    Up,
 }
 
 /// What the lab looks like. Its configuration file is [`Args::config`].
@@ -350,6 +396,28 @@ what is in force stays. Mark bits and the backend change only after
 `wansplit down`. Lists and databases that change are taken in without it.
 
 Exit codes: 0 the new configuration is in force, 1 it is not";
+
+const DRAIN_EXAMPLES: &str = "\
+Examples:
+  wansplit drain isp1                   before you unplug its modem
+  wansplit status                       `open` counts what still runs on it
+  wansplit undrain isp1
+
+Clients that stick to the line leave it with their next flow. Port forwards
+are still answered by it. If no other line works, it is used all the same.
+Reloads and restarts change nothing of it; `wansplit down` forgets it.
+
+Exit codes: 0 done, 1 refused or the daemon does not answer";
+
+const UPLINK_EXAMPLES: &str = "\
+Examples:
+  wansplit uplink isp1 down             what happens if it dies?
+  wansplit uplink isp1 up               as the machine and the probes have it
+
+Flows that run on a line that is down are treated as their rule's `live` says.
+It stays so over reloads and restarts, until `up` or `wansplit down`.
+
+Exit codes: 0 done, 1 refused or the daemon does not answer";
 
 const EXPLAIN_EXAMPLES: &str = "\
 Examples:
