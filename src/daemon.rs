@@ -1,6 +1,7 @@
 //! Wiring: builds the parts and the threads, feeds them events, and ends them in order.
 
 pub mod accounts;
+mod by_hand;
 pub mod changed_files;
 pub mod crew;
 pub mod explain;
@@ -27,6 +28,7 @@ use std::sync::{Arc, Mutex, PoisonError, mpsc as reply};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail};
+use arc_swap::ArcSwap;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::time::{Interval, MissedTickBehavior};
@@ -52,7 +54,7 @@ use crate::engine::names::Names;
 use crate::engine::packet::Family;
 use crate::engine::rule::RuleSet;
 use crate::engine::sticky::Choices;
-use crate::engine::uplink::{Board, ByHand};
+use crate::engine::uplink::{Avoided, Board, ByHand};
 use crate::plan::lines::Line;
 use crate::plan::observed::Observed;
 use crate::plan::{self, Plan};
@@ -75,8 +77,8 @@ const TIME_STEP: Duration = Duration::from_secs(5);
 const UNLOCKING: Duration = Duration::from_secs(1);
 /// How often lists and databases are looked at. A change is taken in when it has lasted from one look to the next.
 const LISTS_STEP: Duration = Duration::from_secs(1);
-/// How long a client waits for a reload.
-const RELOAD: Duration = Duration::from_secs(20);
+/// How long a client waits for a change.
+const CHANGE: Duration = Duration::from_secs(20);
 
 /// Names of each kind that are remembered.
 const NAMES: usize = 16_384;
@@ -131,6 +133,7 @@ pub fn pending(options: &Options, all: bool) -> Result<(Plan, Pending)> {
         let observed = Observed {
             avoided: machine.avoided(),
             used_up: machine.used_up(),
+            by_hand: machine.by_hand(),
             ..machine.observe(&config).await?
         };
         let plan = plan::plan(&config, &observed, workers(&config));
@@ -200,6 +203,9 @@ impl Signals {
     }
 }
 
+/// What a client asks to be changed, and where the answer goes.
+type Asked = (Request, reply::SyncSender<Response>);
+
 /// The running daemon.
 struct Daemon {
     options: Options,
@@ -214,7 +220,7 @@ struct Daemon {
     rules: Arc<RuleSet>,
     shared: Arc<Shared>,
     reporter: Arc<Reporter>,
-    reloads: mpsc::Receiver<reply::SyncSender<Response>>,
+    orders: mpsc::Receiver<Asked>,
     keeper: Keeper,
     health: Lookout,
     quotas: Quotas,
@@ -246,7 +252,8 @@ impl Daemon {
         let machine = Machine::open(config.backend, run.clone())?;
         let traffic = Arc::<Traffic>::default();
         let quotas = Quotas::start(&config, &run, Arc::clone(&traffic))?;
-        let observed = Observed { used_up: quotas.used_up(), ..machine.observe(&config).await? };
+        let by_hand = machine.by_hand().only(config.uplinks.iter().map(|uplink| uplink.id).collect());
+        let observed = Observed { used_up: quotas.used_up(), by_hand, ..machine.observe(&config).await? };
         let plan = plan::plan(&config, &observed, workers(&config));
         heed_misfits(&plan)?;
         let mut gate = Gate::new(machine.backend()).context("cannot reach the kernel's firewall")?;
@@ -285,12 +292,13 @@ impl Daemon {
             lists_complaint: Mutex::default(),
             traffic,
             quotas: quotas.ledger(),
+            by_hand: ArcSwap::from_pointee(by_hand),
         });
         let follower = Follower::start(Arc::clone(&reporter))?;
         // Flows that run by a line which died while nobody looked.
         follower.lines_changed();
-        let (reload, reloads) = mpsc::channel(16);
-        let serving = serve_control(&run, &reporter, reload)?;
+        let (asked, orders) = mpsc::channel(16);
+        let serving = serve_control(&run, &reporter, asked)?;
         Ok(Self {
             options: options.clone(),
             run,
@@ -303,11 +311,11 @@ impl Daemon {
             rules,
             shared,
             reporter,
-            reloads,
+            orders,
             keeper,
             health,
             quotas,
-            by_hand: ByHand::default(),
+            by_hand,
             follower,
             followed,
             crew,
@@ -331,8 +339,8 @@ impl Daemon {
                 _ = signals.terminate.recv() => break Ok(()),
                 _ = signals.interrupt.recv() => break Ok(()),
                 _ = signals.hang_up.recv() => drop(self.reload().await),
-                Some(answer) = self.reloads.recv() => {
-                    let response = self.reload().await;
+                Some((request, answer)) = self.orders.recv() => {
+                    let response = self.obey(request).await;
                     let _ = answer.try_send(response);
                 }
                 // A change that failed and was undone is news too: without this it would go round and round.
@@ -433,7 +441,7 @@ impl Daemon {
         }
     }
 
-    /// New flows keep off the lines that probes call down at once, and the kernel's own choice soon after.
+    /// New flows keep off the lines that probes or people call down at once, and the kernel's own choice soon after.
     async fn heed_health(&mut self) -> bool {
         plan::lines::keep_off(&mut self.plan.lines, self.health.avoided(), self.by_hand);
         self.tell_workers();
@@ -496,9 +504,14 @@ impl Daemon {
         self.shared.deciding.rcu(|before| {
             let mut deciding =
                 deciding(&self.config, &self.plan, &self.observed, &self.rules, &before.snapshot);
-            deciding.snapshot.board.suspected = self.health.suspected();
+            deciding.snapshot.board.suspected = self.staying(&self.plan.lines);
             deciding
         });
+    }
+
+    /// The lines that running flows stay on although new ones keep off.
+    fn staying(&self, lines: &[Line]) -> Avoided {
+        plan::lines::staying(lines, self.health.avoided(), self.health.suspected(), self.by_hand)
     }
 
     /// Stops deciding without losing a packet; the kernel's part stays, and what was learned.
@@ -545,21 +558,21 @@ fn deciding(
     }
 }
 
-/// Status is answered by the socket's own thread; a reload is the main thread's.
+/// Status is answered by the socket's own thread; changes are the main thread's.
 fn serve_control(
     run: &RunDirectory,
     reporter: &Arc<Reporter>,
-    reload: mpsc::Sender<reply::SyncSender<Response>>,
+    orders: mpsc::Sender<Asked>,
 ) -> Result<Serving> {
     let reporter = Arc::clone(reporter);
     let server = Server::bind(&run.socket())?;
     Ok(server.serve(move |request| match request {
         Request::Status => Response::Status(Box::new(reporter.status())),
         Request::Explain { flow, down } => reporter.explain(&flow, &down),
-        Request::Reload => {
+        Request::Reload | Request::Uplink { .. } => {
             let (answer, answered) = reply::sync_channel(1);
-            let sent = reload.try_send(answer).is_ok();
-            let response = if sent { answered.recv_timeout(RELOAD).ok() } else { None };
+            let sent = orders.try_send((request, answer)).is_ok();
+            let response = if sent { answered.recv_timeout(CHANGE).ok() } else { None };
             response.unwrap_or_else(|| Response::Failed { message: "the daemon is busy".into() })
         }
     })?)

@@ -8,6 +8,8 @@ mod quic;
 #[path = "support/router.rs"]
 mod router;
 
+#[path = "traffic/by_hand.rs"]
+mod by_hand;
 #[path = "traffic/common.rs"]
 mod common;
 #[path = "traffic/contents.rs"]

@@ -53,8 +53,7 @@ pub fn explain(
     }
     let mut board = snapshot.board.clone();
     for name in down {
-        let id = uplink_named(config, name)?;
-        board = without(&board, id);
+        board = without(&board, config::uplink_named(config, name)?.id);
     }
     let usable = board.usable(facts.family);
     let decision = judge(snapshot, &board, &facts, now);
@@ -140,14 +139,6 @@ fn objection(Objection { key, under_not }: Objection) -> String {
 fn without(board: &Board, uplink: UplinkId) -> Board {
     let others = |set: UplinkSet| set.iter().filter(|&other| other != uplink).collect();
     Board { usable_v4: others(board.usable_v4), usable_v6: others(board.usable_v6), ..board.clone() }
-}
-
-fn uplink_named(config: &Config, name: &str) -> Result<UplinkId, String> {
-    let found = config.uplinks.iter().find(|uplink| uplink.name == name);
-    let names = || config.uplinks.iter().map(|uplink| uplink.name.as_str()).collect::<Vec<_>>().join(", ");
-    found
-        .map(|uplink| uplink.id)
-        .ok_or_else(|| format!("no uplink is called {name:?}; there are {}", names()))
 }
 
 fn uplink(config: &Config, decision: &Decision) -> Option<String> {

@@ -35,12 +35,18 @@ const CALM: Duration = REMEMBER;
 /// long ago that may have been.
 const JUST_NOW: Duration = Duration::from_secs(5);
 
+/// How long ending flows may take.
+const PATIENCE: Duration = Duration::from_secs(5);
+
 /// An uplink that is no more, whose flows are those of a dead one: in no set, and nobody's number.
 const FORMER: UplinkId = UplinkId(u8::MAX);
 
+/// Lines have changed; who waits until that was followed is told.
+type News = Option<Sender<()>>;
+
 /// Tells the thread; it ends when this is dropped.
 pub struct Follower {
-    news: Option<Sender<()>>,
+    news: Option<Sender<News>>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -60,8 +66,17 @@ impl Follower {
     /// Lines or their addresses have changed, and workers know it already.
     pub fn lines_changed(&self) {
         // One that waits already will do for this change too.
-        if let Some(Err(TrySendError::Disconnected(()))) = self.news.as_ref().map(|news| news.try_send(())) {
+        if let Some(Err(TrySendError::Disconnected(_))) = self.news.as_ref().map(|news| news.try_send(None)) {
             tracing::error!("running flows no longer follow their lines");
+        }
+    }
+
+    /// Waits, within bounds, until the flows that leave their lines have been ended.
+    pub fn end_what_leaves(&self) {
+        let (done, is_done) = bounded(1);
+        let told = self.news.as_ref().is_some_and(|news| news.send_timeout(Some(done), PATIENCE).is_ok());
+        if !told || is_done.recv_timeout(PATIENCE).is_err() {
+            tracing::warn!("running flows are slow to follow their lines");
         }
     }
 }
@@ -82,21 +97,24 @@ struct Following {
 }
 
 impl Following {
-    fn follow(mut self, changes: &Receiver<()>) {
+    fn follow(mut self, changes: &Receiver<News>) {
         let mut calm_at: Option<Instant> = None;
         loop {
             let news = match calm_at {
                 Some(at) => changes.recv_deadline(at),
                 None => changes.recv().map_err(|_| RecvTimeoutError::Disconnected),
             };
-            let returned = match news {
-                Ok(()) => false,
-                Err(RecvTimeoutError::Timeout) => true,
+            let (returned, waiting) = match news {
+                Ok(waiting) => (false, waiting),
+                Err(RecvTimeoutError::Timeout) => (true, None),
                 Err(RecvTimeoutError::Disconnected) => return,
             };
             calm_at = (!returned).then(|| Instant::now() + CALM);
             if let Err(error) = self.end_what_leaves(returned) {
                 tracing::warn!("running flows could not follow their lines: {error}");
+            }
+            if let Some(waiting) = waiting {
+                let _ = waiting.send(());
             }
         }
     }

@@ -10,7 +10,7 @@ use super::routing::Hop;
 use crate::config::{Config, Gateway, Source, Uplink};
 use crate::engine::packet::Family;
 use crate::engine::uplink::cost::{Cost, cheapest};
-use crate::engine::uplink::{Avoided, ByHand, UplinkId, UplinkSet};
+use crate::engine::uplink::{Avoided, ByHand, Order, UplinkId, UplinkSet};
 
 /// An uplink as the machine has it now.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -175,6 +175,42 @@ pub fn keep_off(lines: &mut [Line], avoided: Avoided, by_hand: ByHand) {
     }
 }
 
+/// Of the lines that new flows keep off, those on which running flows stay: they are only suspected, or
+/// drained and not dead.
+#[must_use]
+pub fn staying(lines: &[Line], avoided: Avoided, suspected: Avoided, by_hand: ByHand) -> Avoided {
+    let stays = |line: &Line, family: Family| {
+        let is_drained = by_hand.drained.contains(line.id) && !avoided.of(family).contains(line.id);
+        let lives = suspected.of(family).contains(line.id) || is_drained;
+        line.way(family).is_ok() && !by_hand.down.contains(line.id) && lives
+    };
+    let each = lines.iter().flat_map(|line| Family::BOTH.map(|family| (line, family)));
+    let staying = each.filter(|&(line, family)| stays(line, family));
+    staying.fold(Avoided::default(), |all, (line, family)| all.with(family, line.id))
+}
+
+/// The families in which new flows would have no other line that works, were this one kept off by hand.
+#[must_use]
+pub fn last_for(
+    lines: &[Line],
+    id: UplinkId,
+    order: Order,
+    avoided: Avoided,
+    by_hand: ByHand,
+) -> Vec<Family> {
+    let takes_new_flows = |line: &Line, family: Family| {
+        let is_kept_off = order == Order::Drain && by_hand.drained.contains(line.id);
+        let is_dead = by_hand.down.contains(line.id) || avoided.of(family).contains(line.id);
+        line.way(family).is_ok() && !is_dead && !is_kept_off
+    };
+    let is_last = |family: &Family| {
+        let is_used = lines.iter().any(|line| line.id == id && line.is_usable(*family));
+        is_used && !lines.iter().any(|line| line.id != id && takes_new_flows(line, *family))
+    };
+    let families = Family::BOTH.into_iter().filter(is_last);
+    if matches!(order, Order::Drain | Order::Down) { families.collect() } else { Vec::new() }
+}
+
 fn line(uplink: &Uplink, observed: &Observed) -> Line {
     let link = observed.link(&uplink.interface);
     Line {
@@ -248,4 +284,82 @@ fn is_onlink(gateway: Option<IpAddr>, link: &Link) -> bool {
     let Some(gateway) = gateway else { return false };
     let link_local = matches!(gateway, IpAddr::V6(address) if address.is_unicast_link_local());
     !link_local && !link.addresses.iter().any(|address| address.net.contains(&gateway))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FIRST: UplinkId = UplinkId(0);
+    const SECOND: UplinkId = UplinkId(1);
+
+    fn two_lines() -> Vec<Line> {
+        let hop = Hop { interface: "wan".into(), gateway: None, weight: 1, onlink: false };
+        let way = Way { hop, learned: Learned::Peer, source: Source::Masquerade };
+        let line = |id| Line {
+            id,
+            interface: "wan".into(),
+            nets: Vec::new(),
+            mtu: None,
+            v4: Ok(way.clone()),
+            v6: Err(NoWay::NoAddress),
+            avoided: BTreeSet::new(),
+            cost: Cost::default(),
+        };
+        [FIRST, SECOND].map(line).into()
+    }
+
+    fn usable(avoided: &[UplinkId], drained: &[UplinkId], down: &[UplinkId]) -> Vec<UplinkId> {
+        let mut lines = two_lines();
+        keep_off(&mut lines, dead(avoided), by_hand(drained, down));
+        lines.iter().filter(|line| line.is_usable(Family::V4)).map(|line| line.id).collect()
+    }
+
+    fn dead(uplinks: &[UplinkId]) -> Avoided {
+        Avoided { v4: uplinks.iter().copied().collect(), ..Avoided::default() }
+    }
+
+    fn by_hand(drained: &[UplinkId], down: &[UplinkId]) -> ByHand {
+        let set = |uplinks: &[UplinkId]| uplinks.iter().copied().collect();
+        ByHand { drained: set(drained), down: set(down) }
+    }
+
+    #[test]
+    fn a_drained_line_is_used_before_none_and_before_one_that_is_called_dead() {
+        assert_eq!(usable(&[], &[FIRST], &[]), [SECOND]);
+        assert_eq!(usable(&[SECOND], &[FIRST], &[]), [FIRST]);
+        assert_eq!(usable(&[], &[FIRST, SECOND], &[]), [FIRST, SECOND]);
+        assert_eq!(usable(&[FIRST, SECOND], &[FIRST], &[]), [FIRST, SECOND]);
+    }
+
+    #[test]
+    fn a_line_that_was_called_down_by_hand_is_never_used() {
+        assert_eq!(usable(&[], &[], &[FIRST]), [SECOND]);
+        assert_eq!(usable(&[SECOND], &[], &[FIRST]), [SECOND]);
+        assert_eq!(usable(&[], &[], &[FIRST, SECOND]), []);
+    }
+
+    #[test]
+    fn running_flows_stay_on_a_drained_line_until_it_dies() {
+        let staying = |avoided: &[UplinkId], down: &[UplinkId]| {
+            let by_hand = by_hand(&[FIRST], down);
+            staying(&two_lines(), dead(avoided), Avoided::default(), by_hand).v4.iter().collect::<Vec<_>>()
+        };
+        assert_eq!(staying(&[], &[]), [FIRST]);
+        assert_eq!(staying(&[FIRST], &[]), []);
+        assert_eq!(staying(&[], &[FIRST]), []);
+    }
+
+    #[test]
+    fn a_line_is_the_last_one_where_no_other_would_take_its_flows() {
+        let last = |order, avoided: &[UplinkId], drained: &[UplinkId]| {
+            last_for(&two_lines(), FIRST, order, dead(avoided), by_hand(drained, &[]))
+        };
+        assert_eq!(last(Order::Drain, &[], &[]), []);
+        assert_eq!(last(Order::Drain, &[SECOND], &[]), [Family::V4]);
+        assert_eq!(last(Order::Drain, &[], &[SECOND]), [Family::V4]);
+        assert_eq!(last(Order::Down, &[], &[SECOND]), [], "a drained line is used where no other works");
+        assert_eq!(last(Order::Down, &[SECOND], &[]), [Family::V4]);
+        assert_eq!(last(Order::Up, &[SECOND], &[]), []);
+    }
 }

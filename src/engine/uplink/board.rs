@@ -42,6 +42,49 @@ pub struct ByHand {
     pub down: UplinkSet,
 }
 
+/// What people can do to an uplink by hand.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Order {
+    /// No new flows.
+    Drain,
+    /// New flows again.
+    Undrain,
+    /// As if it were dead.
+    Down,
+    /// As it is.
+    Up,
+}
+
+impl ByHand {
+    /// What it is after an order.
+    #[must_use]
+    pub fn after(self, order: Order, uplink: UplinkId) -> Self {
+        match order {
+            Order::Drain => ByHand { drained: self.drained.with(uplink), ..self },
+            Order::Undrain => ByHand { drained: self.drained.without(uplink), ..self },
+            Order::Down => ByHand { down: self.down.with(uplink), ..self },
+            Order::Up => ByHand { down: self.down.without(uplink), ..self },
+        }
+    }
+
+    /// What of it is about these uplinks.
+    #[must_use]
+    pub fn only(self, uplinks: UplinkSet) -> Self {
+        let kept = |set: UplinkSet| set.iter().filter(|&uplink| uplinks.contains(uplink)).collect();
+        ByHand { drained: kept(self.drained), down: kept(self.down) }
+    }
+
+    /// What was done to an uplink, for people; `None`: nothing.
+    #[must_use]
+    pub fn of(self, uplink: UplinkId) -> Option<&'static str> {
+        if self.down.contains(uplink) {
+            return Some("down");
+        }
+        self.drained.contains(uplink).then_some("drained")
+    }
+}
+
 /// The uplinks that new flows may use at one moment, and their shares.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Board {

@@ -13,7 +13,7 @@ pub mod silence;
 mod turns;
 
 pub use begun::Begun;
-pub use board::{Avoided, Board, ByHand};
+pub use board::{Avoided, Board, ByHand, Order};
 pub use turns::Turns;
 
 /// Most uplinks one configuration may have: a [`UplinkSet`] is one machine word.
@@ -44,6 +44,12 @@ impl UplinkSet {
     #[must_use]
     pub fn with(self, uplink: UplinkId) -> Self {
         UplinkSet(self.0 | bit(uplink))
+    }
+
+    /// The set with `uplink` taken away.
+    #[must_use]
+    pub fn without(self, uplink: UplinkId) -> Self {
+        UplinkSet(self.0 & !bit(uplink))
     }
 
     /// The uplinks that are in one of the two.
