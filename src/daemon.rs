@@ -494,7 +494,7 @@ impl Daemon {
             }
         }
         if lines != self.plan.lines {
-            plan::lines::keep_off(&mut lines, self.health.avoided());
+            plan::lines::keep_off(&mut lines, self.health.avoided(), self.config.none);
             self.health.follow(&self.config, &lines, &observed);
             self.tell_usability(&lines);
             self.plan.lines = lines;
@@ -504,7 +504,7 @@ impl Daemon {
 
     /// New flows keep off the lines that probes call down at once, and the kernel's own choice soon after.
     async fn heed_health(&mut self) -> bool {
-        plan::lines::keep_off(&mut self.plan.lines, self.health.avoided());
+        plan::lines::keep_off(&mut self.plan.lines, self.health.avoided(), self.config.none);
         self.tell_workers();
         self.follow_machine().await
     }
@@ -639,9 +639,11 @@ fn deciding(
             board: Board {
                 usable_v4: plan.usable(Family::V4),
                 usable_v6: plan.usable(Family::V6),
+                doubted: plan.doubted(),
                 weights: config.uplinks.iter().map(|uplink| uplink.weight).collect(),
                 ..Board::default()
             },
+            none: config.none,
             ..learned.clone()
         },
         lan: config.lan.iter().map(index).collect(),

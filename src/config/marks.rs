@@ -20,7 +20,8 @@ pub(super) fn read(section: Section, uplinks: &[Written]) -> Marks {
     // A mask that was refused: nothing can be said about the rest.
     let mask = mask.unwrap_or(Spanned::new(section.span(), u32::MAX >> 2));
     let (decided, watched) = flags(&section, &mask);
-    let marks = Marks { mask: *mask.get_ref(), decided, watched, values: values(&section, &mask, uplinks) };
+    let (values, refused) = values(&section, &mask, uplinks);
+    let marks = Marks { mask: *mask.get_ref(), decided, watched, values, refused };
     section.finish();
     marks
 }
@@ -53,16 +54,15 @@ fn flag_bit(value: &Value, taken: u32) -> Read<u32> {
     if bit.is_power_of_two() && bit & taken == 0 { Ok(bit) } else { Err(expected()) }
 }
 
-/// The value of each uplink: its own number or its position, counted from 1, moved into the mask.
-fn values(section: &Section, mask: &Spanned<u32>, uplinks: &[Written]) -> Vec<u32> {
+/// The value of each uplink: its own number or its position, counted from 1, moved into the mask; and the
+/// value of what is refused: the highest that is left.
+fn values(section: &Section, mask: &Spanned<u32>, uplinks: &[Written]) -> (Vec<u32>, u32) {
     let most = u32::MAX >> mask.get_ref().count_zeros();
-    if uplinks.len() > most as usize {
+    if uplinks.len() >= most as usize {
         let message = format!("the mask is too small for {} uplinks", uplinks.len());
-        section.report().error(
-            mask.span(),
-            message,
-            format!("expected more bits, these have {most} values above 0"),
-        );
+        let hint =
+            format!("expected more bits, these have {most} values above 0, one of them for what is refused");
+        section.report().error(mask.span(), message, hint);
     }
     for mark in uplinks.iter().flat_map(|uplink| &uplink.mark).filter(|mark| *mark.get_ref() > most) {
         let message = format!("mark {} does not fit into the mask", mark.get_ref());
@@ -70,7 +70,9 @@ fn values(section: &Section, mask: &Spanned<u32>, uplinks: &[Written]) -> Vec<u3
     }
     let numbers: Vec<u32> = (1..).zip(uplinks).map(|(position, uplink)| number(position, uplink)).collect();
     report_collisions(section, &numbers, uplinks);
-    numbers.into_iter().map(|number| deposit(number, *mask.get_ref())).collect()
+    let refused = (1..=most).rev().find(|number| !numbers.contains(number)).unwrap_or_default();
+    let in_mask = |number| deposit(number, *mask.get_ref());
+    (numbers.into_iter().map(in_mask).collect(), in_mask(refused))
 }
 
 fn number(position: u32, uplink: &Written) -> u32 {

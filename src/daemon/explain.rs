@@ -8,12 +8,12 @@ use anyhow::Result;
 use crate::config::{self, Config};
 use crate::control::message::{Explanation, Tried, Without};
 use crate::engine::flow::{Facts, Millis};
-use crate::engine::rule::model::{Rule, WhenNone};
+use crate::engine::rule::model::{NoLine, Rule, WhenNone};
 use crate::engine::rule::naive::{Objection, objections};
 use crate::engine::sniff::App;
-use crate::engine::uplink::{Board, UplinkId, UplinkSet};
+use crate::engine::uplink::{Avoided, Board, UplinkId, UplinkSet};
 use crate::engine::verdict::Decision;
-use crate::engine::{Engine, Snapshot};
+use crate::engine::{Engine, Snapshot, live};
 
 /// A flow that cannot be read, or an uplink that does not exist.
 #[derive(Debug, thiserror::Error)]
@@ -27,7 +27,10 @@ pub struct BadQuestion(String);
 pub fn offline(path: &Path, flow: &str, down: &[String]) -> Result<Explanation> {
     let config = super::load(path)?;
     let weights = config.uplinks.iter().map(|uplink| uplink.weight).collect();
-    let snapshot = Snapshot::where_all_works(Arc::clone(&config.rules), Arc::clone(&config.geo), weights);
+    let snapshot = Snapshot {
+        none: config.none,
+        ..Snapshot::where_all_works(Arc::clone(&config.rules), Arc::clone(&config.geo), weights)
+    };
     explain(&config, &snapshot, flow, down, Millis::default()).map_err(|error| BadQuestion(error).into())
 }
 
@@ -71,7 +74,7 @@ pub fn explain(
         country: facts.country.map(|country| country.to_string()),
         asn: facts.asn.map(|asn| asn.0.get()),
         avoided: Vec::new(),
-        rules: tried(config, usable, &facts, &decision),
+        rules: tried(config, &board, &facts, &decision),
         uplink: uplink(config, &decision),
         reason: config.explain(&decision),
         hold_ms: if says_more { hold.as_millis() as u64 } else { 0 },
@@ -86,20 +89,22 @@ fn judge(snapshot: &Snapshot, board: &Board, facts: &Facts, now: Millis) -> Deci
 }
 
 /// The rules up to the one that decides.
-fn tried(config: &Config, usable: UplinkSet, facts: &Facts, decision: &Decision) -> Vec<Tried> {
+fn tried(config: &Config, board: &Board, facts: &Facts, decision: &Decision) -> Vec<Tried> {
     let last = decision.rule.map_or(config.rules.len(), |rule| usize::from(rule.0) + 1);
-    config.rules.iter().take(last).map(|rule| try_one(rule, usable, facts)).collect()
+    config.rules.iter().take(last).map(|rule| try_one(rule, board, facts)).collect()
 }
 
-fn try_one(rule: &Rule, usable: UplinkSet, facts: &Facts) -> Tried {
+fn try_one(rule: &Rule, board: &Board, facts: &Facts) -> Tried {
     let objections: Vec<String> = objections(rule, facts).map(objection).collect();
-    let has_uplink = rule.choice.uplinks.iter().any(|(uplink, _)| usable.contains(*uplink));
+    let has_uplink = !live::possible(rule, board, facts.family).is_empty();
     let why = match rule.none {
         _ if !objections.is_empty() => objections.join(", "),
         _ if has_uplink => String::new(),
         WhenNone::NextRule => "none of its uplinks is usable: the next rule".into(),
         WhenNone::Any => "none of its uplinks is usable: any other".into(),
-        WhenNone::Drop => "none of its uplinks is usable: dropped".into(),
+        WhenNone::Stop(NoLine::Keep) => "none of its uplinks is usable: one all the same".into(),
+        WhenNone::Stop(NoLine::Reject) => "none of its uplinks is usable: refused".into(),
+        WhenNone::Stop(NoLine::Drop) => "none of its uplinks is usable: dropped".into(),
     };
     Tried { name: rule.name.clone(), origin: rule.origin.clone(), matches: objections.is_empty(), why }
 }
@@ -110,7 +115,8 @@ fn objection(Objection { key, under_not }: Objection) -> String {
 
 fn without(board: &Board, uplink: UplinkId) -> Board {
     let others = |set: UplinkSet| set.iter().filter(|&other| other != uplink).collect();
-    Board { usable_v4: others(board.usable_v4), usable_v6: others(board.usable_v6), ..board.clone() }
+    let doubted = Avoided { v4: others(board.doubted.v4), v6: others(board.doubted.v6) };
+    Board { usable_v4: others(board.usable_v4), usable_v6: others(board.usable_v6), doubted, ..board.clone() }
 }
 
 fn uplink_named(config: &Config, name: &str) -> Result<UplinkId, String> {

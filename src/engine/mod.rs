@@ -40,7 +40,7 @@ use hold::Held;
 use names::{Names, Origin};
 use packet::{Family, Fragment, Packet};
 use rule::RuleSet;
-use rule::model::{Choice, Live, Policy, Rule, RuleId, WhenNone};
+use rule::model::{Live, NoLine, Policy, Rule, RuleId, WhenNone};
 use sniff::watch::Known;
 use sniff::{App, Hint, Ports, Sniffed};
 use sticky::Choices;
@@ -74,6 +74,8 @@ pub struct Snapshot {
     pub geo: Arc<Geo>,
     /// Who is usable.
     pub board: Board,
+    /// What becomes of flows for which no rule and no line is left.
+    pub none: NoLine,
     /// Names of addresses.
     pub names: Arc<Names>,
     /// Choices that outlive their flows.
@@ -179,21 +181,42 @@ fn choose(turns: &mut Turns, snapshot: &Snapshot, facts: &Facts, now: Millis) ->
         if let Some(uplink) = stuck_to(rule, snapshot, facts, now) {
             return Decision::route(uplink, Reason::Sticky, Some(id));
         }
-        if let Some(uplink) = pick_one(&rule.choice, id, turns, &snapshot.board, facts) {
-            if let Some(sticky) = rule.sticky {
-                snapshot.choices.keep(sticky, facts, uplink, now);
-            }
-            return Decision::route(uplink, Reason::RuleMatched, Some(id));
+        if let Some(uplink) = pick_one(rule, id, turns, &snapshot.board, facts) {
+            return route_by_rule(uplink, rule, id, snapshot, facts, now);
         }
         match rule.none {
             WhenNone::NextRule => start = id.0.checked_add(1).map(RuleId),
-            WhenNone::Any => {
-                return pick_any(turns, &snapshot.board, facts.family, Reason::AnyAfterRule, Some(id));
-            }
-            WhenNone::Drop => return Decision::drop_by(id),
+            WhenNone::Any => return pick_any(turns, snapshot, facts.family, Reason::AnyAfterRule, Some(id)),
+            WhenNone::Stop(NoLine::Drop) => return Decision::drop_by(id),
+            WhenNone::Stop(NoLine::Reject) => return Decision::reject_by(id),
+            WhenNone::Stop(NoLine::Keep) => return without_a_way(rule, id),
         }
     }
-    pick_any(turns, &snapshot.board, facts.family, Reason::NoRule, None)
+    pick_any(turns, snapshot, facts.family, Reason::NoRule, None)
+}
+
+/// Only what works is worth sticking to.
+fn route_by_rule(
+    uplink: UplinkId,
+    rule: &Rule,
+    id: RuleId,
+    snapshot: &Snapshot,
+    facts: &Facts,
+    now: Millis,
+) -> Decision {
+    if !snapshot.board.usable(facts.family).contains(uplink) {
+        return Decision::route(uplink, Reason::KeptByRule, Some(id));
+    }
+    if let Some(sticky) = rule.sticky {
+        snapshot.choices.keep(sticky, facts, uplink, now);
+    }
+    Decision::route(uplink, Reason::RuleMatched, Some(id))
+}
+
+/// By the rule's first line, although it has no way out: routing tells the client so, and no other line is used.
+fn without_a_way(rule: &Rule, id: RuleId) -> Decision {
+    let first = rule.choice.uplinks.first().map(|&(uplink, _)| uplink);
+    first.map_or(Decision::reject_by(id), |first| Decision::route(first, Reason::KeptByRule, Some(id)))
 }
 
 /// A packet that tells its flow.
@@ -283,12 +306,11 @@ fn worth_waiting(snapshot: &Snapshot, facts: &Facts, heard: &Heard) -> Duration 
 
 /// The rule that would decide by what is known now.
 fn winner(snapshot: &Snapshot, facts: &Facts) -> Option<RuleId> {
-    let usable = snapshot.board.usable(facts.family);
     let mut start = RuleId(0);
     loop {
         let id = snapshot.rules.first_match_from(start, facts)?;
         let rule = snapshot.rules.rule(id)?;
-        let has_uplink = pick::ordered(rule.choice.uplinks.iter().copied(), usable).is_some();
+        let has_uplink = !live::possible(rule, &snapshot.board, facts.family).is_empty();
         if has_uplink || rule.none != WhenNone::NextRule {
             return Some(id);
         }
@@ -301,9 +323,9 @@ fn stuck_to(rule: &Rule, snapshot: &Snapshot, facts: &Facts, now: Millis) -> Opt
     let sticky = rule.sticky?;
     let uplink = snapshot.choices.find(sticky, facts, now)?;
     let is_possible = match rule.live {
-        Live::MoveBack => live::preferred(&rule.choice, &snapshot.board, facts).contains(uplink),
+        Live::MoveBack => live::preferred(rule, &snapshot.board, facts).contains(uplink),
         Live::Keep | Live::ResetOnDown => {
-            live::possible(&rule.choice, &snapshot.board, facts).contains(uplink)
+            live::possible(rule, &snapshot.board, facts.family).contains(uplink)
         }
     };
     is_possible.then(|| {
@@ -313,16 +335,10 @@ fn stuck_to(rule: &Rule, snapshot: &Snapshot, facts: &Facts, now: Millis) -> Opt
 }
 
 /// One of a rule's usable uplinks, by its policy.
-fn pick_one(
-    choice: &Choice,
-    id: RuleId,
-    turns: &mut Turns,
-    board: &Board,
-    facts: &Facts,
-) -> Option<UplinkId> {
-    let uplinks = choice.uplinks.iter().copied();
-    let usable = board.usable(facts.family);
-    match choice.policy {
+fn pick_one(rule: &Rule, id: RuleId, turns: &mut Turns, board: &Board, facts: &Facts) -> Option<UplinkId> {
+    let uplinks = rule.choice.uplinks.iter().copied();
+    let usable = board.candidates(&rule.choice, rule.none, facts.family);
+    match rule.choice.policy {
         Policy::RoundRobin => turns.of_rule(id, facts.family).next(uplinks, usable),
         Policy::Ordered => pick::ordered(uplinks, usable),
         Policy::Hash(key) => pick::by_hash(uplinks, usable, key, &facts.key),
@@ -332,14 +348,15 @@ fn pick_one(
 /// One of all usable uplinks, in turn.
 fn pick_any(
     turns: &mut Turns,
-    board: &Board,
+    snapshot: &Snapshot,
     family: Family,
     reason: Reason,
     rule: Option<RuleId>,
 ) -> Decision {
+    let board = &snapshot.board;
     match turns.of_default(family).next(board.uplinks(), board.usable(family)) {
         Some(uplink) => Decision::route(uplink, reason, rule),
-        None => Decision::keep(Reason::NoUplink, rule),
+        None => Decision::without_line(snapshot.none, rule),
     }
 }
 
@@ -359,16 +376,20 @@ impl Snapshot {
     }
 
     /// Whether a remembered decision may be given again. A flow whose uplink has gone, or that
-    /// was dropped for want of an uplink that has come, is decided anew: the
+    /// was refused for want of an uplink that has come, is decided anew: the
     /// kernel has forgotten the one and never learned of the other.
     fn upholds(&self, decision: &Decision, family: Family) -> bool {
+        let rule = || decision.rule.and_then(|id| self.rules.rule(id));
         let usable = self.board.usable(family);
         match decision.action {
-            Action::Route(uplink) => usable.contains(uplink),
+            Action::Route(uplink) => {
+                let candidates = |rule: &Rule| self.board.candidates(&rule.choice, rule.none, family);
+                rule().map_or(usable, candidates).contains(uplink)
+            }
             Action::Keep | Action::Hold(_) => true,
-            Action::Drop => {
-                let rule = decision.rule.and_then(|id| self.rules.rule(id));
-                rule.is_some_and(|rule| pick::ordered(rule.choice.uplinks.iter().copied(), usable).is_none())
+            Action::Drop | Action::Reject if decision.reason == Reason::NoUplink => usable.is_empty(),
+            Action::Drop | Action::Reject => {
+                rule().is_some_and(|rule| live::possible(rule, &self.board, family).is_empty())
             }
         }
     }

@@ -8,10 +8,10 @@ use proptest::prelude::*;
 use super::packet::samples::{self, Builder};
 use super::rule::arbitrary::rule;
 use super::rule::hosts::HostName;
-use super::rule::model::{HashKey, Matchers, Rule};
+use super::rule::model::{Choice, HashKey, Matchers, NoLine, Rule};
 use super::sniff::Name;
 use super::sticky::{Sticky, StickyBy};
-use super::uplink::UplinkSet;
+use super::uplink::{Avoided, UplinkSet};
 use super::*;
 
 #[test]
@@ -84,7 +84,9 @@ fn a_rule_without_a_usable_uplink_does_what_it_says() {
     let cases = [
         (WhenNone::NextRule, routed(0, Reason::RuleMatched, Some(1))),
         (WhenNone::Any, routed(0, Reason::AnyAfterRule, Some(0))),
-        (WhenNone::Drop, Decision::drop_by(RuleId(0))),
+        (WhenNone::Stop(NoLine::Drop), Decision::drop_by(RuleId(0))),
+        (WhenNone::Stop(NoLine::Reject), Decision::reject_by(RuleId(0))),
+        (WhenNone::Stop(NoLine::Keep), routed(1, Reason::KeptByRule, Some(0))),
     ];
     for (none, expected) in cases {
         let first = Rule { none, ..to_port(53, ordered(&[1])) };
@@ -125,6 +127,42 @@ fn without_a_usable_uplink_of_its_family_a_flow_is_left_to_the_kernel() {
 }
 
 #[test]
+fn without_a_usable_uplink_a_flow_is_refused_where_asked_until_one_is_back() {
+    for none in [NoLine::Reject, NoLine::Drop] {
+        let mut router = Router::new(vec![to_port(53, ordered(&[1]))], &[1, 1]);
+        router.snapshot.none = none;
+        router.up(&[]);
+        for port in [53, 54] {
+            let refused = Decision::without_line(none, None);
+            assert_eq!(router.udp(Family::V4, 1, port), refused);
+            assert_eq!(router.udp(Family::V4, 1, port), Decision { reason: Reason::Remembered, ..refused });
+        }
+        router.up(&[0, 1]);
+        assert_eq!(router.udp(Family::V4, 1, 53), routed(1, Reason::RuleMatched, Some(0)));
+    }
+}
+
+#[test]
+fn lines_that_are_called_down_are_believed_to_be_by_those_who_refuse_and_tried_by_those_who_keep() {
+    let of = |none: WhenNone, doubted: &[u8], up: &[u8]| {
+        let mut router = Router::new(vec![Rule { none, ..to_port(53, ordered(&[1])) }], &[1, 1]);
+        router.up(up);
+        let doubted = doubted.iter().map(|&line| UplinkId(line)).collect();
+        router.snapshot.board.doubted = Avoided { v4: doubted, v6: doubted };
+        router.udp(Family::V4, 1, 53)
+    };
+    use NoLine::{Drop, Keep, Reject};
+    let by_rule = routed(1, Reason::RuleMatched, Some(0));
+    // All lines are called down, and used all the same.
+    assert_eq!(of(WhenNone::NextRule, &[0, 1], &[0, 1]), by_rule);
+    assert_eq!(of(WhenNone::Stop(Keep), &[0, 1], &[0, 1]), by_rule);
+    assert_eq!(of(WhenNone::Stop(Reject), &[0, 1], &[0, 1]), Decision::reject_by(RuleId(0)));
+    assert_eq!(of(WhenNone::Stop(Drop), &[0, 1], &[0, 1]), Decision::drop_by(RuleId(0)));
+    // The rule's line alone is called down.
+    assert_eq!(of(WhenNone::Stop(Keep), &[1], &[0]), routed(1, Reason::KeptByRule, Some(0)));
+}
+
+#[test]
 fn a_remembered_flow_whose_uplink_has_gone_is_decided_anew() {
     let mut router = Router::new(vec![], &[1, 1]);
     let _ = router.udp(Family::V4, 1, 53);
@@ -134,7 +172,7 @@ fn a_remembered_flow_whose_uplink_has_gone_is_decided_anew() {
 
 #[test]
 fn a_dropped_flow_is_let_out_as_soon_as_its_uplink_is_back() {
-    let strict = Rule { none: WhenNone::Drop, ..to_port(53, ordered(&[1])) };
+    let strict = Rule { none: WhenNone::Stop(NoLine::Drop), ..to_port(53, ordered(&[1])) };
     let mut router = Router::new(vec![strict], &[1, 1]);
     router.up(&[0]);
     assert_eq!(router.udp(Family::V4, 1, 53), Decision::drop_by(RuleId(0)));

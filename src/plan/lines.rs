@@ -9,6 +9,7 @@ use super::observed::{Link, Observed};
 use super::routing::Hop;
 use crate::config::{Config, Gateway, Source, Uplink};
 use crate::engine::packet::Family;
+use crate::engine::rule::model::NoLine;
 use crate::engine::uplink::{Avoided, UplinkId};
 
 /// An uplink as the machine has it now.
@@ -26,8 +27,10 @@ pub struct Line {
     pub v4: Result<Way, NoWay>,
     /// The way out for IPv6, or why there is none.
     pub v6: Result<Way, NoWay>,
-    /// The families in which new flows keep off it, although there may be a way.
+    /// The families in which probes call it down, although there may be a way.
     pub avoided: BTreeSet<Family>,
+    /// The families in which new flows use it all the same, because there is no better.
+    pub last_resort: BTreeSet<Family>,
 }
 
 /// A usable way out in one family.
@@ -101,6 +104,12 @@ impl Line {
     /// Whether new flows may use it in one family.
     #[must_use]
     pub fn is_usable(&self, family: Family) -> bool {
+        self.is_trusted(family) || self.way(family).is_ok() && self.last_resort.contains(&family)
+    }
+
+    /// Whether it has a way in one family, and no probe says that it leads nowhere.
+    #[must_use]
+    pub fn is_trusted(&self, family: Family) -> bool {
         self.way(family).is_ok() && !self.avoided.contains(&family)
     }
 
@@ -127,23 +136,23 @@ impl Line {
 #[must_use]
 pub fn lines(config: &Config, observed: &Observed) -> Vec<Line> {
     let mut lines: Vec<Line> = config.uplinks.iter().map(|uplink| line(uplink, observed)).collect();
-    keep_off(&mut lines, observed.avoided);
+    keep_off(&mut lines, observed.avoided, config.none);
     lines
 }
 
 /// Has new flows keep off these lines, and no others.
 ///
-/// Where probes call every line of a family down, those that have a way are used all the same: that may be
-/// the probes' fault, and a line that perhaps works is better than none.
-pub fn keep_off(lines: &mut [Line], avoided: Avoided) {
+/// Where probes call every line of a family down, those that have a way are used all the same, unless flows
+/// without a line are to be refused: that may be the probes' fault, and a line that perhaps works is better than none.
+pub fn keep_off(lines: &mut [Line], avoided: Avoided, none: NoLine) {
     for line in &mut *lines {
         line.avoided =
             Family::BOTH.into_iter().filter(|&family| avoided.of(family).contains(line.id)).collect();
     }
-    for family in Family::BOTH {
-        if !lines.iter().any(|line| line.is_usable(family)) {
-            lines.iter_mut().for_each(|line| line.avoided.retain(|&other| other != family));
-        }
+    let is_lost = |family: &Family| none == NoLine::Keep && !lines.iter().any(|line| line.is_trusted(*family));
+    let lost: BTreeSet<Family> = Family::BOTH.into_iter().filter(is_lost).collect();
+    for line in lines {
+        line.last_resort = lost.clone();
     }
 }
 
@@ -157,6 +166,7 @@ fn line(uplink: &Uplink, observed: &Observed) -> Line {
         v4: way(uplink, Family::V4, link, observed),
         v6: way(uplink, Family::V6, link, observed),
         avoided: BTreeSet::new(),
+        last_resort: BTreeSet::new(),
     }
 }
 

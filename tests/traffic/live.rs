@@ -133,10 +133,10 @@ impl Running {
 }
 
 /// A connection whose client says nothing.
-struct Idle(TcpStream);
+pub struct Idle(TcpStream);
 
 impl Idle {
-    fn open(host: &Host, to: SocketAddr) -> Idle {
+    pub fn open(host: &Host, to: SocketAddr) -> Idle {
         let stream = host.enter(|| TcpStream::connect_timeout(&to, PATIENCE)).unwrap().unwrap();
         let mut idle = Idle(stream);
         idle.0.set_read_timeout(Some(PATIENCE)).unwrap();
@@ -145,7 +145,7 @@ impl Idle {
         idle
     }
 
-    fn is_reset(&mut self, within: Duration) -> bool {
+    pub fn is_reset(&mut self, within: Duration) -> bool {
         self.0.set_read_timeout(Some(within)).unwrap();
         match self.0.read(&mut [0; 256]) {
             Err(error) if error.kind() == ErrorKind::ConnectionReset => true,

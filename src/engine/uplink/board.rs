@@ -2,6 +2,7 @@
 
 use super::{MAX_UPLINKS, UplinkId, UplinkSet};
 use crate::engine::packet::Family;
+use crate::engine::rule::model::{Choice, NoLine, WhenNone};
 
 /// Uplinks that work by what the machine says, but that new flows should keep off, by family.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
@@ -41,6 +42,8 @@ pub struct Board {
     pub usable_v6: UplinkSet,
     /// Of those that are not usable, the ones that are only suspected: flows that run on them stay.
     pub suspected: Avoided,
+    /// Uplinks with a way out that probes call down; usable all the same where no other is left.
+    pub doubted: Avoided,
     /// Share of new flows of each uplink, by [`UplinkId`], 1 to 255; 0 or absent: none.
     pub weights: Vec<u8>,
 }
@@ -52,6 +55,21 @@ impl Board {
         match family {
             Family::V4 => self.usable_v4,
             Family::V6 => self.usable_v6,
+        }
+    }
+
+    /// Those of one family among which a flow of a rule may be picked that says this of having none.
+    ///
+    /// Whoever wants flows to be refused believes the probes. Whoever wants them to be sent
+    /// all the same gets a line that is called down, where the rule has no better.
+    #[must_use]
+    pub fn candidates(&self, choice: &Choice, none: WhenNone, family: Family) -> UplinkSet {
+        let (usable, doubted) = (self.usable(family), self.doubted.of(family));
+        let has_usable = || choice.uplinks.iter().any(|&(uplink, _)| usable.contains(uplink));
+        match none {
+            WhenNone::Stop(NoLine::Reject | NoLine::Drop) => usable.without(doubted),
+            WhenNone::Stop(NoLine::Keep) if !has_usable() => doubted,
+            WhenNone::NextRule | WhenNone::Any | WhenNone::Stop(NoLine::Keep) => usable,
         }
     }
 

@@ -39,6 +39,12 @@ impl UplinkSet {
         UplinkSet(self.0 | bit(uplink))
     }
 
+    /// The set without those of another.
+    #[must_use]
+    pub fn without(self, others: UplinkSet) -> Self {
+        UplinkSet(self.0 & !others.0)
+    }
+
     /// Whether no uplink is in the set.
     #[must_use]
     pub fn is_empty(self) -> bool {
