@@ -19,7 +19,7 @@ use wansplit::engine::geo::{Asn, Country, Geo, Places, Ranges};
 use wansplit::engine::packet::Family;
 use wansplit::engine::rule::hosts::{HostName, HostSet, Reach};
 use wansplit::engine::rule::model::{
-    Choice, HashKey, IcmpType, Live, Matchers, OnMismatch, NoLine, Payload, Policy, Rule, TimeSpan, WhenNone,
+    Choice, HashKey, IcmpType, Live, Matchers, NoLine, OnMismatch, Payload, Policy, Rule, TimeSpan, WhenNone,
 };
 use wansplit::engine::rule::texts::{Expressions, Texts};
 use wansplit::engine::sniff::App;

@@ -28,8 +28,7 @@ const BACKENDS: &[(&str, BackendChoice)] = &[
     ("iptables-legacy", BackendChoice::IptablesLegacy),
 ];
 
-const NONE: &[(&str, NoLine)] =
-    &[("keep", NoLine::Keep), ("reject", NoLine::Reject), ("drop", NoLine::Drop)];
+const NONE: &[(&str, NoLine)] = &[("keep", NoLine::Keep), ("reject", NoLine::Reject), ("drop", NoLine::Drop)];
 
 const GUARDS: &[(&str, Guard)] = &[("on", Guard::On), ("warn", Guard::Warn), ("off", Guard::Off)];
 

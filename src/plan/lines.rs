@@ -149,7 +149,8 @@ pub fn keep_off(lines: &mut [Line], avoided: Avoided, none: NoLine) {
         line.avoided =
             Family::BOTH.into_iter().filter(|&family| avoided.of(family).contains(line.id)).collect();
     }
-    let is_lost = |family: &Family| none == NoLine::Keep && !lines.iter().any(|line| line.is_trusted(*family));
+    let is_lost =
+        |family: &Family| none == NoLine::Keep && !lines.iter().any(|line| line.is_trusted(*family));
     let lost: BTreeSet<Family> = Family::BOTH.into_iter().filter(is_lost).collect();
     for line in lines {
         line.last_resort = lost.clone();

@@ -62,8 +62,7 @@ impl Plan {
     /// The uplinks that have a way out, but which probes call down.
     #[must_use]
     pub fn doubted(&self) -> Avoided {
-        let doubted =
-            |line: &Line, family| line.way(family).is_ok() && line.avoided.contains(&family);
+        let doubted = |line: &Line, family| line.way(family).is_ok() && line.avoided.contains(&family);
         let all = self.lines.iter().flat_map(|line| Family::BOTH.map(|family| (line, family)));
         all.filter(|&(line, family)| doubted(line, family))
             .fold(Avoided::default(), |all, (line, family)| all.with(family, line.id))

@@ -102,7 +102,9 @@ fn candidates(lines: &[Line], family: Family, wanted: &model::Rule) -> Vec<(Upli
     };
     match (wanted.none, those(&|line| line.is_usable(family))) {
         (WhenNone::Stop(NoLine::Reject | NoLine::Drop), _) => those(&|line| line.is_trusted(family)),
-        (WhenNone::Stop(NoLine::Keep), usable) if usable.is_empty() => those(&|line| line.way(family).is_ok()),
+        (WhenNone::Stop(NoLine::Keep), usable) if usable.is_empty() => {
+            those(&|line| line.way(family).is_ok())
+        }
         (_, usable) => usable,
     }
 }
