@@ -44,6 +44,7 @@ use crate::config::{Config, Guard, Problems};
 use crate::control::message::{Request, Response};
 use crate::control::server::{Server, Serving};
 use crate::engine::Snapshot;
+use crate::engine::flow::Millis;
 use crate::engine::hold::MOST_PACKETS;
 use crate::engine::names::Names;
 use crate::engine::packet::Family;
@@ -558,9 +559,17 @@ impl Daemon {
         let before = self.shared.deciding.load_full();
         let mut deciding = deciding(&self.config, &self.plan, &self.observed, &self.rules, &before.snapshot);
         deciding.snapshot.board.suspected = self.health.suspected();
+        self.fill_what_returned(&before.snapshot, &mut deciding.snapshot);
         // The queues stay, whatever becomes of the cores that they were counted by.
         deciding.watch_queue = before.watch_queue;
         self.shared.deciding.store(Arc::new(deciding));
+    }
+
+    /// A line that comes back gets its flows little by little.
+    fn fill_what_returned(&self, before: &Snapshot, after: &mut Snapshot) {
+        let takes: Vec<Duration> = self.config.uplinks.iter().map(|uplink| uplink.health.fill).collect();
+        let now = Millis(clock::monotonic_ms());
+        after.filling = before.filling.follow(&before.board, &after.board, &takes, now);
     }
 
     /// Stops deciding without losing a packet; the kernel's part stays, and what was learned.

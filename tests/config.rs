@@ -111,6 +111,7 @@ fn every_key_of_the_main_file_is_obeyed() {
             rejoin: limits(3, 300, 50),
             rejoin_for: ms(8000),
         },
+        fill: ms(30_000),
     };
     let uplink = |id: u8, interface: &str| Uplink {
         id: UplinkId(id),
@@ -137,6 +138,7 @@ fn every_key_of_the_main_file_is_obeyed() {
         health: Health {
             targets: vec![Target::Gateway],
             settings: Settings { quorum: Some(1), leave: limits(50, 700, 100), ..health.settings },
+            ..health.clone()
         },
         ..uplink(0, "ppp0")
     };

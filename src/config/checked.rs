@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
 use std::sync::Arc;
+use std::time::Duration;
 
 use ipnet::{IpNet, Ipv6Net};
 
@@ -137,6 +138,8 @@ pub struct Health {
     pub targets: Vec<Target>,
     /// How to judge the answers.
     pub settings: Settings,
+    /// How long it takes until a line that comes back has its whole share of new flows again.
+    pub fill: Duration,
 }
 
 impl Health {

@@ -11,7 +11,7 @@ use crate::engine::flow::{Facts, Millis};
 use crate::engine::rule::model::{NoLine, Rule, WhenNone};
 use crate::engine::rule::naive::{Objection, objections};
 use crate::engine::sniff::App;
-use crate::engine::uplink::{Avoided, Board, UplinkId, UplinkSet};
+use crate::engine::uplink::{Avoided, Board, Filling, UplinkId, UplinkSet};
 use crate::engine::verdict::Decision;
 use crate::engine::{Engine, Snapshot, live};
 
@@ -82,9 +82,10 @@ pub fn explain(
     })
 }
 
-/// Turns begin anew and choices are not remembered.
+/// Turns begin anew, choices are not remembered, and lines have their whole share.
 fn judge(snapshot: &Snapshot, board: &Board, facts: &Facts, now: Millis) -> Decision {
-    let snapshot = Snapshot { board: board.clone(), choices: Arc::default(), ..snapshot.clone() };
+    let (board, choices, filling) = (board.clone(), Arc::default(), Filling::default());
+    let snapshot = Snapshot { board, choices, filling, ..snapshot.clone() };
     Engine::new(1).judge(&snapshot, facts, now)
 }
 

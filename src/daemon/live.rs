@@ -91,11 +91,18 @@ impl Following {
                 Err(RecvTimeoutError::Timeout) => true,
                 Err(RecvTimeoutError::Disconnected) => return,
             };
-            calm_at = (!returned).then(|| Instant::now() + CALM);
+            calm_at = (!returned).then(|| Instant::now() + self.calm());
             if let Err(error) = self.end_what_leaves(returned) {
                 tracing::warn!("running flows could not follow their lines: {error}");
             }
         }
+    }
+
+    /// How long to wait until flows may move back: their line must take them all.
+    fn calm(&self) -> Duration {
+        let filled = self.reporter.shared.deciding.load().snapshot.filling.ends();
+        let left = filled.map_or(0, |end| end.0.saturating_sub(clock::monotonic_ms()));
+        CALM.max(Duration::from_millis(left))
     }
 
     fn end_what_leaves(&mut self, returned: bool) -> io::Result<()> {

@@ -40,11 +40,11 @@ use hold::Held;
 use names::{Names, Origin};
 use packet::{Family, Fragment, Packet};
 use rule::RuleSet;
-use rule::model::{Live, NoLine, Policy, Rule, RuleId, WhenNone};
+use rule::model::{HashKey, Live, NoLine, Policy, Rule, RuleId, WhenNone};
 use sniff::watch::Known;
 use sniff::{App, Hint, Ports, Sniffed};
 use sticky::Choices;
-use uplink::{Board, Turns, UplinkId, UplinkSet, pick};
+use uplink::{Board, Filling, Turns, UplinkId, UplinkSet, pick};
 use verdict::{Action, Decision, Reason};
 
 /// How long a flow's decision is remembered. Longer than a first packet can wait in the
@@ -74,6 +74,8 @@ pub struct Snapshot {
     pub geo: Arc<Geo>,
     /// Who is usable.
     pub board: Board,
+    /// Who has just come back.
+    pub filling: Filling,
     /// What becomes of flows for which no rule and no line is left.
     pub none: NoLine,
     /// Names of addresses.
@@ -181,18 +183,18 @@ fn choose(turns: &mut Turns, snapshot: &Snapshot, facts: &Facts, now: Millis) ->
         if let Some(uplink) = stuck_to(rule, snapshot, facts, now) {
             return Decision::route(uplink, Reason::Sticky, Some(id));
         }
-        if let Some(uplink) = pick_one(rule, id, turns, &snapshot.board, facts) {
+        if let Some(uplink) = pick_one(rule, id, turns, snapshot, facts, now) {
             return route_by_rule(uplink, rule, id, snapshot, facts, now);
         }
         match rule.none {
             WhenNone::NextRule => start = id.0.checked_add(1).map(RuleId),
-            WhenNone::Any => return pick_any(turns, snapshot, facts.family, Reason::AnyAfterRule, Some(id)),
+            WhenNone::Any => return pick_any(turns, snapshot, facts, now, Reason::AnyAfterRule, Some(id)),
             WhenNone::Stop(NoLine::Drop) => return Decision::drop_by(id),
             WhenNone::Stop(NoLine::Reject) => return Decision::reject_by(id),
             WhenNone::Stop(NoLine::Keep) => return without_a_way(rule, id),
         }
     }
-    pick_any(turns, snapshot, facts.family, Reason::NoRule, None)
+    pick_any(turns, snapshot, facts, now, Reason::NoRule, None)
 }
 
 /// Only what works is worth sticking to.
@@ -335,11 +337,19 @@ fn stuck_to(rule: &Rule, snapshot: &Snapshot, facts: &Facts, now: Millis) -> Opt
 }
 
 /// One of a rule's usable uplinks, by its policy.
-fn pick_one(rule: &Rule, id: RuleId, turns: &mut Turns, board: &Board, facts: &Facts) -> Option<UplinkId> {
+fn pick_one(
+    rule: &Rule,
+    id: RuleId,
+    turns: &mut Turns,
+    snapshot: &Snapshot,
+    facts: &Facts,
+    now: Millis,
+) -> Option<UplinkId> {
     let uplinks = rule.choice.uplinks.iter().copied();
-    let usable = board.candidates(&rule.choice, rule.none, facts.family);
+    let all = snapshot.board.candidates(&rule.choice, rule.none, facts.family);
+    let usable = filled(uplinks.clone(), all, rule.choice.policy, snapshot, facts, now);
     match rule.choice.policy {
-        Policy::RoundRobin => turns.of_rule(id, facts.family).next(uplinks, usable),
+        Policy::RoundRobin => in_turn(turns.of_rule(id, facts.family), uplinks, all, usable, facts),
         Policy::Ordered => pick::ordered(uplinks, usable),
         Policy::Hash(key) => pick::by_hash(uplinks, usable, key, &facts.key),
     }
@@ -349,15 +359,51 @@ fn pick_one(rule: &Rule, id: RuleId, turns: &mut Turns, board: &Board, facts: &F
 fn pick_any(
     turns: &mut Turns,
     snapshot: &Snapshot,
-    family: Family,
+    facts: &Facts,
+    now: Millis,
     reason: Reason,
     rule: Option<RuleId>,
 ) -> Decision {
-    let board = &snapshot.board;
-    match turns.of_default(family).next(board.uplinks(), board.usable(family)) {
+    let uplinks = snapshot.board.uplinks();
+    let all = snapshot.board.usable(facts.family);
+    let usable = filled(uplinks.clone(), all, Policy::RoundRobin, snapshot, facts, now);
+    match in_turn(turns.of_default(facts.family), uplinks, all, usable, facts) {
         Some(uplink) => Decision::route(uplink, reason, rule),
         None => Decision::without_line(snapshot.none, rule),
     }
+}
+
+/// The uplinks that this flow may have, while some are being filled; all of them where no other is left.
+fn filled(
+    mut uplinks: impl Iterator<Item = (UplinkId, u8)>,
+    all: UplinkSet,
+    policy: Policy,
+    snapshot: &Snapshot,
+    facts: &Facts,
+    now: Millis,
+) -> UplinkSet {
+    if snapshot.filling.ends().is_none_or(|end| end <= now) {
+        return all;
+    }
+    let lot = pick::lot(policy, &facts.key);
+    let filled = all.without(snapshot.filling.held_back(facts.family, lot, now));
+    if uplinks.any(|(uplink, _)| filled.contains(uplink)) { filled } else { all }
+}
+
+/// The uplink whose turn it is. All take turns as if all were filled; what one does not take yet goes to the
+/// others by a hash, so that they need no turns of their own for it.
+fn in_turn(
+    turns: &mut pick::Rotation,
+    uplinks: impl Iterator<Item = (UplinkId, u8)> + Clone,
+    all: UplinkSet,
+    filled: UplinkSet,
+    facts: &Facts,
+) -> Option<UplinkId> {
+    let next = turns.next(uplinks.clone(), all)?;
+    if filled.contains(next) {
+        return Some(next);
+    }
+    pick::by_hash(uplinks, filled, HashKey::FiveTuple, &facts.key)
 }
 
 impl Snapshot {

@@ -97,6 +97,53 @@ fn a_rule_without_a_usable_uplink_does_what_it_says() {
 }
 
 #[test]
+fn a_line_that_has_come_back_is_filled_little_by_little_by_every_policy() {
+    let by_it = |router: &mut Router, source, port| {
+        router.udp(Family::V4, source, port).action == Action::Route(UplinkId(1))
+    };
+    // No rule, and each policy: of a thousand flows so many go by the line in the end.
+    for (port, whole) in [(80, 500.0), (53, 500.0), (54, 1000.0), (55, 500.0)] {
+        for (at, part) in [(0, 1.0 / 16.0), (50_000, 17.0 / 32.0), (100_000, 1.0)] {
+            let mut router = just_returned();
+            router.now.at = Millis(at);
+            let count = (0..1000).filter(|&source| by_it(&mut router, source, port)).count();
+            // Five standard deviations of a binomial count of a thousand are below 80.
+            let due: f64 = whole * part;
+            assert!((count as f64 - due).abs() < 80.0, "port {port}: {count} at {at}, due {due}");
+        }
+    }
+    let mut alone = just_returned();
+    alone.up(&[1]);
+    assert!((0..100).all(|source| by_it(&mut alone, source, 53)), "there is no other");
+}
+
+/// Two lines, of which the second takes a hundred seconds until it has its share, and a rule for each policy.
+fn just_returned() -> Router {
+    let policies = [Policy::RoundRobin, Policy::Ordered, Policy::Hash(HashKey::FiveTuple)];
+    let choice = |policy| Choice { policy, ..ordered(&[1, 0]) };
+    let rules = (53..).zip(policies).map(|(port, policy)| to_port(port, choice(policy)));
+    let mut router = Router::new(rules.collect(), &[1, 1]);
+    let lost = Board { usable_v4: [UplinkId(0)].into_iter().collect(), ..router.snapshot.board.clone() };
+    let takes = [Duration::from_secs(100); 2];
+    router.snapshot.filling = Filling::default().follow(&lost, &router.snapshot.board, &takes, Millis(0));
+    router
+}
+
+#[test]
+fn turns_go_on_exactly_where_they_were_while_a_line_is_filled() {
+    let mut router = Router::new(vec![], &[2, 1]);
+    let lost = Board { usable_v4: [UplinkId(0)].into_iter().collect(), ..router.snapshot.board.clone() };
+    let takes = [Duration::from_secs(10); 2];
+    router.snapshot.filling = Filling::default().follow(&lost, &router.snapshot.board, &takes, Millis(0));
+    for port in 0..100 {
+        let _ = router.udp(Family::V4, port, 80);
+    }
+    router.now.at = Millis(10_000);
+    let flows = (100..400).map(|port| router.udp(Family::V4, port, 80).action);
+    assert_eq!(flows.filter(|&action| action == Action::Route(UplinkId(1))).count(), 100);
+}
+
+#[test]
 fn a_rules_round_robin_is_its_own() {
     let turns = Choice { policy: Policy::RoundRobin, uplinks: vec![(UplinkId(1), 2), (UplinkId(0), 1)] };
     let mut router = Router::new(vec![to_port(53, turns)], &[1, 1]);

@@ -1,13 +1,16 @@
 //! The lines to choose from: [`UplinkId`], sets of them, who is usable now
-//! ([`Board`]) and why ([`health`], [`silence`]), and how one is picked ([`pick`]).
+//! ([`Board`]) and why ([`health`], [`silence`]), how one is picked ([`pick`]), and what
+//! spares one that has just come back ([`Filling`]).
 
 mod board;
+mod filling;
 pub mod health;
 pub mod pick;
 pub mod silence;
 mod turns;
 
 pub use board::{Avoided, Board};
+pub use filling::Filling;
 pub use turns::Turns;
 
 /// Most uplinks one configuration may have: a [`UplinkSet`] is one machine word.
