@@ -10,6 +10,7 @@ pub mod listener;
 pub mod live;
 pub mod machine;
 pub mod report;
+pub mod settling;
 pub mod shared;
 pub mod sources;
 pub mod vigil;
@@ -37,6 +38,7 @@ use self::keeper::Keeper;
 use self::live::Follower;
 use self::machine::{Machine, Pending};
 use self::report::Reporter;
+use self::settling::Settling;
 use self::shared::{Deciding, Shared};
 use self::sources::Sources;
 use self::vigil::Vigil;
@@ -52,6 +54,7 @@ use crate::engine::rule::RuleSet;
 use crate::engine::sticky::Choices;
 use crate::engine::uplink::Board;
 use crate::plan::lines::Line;
+use crate::plan::misfits::Misfit;
 use crate::plan::observed::Observed;
 use crate::plan::{self, Plan};
 use crate::system::gate::Gate;
@@ -64,8 +67,6 @@ use crate::system::{clock, guard};
 
 /// Decisions on their way to the accounts.
 const EVENTS: usize = 65_536;
-/// News about links comes in bursts; the machine is looked at when this long after the first.
-const SETTLING: Duration = Duration::from_millis(100);
 /// How often rules, routes and the firewall are looked at without news. The kernel gives news of
 /// all but the firewall; while that is not whole, running connections may lose their line.
 const REVIEW: Duration = Duration::from_secs(5);
@@ -323,7 +324,7 @@ impl Daemon {
         let mut review = every(REVIEW);
         let mut time = every(TIME_STEP);
         let mut lists = every(LISTS_STEP);
-        let mut followed = true;
+        let (mut followed, mut settling) = (true, Settling::default());
         self.announce();
         let end = loop {
             tokio::select! {
@@ -340,7 +341,10 @@ impl Daemon {
                         break Err(error.into());
                     }
                     self.leave_lost_lines().await;
-                    tokio::time::sleep(SETTLING).await;
+                    settling.heard(Instant::now());
+                }
+                () = settling.settled() => {
+                    settling.looks(Instant::now());
                     followed = self.follow_machine().await;
                 }
                 () = self.health.changed() => followed = self.heed_health().await,
@@ -519,6 +523,7 @@ impl Daemon {
             tracing::info!("followed a change of the machine: {}", pending.summary());
         }
         self.tell_usability(&plan.lines);
+        self.tell_misfits(&plan);
         self.health.follow(&self.config, &plan.lines, &observed);
         self.observed = observed;
         self.plan = plan;
@@ -539,6 +544,12 @@ impl Daemon {
                 }
             }
         }
+    }
+
+    /// What others have done to the machine since, and does not fit.
+    fn tell_misfits(&self, plan: &Plan) {
+        let is_new = |misfit: &&Misfit| !self.plan.misfits.contains(misfit);
+        plan.misfits.iter().filter(is_new).for_each(|misfit| tracing::warn!("{misfit}"));
     }
 
     /// Workers and status get the configuration and plan in force.

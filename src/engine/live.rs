@@ -33,6 +33,17 @@ pub fn leaves(
     returned && live == Live::MoveBack && !preferred.is_empty() && !preferred.contains(on)
 }
 
+/// Whether a flow that is decided anew gets a line.
+#[must_use]
+pub fn gets_a_line(snapshot: &Snapshot, facts: &Facts, decided_by: Option<RuleId>) -> bool {
+    match ruling(snapshot, facts, decided_by) {
+        Some(rule) if matches!(rule.none, WhenNone::Stop(_)) => {
+            !possible(rule, &snapshot.board, facts.family).is_empty()
+        }
+        _ => !snapshot.board.usable(facts.family).is_empty(),
+    }
+}
+
 /// Whether a flow that has lost its line gets another, or is refused.
 fn is_heard_elsewhere(snapshot: &Snapshot, rule: Option<&Rule>, family: Family) -> bool {
     let board = &snapshot.board;
