@@ -15,6 +15,7 @@ pub mod machine;
 pub mod quotas;
 mod reload;
 pub mod report;
+pub mod settling;
 pub mod shared;
 pub mod sources;
 pub mod vigil;
@@ -43,6 +44,7 @@ use self::load::Traffic;
 use self::machine::{Machine, Pending};
 use self::quotas::Quotas;
 use self::report::Reporter;
+use self::settling::Settling;
 use self::shared::{Deciding, Shared};
 use self::sources::Sources;
 use self::vigil::Vigil;
@@ -50,12 +52,14 @@ use crate::config::{Config, Guard, Numbers};
 use crate::control::message::{Request, Response};
 use crate::control::server::{Server, Serving};
 use crate::engine::Snapshot;
+use crate::engine::flow::Millis;
 use crate::engine::names::Names;
 use crate::engine::packet::Family;
 use crate::engine::rule::RuleSet;
 use crate::engine::sticky::Choices;
 use crate::engine::uplink::{Avoided, Board, ByHand};
 use crate::plan::lines::Line;
+use crate::plan::misfits::Misfit;
 use crate::plan::observed::Observed;
 use crate::plan::{self, Plan};
 use crate::system::gate::Gate;
@@ -66,8 +70,6 @@ use crate::system::{clock, guard};
 
 /// Decisions on their way to the accounts.
 const EVENTS: usize = 65_536;
-/// News about links comes in bursts; the machine is looked at when this long after the first.
-const SETTLING: Duration = Duration::from_millis(100);
 /// How often rules, routes and the firewall are looked at without news. The kernel gives news of
 /// all but the firewall; while that is not whole, running connections may lose their line.
 const REVIEW: Duration = Duration::from_secs(5);
@@ -332,7 +334,7 @@ impl Daemon {
         let mut review = every(REVIEW);
         let mut time = every(TIME_STEP);
         let mut lists = every(LISTS_STEP);
-        let mut followed = true;
+        let (mut followed, mut settling) = (true, Settling::default());
         self.announce();
         let end = loop {
             tokio::select! {
@@ -349,7 +351,10 @@ impl Daemon {
                         break Err(error.into());
                     }
                     self.leave_lost_lines().await;
-                    tokio::time::sleep(SETTLING).await;
+                    settling.heard(Instant::now());
+                }
+                () = settling.settled() => {
+                    settling.looks(Instant::now());
                     followed = self.follow_machine().await;
                 }
                 () = self.health.changed() => followed = self.heed_health().await,
@@ -433,7 +438,7 @@ impl Daemon {
             }
         }
         if lines != self.plan.lines {
-            plan::lines::keep_off(&mut lines, self.health.avoided(), self.by_hand);
+            plan::lines::keep_off(&mut lines, self.health.avoided(), self.by_hand, self.config.none);
             self.health.follow(&self.config, &lines, &observed);
             self.tell_usability(&lines);
             self.plan.lines = lines;
@@ -443,7 +448,7 @@ impl Daemon {
 
     /// New flows keep off the lines that probes or people call down at once, and the kernel's own choice soon after.
     async fn heed_health(&mut self) -> bool {
-        plan::lines::keep_off(&mut self.plan.lines, self.health.avoided(), self.by_hand);
+        plan::lines::keep_off(&mut self.plan.lines, self.health.avoided(), self.by_hand, self.config.none);
         self.tell_workers();
         self.follow_machine().await
     }
@@ -464,6 +469,7 @@ impl Daemon {
             tracing::info!("followed a change of the machine: {}", pending.summary());
         }
         self.tell_usability(&plan.lines);
+        self.tell_misfits(&plan);
         self.health.follow(&self.config, &plan.lines, &observed);
         self.observed = observed;
         self.plan = plan;
@@ -486,6 +492,12 @@ impl Daemon {
         }
     }
 
+    /// What others have done to the machine since, and does not fit.
+    fn tell_misfits(&self, plan: &Plan) {
+        let is_new = |misfit: &&Misfit| !self.plan.misfits.contains(misfit);
+        plan.misfits.iter().filter(is_new).for_each(|misfit| tracing::warn!("{misfit}"));
+    }
+
     /// Workers and status get the configuration and plan in force.
     fn publish(&mut self) {
         let mut current = self.reporter.current.lock().unwrap_or_else(PoisonError::into_inner);
@@ -505,6 +517,7 @@ impl Daemon {
             let mut deciding =
                 deciding(&self.config, &self.plan, &self.observed, &self.rules, &before.snapshot);
             deciding.snapshot.board.suspected = self.staying(&self.plan.lines);
+            self.fill_what_returned(&before.snapshot, &mut deciding.snapshot);
             deciding
         });
     }
@@ -512,6 +525,14 @@ impl Daemon {
     /// The lines that running flows stay on although new ones keep off.
     fn staying(&self, lines: &[Line]) -> Avoided {
         plan::lines::staying(lines, self.health.avoided(), self.health.suspected(), self.by_hand)
+    }
+
+    /// A line that comes back gets its flows little by little.
+    fn fill_what_returned(&self, before: &Snapshot, after: &mut Snapshot) {
+        let takes =
+            self.config.by_number(|uplink| uplink.map_or(Duration::ZERO, |uplink| uplink.health.fill));
+        let now = Millis(clock::monotonic_ms());
+        after.filling = before.filling.follow(&before.board, &after.board, &takes, now);
     }
 
     /// Stops deciding without losing a packet; the kernel's part stays, and what was learned.
@@ -548,8 +569,10 @@ fn deciding(
                 usable_v6: plan.usable(Family::V6),
                 weights: config.weights_by_number(),
                 costs: plan.costs(),
+                doubted: plan.doubted(),
                 ..Board::default()
             },
+            none: config.none,
             ..learned.clone()
         },
         lan: config.lan.iter().map(index).collect(),

@@ -80,6 +80,37 @@ fn a_dead_path_with_a_carrier_is_left_by_new_flows_in_the_kernel_too_and_used_ag
 }
 
 #[test]
+fn a_line_that_returns_takes_few_flows_first_and_its_whole_share_in_the_end() {
+    let mut router = Router::new(&backends()[0], &[1, 1]);
+    let text = router.configuration();
+    // Longer than this part takes on the slowest machine.
+    router.configure(&text.replace("health.fill = \"0s\"", "health.fill = \"10m\""));
+    router.start();
+    let client = &router.network.client().host.clone();
+    let lose_and_regain = |router: &Router| {
+        Down::ByIsp.take(&router.network, 1);
+        wait_for_line(router, 1, false);
+        Down::ByIsp.undo(&router.network, 1);
+        wait_for_line(router, 1, true);
+    };
+    lose_and_regain(&router);
+    for family in Family::BOTH {
+        let lines = by_line(&router.network, &tcp(client, router.echo(family), 200));
+        assert!((1..50).contains(&lines[1]) && lines[0] + lines[1] == 200, "{family}: {lines:?}");
+    }
+    router.stop();
+
+    router.configure(&text.replace("health.fill = \"0s\"", "health.fill = \"1s\""));
+    router.start();
+    lose_and_regain(&router);
+    std::thread::sleep(Duration::from_secs(2));
+    for family in Family::BOTH {
+        assert_eq!(by_line(&router.network, &tcp(client, router.echo(family), 200)), [100, 100]);
+    }
+    router.stop();
+}
+
+#[test]
 fn only_the_family_whose_path_is_dead_is_left() {
     let mut router = two_lines(&backends()[0], &PUBLIC);
     cut(&router.network.lines[0], "meta nfproto ipv6");

@@ -30,6 +30,8 @@ mod live;
 mod own;
 #[path = "traffic/protocols.rs"]
 mod protocols;
+#[path = "traffic/refused.rs"]
+mod refused;
 #[path = "traffic/rules.rs"]
 mod rules;
 #[path = "traffic/watch.rs"]

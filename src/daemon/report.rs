@@ -195,7 +195,11 @@ impl Reporter {
             with_a_way.peek().is_some() && with_a_way.all(|line| is_called_down(line.id))
         };
         let last = Family::BOTH.into_iter().filter(called_down).map(|family| {
-            format!("probes call every line down for {family}: those with a link are used all the same")
+            let then = match plan.usable(family).is_empty() {
+                true => "new flows are refused, as `none` says",
+                false => "those with a link are used all the same",
+            };
+            format!("probes call every line down for {family}: {then}")
         });
         let lists = self.lists_complaint.lock().unwrap_or_else(PoisonError::into_inner).clone();
         misfits.chain(lists).chain(last).chain(self.drained_in_vain(config, plan)).collect()
@@ -360,7 +364,7 @@ fn recent(event: &Event, config: &Config, now: u64) -> Recent {
         uplink: match event.decision.action {
             Action::Route(uplink) => Some(uplink_name(config, uplink)),
             Action::Keep => Some("(the kernel's choice)".into()),
-            Action::Drop | Action::Hold(_) => None,
+            Action::Drop | Action::Reject | Action::Hold(_) => None,
         },
         reason: config.explain(&event.decision),
     }
