@@ -41,10 +41,12 @@ fn a_drained_line_gets_no_new_flows_and_keeps_those_that_run() {
 fn drained(backend: &str) {
     let (mut router, _server) = two_lines(backend);
     let host = router.network.client().host.clone();
-    let to = |port| SocketAddr::new(router.network.servers[1].of(Family::V4), port);
+    let server = router.network.servers[1].of(Family::V4);
+    let to = |port| SocketAddr::new(server, port);
     let (mut idle, call) = (Idle::open(&host, to(FIRST)), Call::begin(&host, to(FIRST)));
-    let line = |call: &Call| call.heard_from().map(|seen| line_of(&router.network, seen.ip()));
-    assert_eq!(line(&call), Some(0), "{backend}");
+    let line =
+        |router: &Router, call: &Call| call.heard_from().map(|seen| line_of(&router.network, seen.ip()));
+    assert_eq!(line(&router, &call), Some(0), "{backend}");
     assert_eq!(by_line(&router.network, &tcp(&host, to(STICKY), 4)), [4, 0], "{backend}");
 
     let answer = router.wansplit(&["drain", "isp1", "--json"]).unwrap();
@@ -54,8 +56,8 @@ fn drained(backend: &str) {
     for port in [FIRST, STICKY, ECHO] {
         assert_eq!(by_line(&router.network, &tcp(&host, to(port), 10)), [0, 10], "{backend} {port}");
     }
-    assert_eq!((idle.answers(), line(&call)), (true, Some(0)), "{backend}: what runs goes on");
-    let inbound = SocketAddr::new(router.network.lines[0].router.v4, 5001);
+    assert_eq!((idle.answers(), line(&router, &call)), (true, Some(0)), "{backend}: what runs goes on");
+    let inbound = SocketAddr::new(router.network.lines[0].router.of(Family::V4), 5001);
     assert!(connects(&router.network.internet, inbound), "{backend}: forwards are answered");
     let refusal = router.wansplit(&["drain", "isp2"]).unwrap_err();
     assert!(refusal.contains("isp2 is the last line that works for IPv4 and IPv6"), "{refusal}");
@@ -69,7 +71,7 @@ fn drained(backend: &str) {
     router.start();
     assert_eq!(router.status()["uplinks"][0]["by_hand"], "drained");
     assert_eq!(by_line(&router.network, &tcp(&host, to(FIRST), 10)), [0, 10], "{backend}");
-    assert_eq!((idle.answers(), line(&call)), (true, Some(0)), "{backend}: what runs goes on");
+    assert_eq!((idle.answers(), line(&router, &call)), (true, Some(0)), "{backend}: what runs goes on");
 
     // Where no other line is left, a drained one is used, and status says so.
     router.wansplit(&["drain", "isp2", "--force"]).unwrap();
@@ -89,17 +91,19 @@ fn a_line_that_is_taken_down_by_hand_is_dead_to_flows_until_it_is_up() {
 fn taken_down(backend: &str) {
     let (mut router, _server) = two_lines(backend);
     let host = router.network.client().host.clone();
-    let to = |port| SocketAddr::new(router.network.servers[1].of(Family::V6), port);
-    let line = |call: &Call| call.heard_from().map(|seen| line_of(&router.network, seen.ip()));
+    let server = router.network.servers[1].of(Family::V6);
+    let to = |port| SocketAddr::new(server, port);
+    let line =
+        |router: &Router, call: &Call| call.heard_from().map(|seen| line_of(&router.network, seen.ip()));
     let (mut idle, call) = (Idle::open(&host, to(FIRST)), Call::begin(&host, to(FIRST)));
     let (mut kept, kept_call) = (Idle::open(&host, to(KEEP)), Call::begin(&host, to(KEEP)));
-    assert_eq!([&call, &kept_call].map(line), [Some(0); 2], "{backend}");
+    assert_eq!([&call, &kept_call].map(|call| line(&router, call)), [Some(0); 2], "{backend}");
 
     let said = router.wansplit(&["uplink", "isp1", "down"]).unwrap();
     assert!(said.starts_with("isp1 is down by hand"), "{said}");
     assert!(idle.is_reset(PATIENCE), "{backend}: {}", router.said());
-    assert_eq!(line(&call), Some(1), "{backend}");
-    assert_eq!((kept.answers(), line(&kept_call)), (true, Some(0)), "{backend}: its routes stay");
+    assert_eq!(line(&router, &call), Some(1), "{backend}");
+    assert_eq!((kept.answers(), line(&router, &kept_call)), (true, Some(0)), "{backend}: its routes stay");
     assert_eq!(by_line(&router.network, &tcp(&host, to(KEEP), 10)), [0, 10], "{backend}");
     let flow = ["explain", "--live", "tcp", "10.77.0.11:4000", "to", "192.0.2.1:80"];
     let explained = router.wansplit(&flow).unwrap();
@@ -126,7 +130,7 @@ fn two_lines(backend: &str) -> (Router, [wansplit::lab::server::Server; 2]) {
     let two = router.network.servers[1];
     let inside = router.network.client();
     let servers = [
-        serve(&router.network.internet, &two.both(), &[FIRST, KEEP, STICKY, ECHO]),
+        serve(&router.network.internet, &two.both(), &[FIRST, KEEP, STICKY]),
         serve(&inside.host, &inside.addresses.both(), &[5001]),
     ];
     (router, servers)
