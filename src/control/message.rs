@@ -203,6 +203,9 @@ pub struct Explanation {
     pub reason: String,
     /// For how many milliseconds its first datagrams may be held, where its client says its name in several.
     pub hold_ms: u64,
+    /// What becomes of it while it runs, when its line dies or a better one comes back, as rules have it
+    /// (`live`); empty where it leaves by no line of a rule's.
+    pub live: String,
     /// What would become of it if one more line were down.
     pub without: Vec<Without>,
 }
@@ -219,6 +222,9 @@ pub struct Tried {
     pub matches: bool,
     /// Why it does not match, or why it did not decide.
     pub why: String,
+    /// What becomes of the connection if its client then says a name that this rule asks for: "keep" or
+    /// "reset"; empty where that cannot be.
+    pub on_mismatch: String,
 }
 
 /// What becomes of a flow if a line is down.
