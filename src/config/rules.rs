@@ -395,8 +395,7 @@ fn uplinks(section: &Section, policy: Option<Policy>, names: &Names) -> Vec<(Upl
 fn report_twice(section: &Section, named: &[Spanned<UplinkId>], names: &Names) {
     let mut unique = Unique::new("uplink");
     for uplink in named {
-        let name = names.uplinks.get(usize::from(uplink.get_ref().0)).and_then(Option::as_ref);
-        if let Some((name, _)) = name {
+        if let Some((name, _)) = names.named(*uplink.get_ref()) {
             unique.note(section.report(), &Spanned::new(uplink.span(), name));
         }
     }

@@ -66,12 +66,16 @@ pub(super) fn read(root: &Section, lan: &[String]) -> Vec<Written> {
     written
 }
 
+/// Their devices, by which they are known again.
+pub(super) fn interfaces(written: &[Written]) -> Vec<Option<&str>> {
+    written.iter().map(|uplink| Some(uplink.interface.as_ref()?.get_ref().as_str())).collect()
+}
+
 /// The uplinks in their final form; those that were refused are missing.
-pub(super) fn checked(written: &[Written], tables: &[u32]) -> Vec<Uplink> {
-    let numbered = (0..=u8::MAX).map(UplinkId).zip(written).zip(tables);
-    let checked = numbered.map(|((id, written), table)| {
+pub(super) fn checked(ids: &[UplinkId], written: &[Written], tables: &[u32]) -> Vec<Uplink> {
+    let checked = ids.iter().zip(written).zip(tables).map(|((id, written), table)| {
         Some(Uplink {
-            id,
+            id: *id,
             name: written.name.as_ref()?.get_ref().clone(),
             interface: written.interface.as_ref()?.get_ref().clone(),
             weight: written.weight,

@@ -126,21 +126,27 @@ mod tests {
         let mut turns = 0;
         while connection.advance(&mut |_| {
             asked += 1;
-            Response::Reloaded { rules: 7 }
+            Response::Reloaded { rules: 7, changes: Vec::new() }
         }) {
             turns += 1;
             assert!(turns < 1000, "never finishes");
         }
         assert_eq!(asked, 1);
-        assert_eq!(connection.stream.output, Response::Reloaded { rules: 7 }.to_line());
+        assert_eq!(connection.stream.output, Response::Reloaded { rules: 7, changes: Vec::new() }.to_line());
     }
 
     #[test]
     fn a_client_without_rights_gets_status_but_no_reload() {
-        assert_eq!(ask(Request::Status.to_line(), false), Response::Reloaded { rules: 1 });
+        assert_eq!(
+            ask(Request::Status.to_line(), false),
+            Response::Reloaded { rules: 1, changes: Vec::new() }
+        );
         let Response::Failed { message } = ask(Request::Reload.to_line(), false) else { panic!("reloaded") };
         assert!(message.contains("only root"), "{message}");
-        assert_eq!(ask(Request::Reload.to_line(), true), Response::Reloaded { rules: 1 });
+        assert_eq!(
+            ask(Request::Reload.to_line(), true),
+            Response::Reloaded { rules: 1, changes: Vec::new() }
+        );
     }
 
     #[test]
@@ -160,7 +166,7 @@ mod tests {
 
     fn ask(line: Vec<u8>, may_change: bool) -> Response {
         let mut connection = Connection::new(Script::new(line, usize::MAX), may_change);
-        while connection.advance(&mut |_| Response::Reloaded { rules: 1 }) {}
+        while connection.advance(&mut |_| Response::Reloaded { rules: 1, changes: Vec::new() }) {}
         Response::from_line(&connection.stream.output).unwrap()
     }
 

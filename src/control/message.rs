@@ -18,7 +18,7 @@ pub const PROTOCOL: u32 = 1;
 pub enum Request {
     /// How things are.
     Status,
-    /// Read the rule files again, all or nothing.
+    /// Read all files again, all or nothing.
     Reload,
     /// What would become of a flow now, and why.
     Explain {
@@ -69,10 +69,13 @@ struct Call {
 pub enum Response {
     /// How things are.
     Status(Box<Status>),
-    /// The rule files were read again and are in force.
+    /// All files were read again and are in force.
     Reloaded {
         /// How many rules there are now.
         rules: usize,
+        /// What is otherwise than before, a sentence each.
+        #[serde(default)]
+        changes: Vec<String>,
     },
     /// What would become of the flow.
     Explained(Box<Explanation>),
@@ -492,7 +495,7 @@ mod tests {
         };
         for response in [
             Response::Status(Box::new(status)),
-            Response::Reloaded { rules: 7 },
+            Response::Reloaded { rules: 7, changes: Vec::new() },
             Response::Failed { message: "line 1\nline 2".to_owned() },
         ] {
             let line = response.to_line();

@@ -252,7 +252,10 @@ mod tests {
                 scope.spawn(|| {
                     for _ in 0..20 {
                         assert!(matches!(ask(&lab.path, Request::Status), Ok(Response::Status(_))));
-                        assert_eq!(ask(&lab.path, Request::Reload).unwrap(), Response::Reloaded { rules: 7 });
+                        assert_eq!(
+                            ask(&lab.path, Request::Reload).unwrap(),
+                            Response::Reloaded { rules: 7, changes: Vec::new() }
+                        );
                     }
                 });
             }
@@ -413,7 +416,7 @@ mod tests {
             let answer = |request| match request {
                 Request::Explain { flow, .. } => Response::Failed { message: flow },
                 Request::Status => Response::Status(Box::default()),
-                Request::Reload => Response::Reloaded { rules: 7 },
+                Request::Reload => Response::Reloaded { rules: 7, changes: Vec::new() },
             };
             Server::bind(&self.path).unwrap().serve(answer).unwrap()
         }

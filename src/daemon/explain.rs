@@ -27,7 +27,7 @@ pub struct BadQuestion(String);
 /// A broken configuration, or a [`BadQuestion`].
 pub fn offline(path: &Path, flow: &str, down: &[String]) -> Result<Explanation> {
     let config = super::load(path)?;
-    let weights = config.uplinks.iter().map(|uplink| uplink.weight).collect();
+    let weights = config.weights_by_number();
     let mut snapshot = Snapshot::where_all_works(Arc::clone(&config.rules), Arc::clone(&config.geo), weights);
     snapshot.board.costs = config.costs();
     explain(&config, &snapshot, flow, down, Millis::default()).map_err(|error| BadQuestion(error).into())

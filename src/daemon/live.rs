@@ -35,6 +35,9 @@ const CALM: Duration = REMEMBER;
 /// long ago that may have been.
 const JUST_NOW: Duration = Duration::from_secs(5);
 
+/// An uplink that is no more, whose flows are those of a dead one: in no set, and nobody's number.
+const FORMER: UplinkId = UplinkId(u8::MAX);
+
 /// Tells the thread; it ends when this is dropped.
 pub struct Follower {
     news: Option<Sender<()>>,
@@ -99,8 +102,7 @@ impl Following {
     }
 
     fn end_what_leaves(&mut self, returned: bool) -> io::Result<()> {
-        let deciding = self.reporter.shared.deciding.load_full();
-        let lines = self.reporter.plan().lines;
+        let (lines, deciding) = self.reporter.in_force();
         let present = addresses(&lines);
         let gone = self.known.difference(&present).copied().collect();
         let looking =
@@ -135,7 +137,11 @@ struct Looking<'a> {
 impl Looking<'_> {
     /// The router's own flows stay where their sockets are.
     fn leaves(&self, flow: &Flow) -> bool {
-        let Some(on) = self.deciding.marks.uplink(flow.mark) else { return false };
+        let marks = &self.deciding.marks;
+        if flow.mark & marks.mask == 0 {
+            return false;
+        }
+        let on = marks.uplink(flow.mark).unwrap_or(FORMER);
         if self.is_address_of_a_line(flow.orig.src) || self.is_address_of_a_line(flow.reply.src) {
             return false;
         }

@@ -46,6 +46,7 @@ const MOST_FLOWS: usize = 262_144;
 /// What is measured of all lines; shared by those who measure and those who want to know.
 #[derive(Debug)]
 pub struct Traffic {
+    /// By number.
     lines: Mutex<Vec<Line>>,
     /// Flows that were decided for each line since the thread looked last.
     begun: [AtomicU64; MAX_UPLINKS],
@@ -109,13 +110,13 @@ impl Traffic {
     pub fn follow(&self, config: &Config, observed: &Observed) {
         let mut lines = self.lines();
         let mut before = std::mem::take(&mut *lines);
-        let follow = |uplink: &Uplink| {
+        let mut follow = |uplink: &Uplink| {
             let is_same = |line: &Line| line.name == uplink.name && line.capacity == uplink.capacity;
             let place = before.iter().position(is_same);
             let line = place.map_or_else(|| Line::new(uplink), |place| before.swap_remove(place));
             Line { device: observed.link(&uplink.interface).map(|link| link.index), ..line }
         };
-        *lines = config.uplinks.iter().map(follow).collect();
+        *lines = config.by_number(|uplink| uplink.map(&mut follow).unwrap_or_default());
     }
 
     /// A probe of a line was answered after this long, by the host of this number among all that are asked.

@@ -22,8 +22,8 @@ pub use self::down::down;
 use self::down::{Failures, Saved, take_down};
 use self::flows::{adopt_flows, give_back};
 use self::settings::{read_setting, write_setting, write_settings};
-use crate::config::{BackendChoice, Config};
-use crate::engine::uplink::{Avoided, UplinkSet};
+use crate::config::{BackendChoice, Config, Numbers};
+use crate::engine::uplink::{Avoided, ByHand, UplinkSet};
 use crate::plan::firewall::iptables::Flavour;
 use crate::plan::observed::{Link, Observed};
 use crate::plan::routing::{RoutingChange, RoutingState};
@@ -91,7 +91,7 @@ impl fmt::Display for Pending {
 }
 
 /// The backends that a choice allows, the preferred one first.
-fn candidates(choice: BackendChoice) -> Vec<Backend> {
+pub fn candidates(choice: BackendChoice) -> Vec<Backend> {
     match choice {
         BackendChoice::Auto => firewall::all_backends().to_vec(),
         BackendChoice::Nft => vec![Backend::Nft],
@@ -124,6 +124,14 @@ impl Machine {
         Ok(self.netlink.observe_links().await?)
     }
 
+    /// Ends the connections that have one of these marks: who had the marks is no more.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn end_flows(&self, mask: u32, values: &[u32]) -> Result<()> {
+        flows::end(mask, values)
+    }
+
     /// The uplinks that the last set-up kept off.
     #[must_use]
     pub fn avoided(&self) -> Avoided {
@@ -154,6 +162,7 @@ impl Machine {
             sysctls: settings.collect(),
             avoided: Avoided::default(),
             used_up: UplinkSet::EMPTY,
+            by_hand: ByHand::default(),
             links,
             main_routes: routing.main_routes,
             main_refuses: routing.main_refuses,
@@ -226,6 +235,7 @@ impl Machine {
         }
         modules::load(&plan.firewall.helpers);
         firewall::run_all(&before.firewall.up(&plan.firewall))?;
+        firewall::remove_stale_sets(&plan.firewall, self.backend);
         self.route(&own_traffic).await?;
         write_settings(&forwarding)?;
 
@@ -306,6 +316,7 @@ fn remember(mut state: State, config: &Config, plan: &Plan, observed: &Observed)
     state.mark_mask |= config.marks.on_connections();
     state.avoided = observed.avoided;
     state.used_up = observed.used_up;
+    state.numbers = Numbers(state.numbers).with(config).0;
     state
 }
 

@@ -11,7 +11,7 @@ use super::explain::explain;
 use super::health::{Lines, Report};
 use super::load::Traffic;
 use super::quotas::{Ledger, Standing};
-use super::shared::Shared;
+use super::shared::{Deciding, Shared};
 use super::worker::Event;
 use crate::config::{self, Config};
 use crate::control::message::{
@@ -81,6 +81,13 @@ impl Reporter {
     #[must_use]
     pub fn plan(&self) -> Plan {
         self.current.lock().unwrap_or_else(PoisonError::into_inner).1.clone()
+    }
+
+    /// The lines, and what is decided by, of one configuration.
+    #[must_use]
+    pub fn in_force(&self) -> (Vec<Line>, Arc<Deciding>) {
+        let current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
+        (current.1.lines.clone(), self.shared.deciding.load_full())
     }
 
     /// How things are now.
@@ -204,7 +211,7 @@ impl Reporter {
                 errors: tally.errors.load(Relaxed),
             }
         };
-        self.shared.workers.iter().enumerate().map(queue).collect()
+        self.shared.workers().iter().enumerate().map(queue).collect()
     }
 }
 
@@ -306,11 +313,10 @@ fn rule_line(
 }
 
 fn uplink_name(config: &Config, uplink: UplinkId) -> String {
-    config.uplinks.get(usize::from(uplink.0)).map_or_else(String::new, |uplink| uplink.name.clone())
+    config.uplink(uplink).map_or_else(String::new, |uplink| uplink.name.clone())
 }
 
 fn recent(event: &Event, config: &Config, now: u64) -> Recent {
-    let names: Vec<&str> = config.uplinks.iter().map(|uplink| uplink.name.as_str()).collect();
     let lan = event.lan.and_then(|lan| config.lan.get(usize::from(lan.0)));
     Recent {
         seconds_ago: now.saturating_sub(event.at) / 1000,
@@ -321,7 +327,7 @@ fn recent(event: &Event, config: &Config, now: u64) -> Recent {
             Action::Keep => Some("(the kernel's choice)".into()),
             Action::Drop | Action::Hold(_) => None,
         },
-        reason: event.decision.explain(&config.rules, &names),
+        reason: config.explain(&event.decision),
     }
 }
 

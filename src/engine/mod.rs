@@ -384,7 +384,7 @@ impl Snapshot {
     fn upholds(&self, decision: &Decision, family: Family) -> bool {
         let usable = self.board.usable(family);
         match decision.action {
-            Action::Route(uplink) => usable.contains(uplink),
+            Action::Route(uplink) => usable.union(self.board.suspected.of(family)).contains(uplink),
             Action::Keep | Action::Hold(_) => true,
             Action::Drop => {
                 let rule = decision.rule.and_then(|id| self.rules.rule(id));

@@ -10,7 +10,7 @@ use super::routing::Hop;
 use crate::config::{Config, Gateway, Source, Uplink};
 use crate::engine::packet::Family;
 use crate::engine::uplink::cost::{Cost, cheapest};
-use crate::engine::uplink::{Avoided, UplinkId, UplinkSet};
+use crate::engine::uplink::{Avoided, ByHand, UplinkId, UplinkSet};
 
 /// An uplink as the machine has it now.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -130,7 +130,7 @@ impl Line {
 #[must_use]
 pub fn lines(config: &Config, observed: &Observed) -> Vec<Line> {
     let mut lines: Vec<Line> = config.uplinks.iter().map(|uplink| line(uplink, observed)).collect();
-    keep_off(&mut lines, observed.avoided);
+    keep_off(&mut lines, observed.avoided, observed.by_hand);
     price(&mut lines, config, observed.used_up);
     lines
 }
@@ -148,24 +148,29 @@ pub fn candidates<'a>(
     family: Family,
     uplinks: impl Iterator<Item = UplinkId> + Clone + 'a,
 ) -> impl Iterator<Item = UplinkId> {
-    let usable =
-        uplinks.filter_map(move |id| lines.get(usize::from(id.0))).filter(move |line| line.is_usable(family));
+    let line = move |id| lines.iter().find(|line| line.id == id);
+    let usable = uplinks.filter_map(line).filter(move |line| line.is_usable(family));
     let cheapest = cheapest(usable.clone().map(|line| (line.id, line.cost)));
     usable.map(|line| line.id).filter(move |&id| cheapest.contains(id))
 }
 
 /// Has new flows keep off these lines, and no others.
 ///
-/// Where probes call every line of a family down, those that have a way are used all the same: that may be
-/// the probes' fault, and a line that perhaps works is better than none.
-pub fn keep_off(lines: &mut [Line], avoided: Avoided) {
-    for line in &mut *lines {
-        line.avoided =
-            Family::BOTH.into_iter().filter(|&family| avoided.of(family).contains(line.id)).collect();
-    }
+/// Where no line of a family would be left, those that are drained are used all the same, and where
+/// even they do not work by what probes say, all with a way: that may be the probes' fault, and a line that
+/// perhaps works is better than none. What people called down stays so.
+pub fn keep_off(lines: &mut [Line], avoided: Avoided, by_hand: ByHand) {
     for family in Family::BOTH {
-        if !lines.iter().any(|line| line.is_usable(family)) {
-            lines.iter_mut().for_each(|line| line.avoided.retain(|&other| other != family));
+        let dead = by_hand.down.union(avoided.of(family));
+        let off = [dead.union(by_hand.drained), dead, by_hand.down];
+        let leaves_some =
+            |off: &UplinkSet| lines.iter().any(|line| line.way(family).is_ok() && !off.contains(line.id));
+        let off = off.into_iter().find(leaves_some).unwrap_or(by_hand.down);
+        for line in &mut *lines {
+            match off.contains(line.id) {
+                true => line.avoided.insert(family),
+                false => line.avoided.remove(&family),
+            };
         }
     }
 }

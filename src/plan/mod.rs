@@ -54,11 +54,16 @@ pub fn plan(config: &Config, observed: &Observed, queues: u16) -> Plan {
 }
 
 impl Plan {
-    /// What it costs to use each uplink, in the configuration's order; none where all cost the same.
+    /// What it costs to use each uplink, by number; none where all cost the same.
     #[must_use]
     pub fn costs(&self) -> Vec<Cost> {
-        let costs: Vec<Cost> = self.lines.iter().map(|line| line.cost).collect();
-        if costs.windows(2).all(|two| two[0] == two[1]) { Vec::new() } else { costs }
+        if self.lines.windows(2).all(|two| two[0].cost == two[1].cost) {
+            return Vec::new();
+        }
+        let highest = self.lines.iter().map(|line| usize::from(line.id.0)).max();
+        let mut costs = vec![Cost::default(); highest.map_or(0, |highest| highest + 1)];
+        self.lines.iter().for_each(|line| costs[usize::from(line.id.0)] = line.cost);
+        costs
     }
 
     /// The uplinks that new flows may use in one family.

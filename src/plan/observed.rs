@@ -7,7 +7,7 @@ use ipnet::IpNet;
 
 use super::routing::{Route, Rule};
 use crate::engine::packet::Family;
-use crate::engine::uplink::{Avoided, UplinkSet};
+use crate::engine::uplink::{Avoided, ByHand, UplinkSet};
 
 /// Everything that was read from the machine for one plan.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -30,6 +30,8 @@ pub struct Observed {
     pub avoided: Avoided,
     /// Uplinks whose quotas are used up.
     pub used_up: UplinkSet,
+    /// What people said of uplinks.
+    pub by_hand: ByHand,
     /// Routers that DHCP leases name, by device.
     pub lease_routers: BTreeMap<String, Vec<IpAddr>>,
     /// Seconds that local time is ahead of UTC.

@@ -70,10 +70,10 @@ fn rules(config: &Config, lines: &[Line], observed: &Observed, family: Family) -
         rules.push(rule(3, marked(uplink.id), lookup(uplink.table)));
     }
     rules.push(rule(4, any_mark, RuleAction::Unreachable));
-    for line in lines {
-        let table = config.uplinks[usize::from(line.id.0)].table;
+    for (uplink, line) in config.uplinks.iter().zip(lines) {
         rules.extend(line.addresses(family).map(|address| {
-            rule(5, Selector { from: Some(IpNet::from(address)), ..Selector::default() }, lookup(table))
+            let from = Selector { from: Some(IpNet::from(address)), ..Selector::default() };
+            rule(5, from, lookup(uplink.table))
         }));
     }
     rules.push(rule(6, Selector::default(), lookup(config.routing.first_table)));
@@ -109,15 +109,14 @@ fn bypassed(config: &Config, family: Family) -> impl Iterator<Item = Selector> +
 }
 
 fn routes(config: &Config, lines: &[Line], family: Family) -> Vec<Route> {
-    let ways: Vec<(&Line, &Way)> =
-        lines.iter().filter_map(|line| Some((line, line.way(family).ok()?))).collect();
     let mut routes = Vec::new();
-    for &(line, way) in &ways {
-        let table = config.uplinks[usize::from(line.id.0)].table;
+    let mut usable: Vec<(&Line, &Way)> = Vec::new();
+    for (uplink, line) in config.uplinks.iter().zip(lines) {
+        let (Ok(way), table) = (line.way(family), uplink.table) else { continue };
         routes.extend(connected(line, family, table));
         routes.push(default_route(family, table, METRIC, preferred_source(line, way), vec![alone(&way.hop)]));
+        usable.extend(line.is_usable(family).then_some((line, way)));
     }
-    let usable: Vec<(&Line, &Way)> = ways.into_iter().filter(|(line, _)| line.is_usable(family)).collect();
     let cheapest: UplinkSet = candidates(lines, family, lines.iter().map(|line| line.id)).collect();
     routes.extend(own_traffic(config, &usable, cheapest, family));
     routes

@@ -112,7 +112,7 @@ impl Replay {
 impl Judge {
     fn new(config: &Config) -> Self {
         let lan = (config.lan.len() == 1).then_some(LanId(0));
-        let weights = config.uplinks.iter().map(|uplink| uplink.weight).collect();
+        let weights = config.weights_by_number();
         let mut snapshot = Snapshot {
             choices: Arc::new(Choices::new(NAMES)),
             ..Snapshot::where_all_works(Arc::clone(&config.rules), Arc::clone(&config.geo), weights)

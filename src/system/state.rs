@@ -3,7 +3,7 @@
 //! cut empties together with the kernel's state that it describes. Beside it lies what was
 //! learned, for the next run. What lines have carried this month must outlive a power cut; it lies in `/var/lib`.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
@@ -14,7 +14,7 @@ use nix::unistd::geteuid;
 use serde::{Deserialize, Serialize};
 
 use super::firewall::Backend;
-use crate::engine::uplink::{Avoided, UplinkSet};
+use crate::engine::uplink::{Avoided, UplinkId, UplinkSet};
 
 /// What is kept over restarts may be at most so long, in bytes: the directory is in memory.
 pub const MOST_LEARNED: u64 = 16 << 20;
@@ -58,6 +58,9 @@ pub struct State {
     /// The uplinks whose quotas are used up.
     #[serde(default)]
     pub used_up: UplinkSet,
+    /// The numbers of the uplinks, by their devices: running flows are marked with them.
+    #[serde(default)]
+    pub numbers: BTreeMap<String, UplinkId>,
     /// Fingerprint of the firewall that was asked for.
     pub asked: u64,
     /// Fingerprint of the firewall as it was read back.

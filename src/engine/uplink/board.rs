@@ -33,6 +33,15 @@ impl Avoided {
     }
 }
 
+/// What people said of uplinks, in both families.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
+pub struct ByHand {
+    /// New flows keep off them, flows that run on them stay. Where no other line works they are used all the same.
+    pub drained: UplinkSet,
+    /// They count as dead, whatever else works.
+    pub down: UplinkSet,
+}
+
 /// The uplinks that new flows may use at one moment, and their shares.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Board {
@@ -40,7 +49,7 @@ pub struct Board {
     pub usable_v4: UplinkSet,
     /// Uplinks usable for IPv6.
     pub usable_v6: UplinkSet,
-    /// Of those that are not usable, the ones that are only suspected: flows that run on them stay.
+    /// Of those that are not usable, the ones that are only suspected or drained: flows that run on them stay.
     pub suspected: Avoided,
     /// Share of new flows of each uplink, by [`UplinkId`], 1 to 255; 0 or absent: none.
     pub weights: Vec<u8>,
@@ -78,7 +87,7 @@ impl Board {
         self.costs.get(usize::from(uplink.0)).copied().unwrap_or_default()
     }
 
-    /// All uplinks with their weights, in the configuration's order.
+    /// All uplinks with their weights, in the order of their numbers.
     pub fn uplinks(&self) -> impl Iterator<Item = (UplinkId, u8)> + Clone {
         (0..MAX_UPLINKS as u8).map(UplinkId).zip(self.weights.iter().copied())
     }

@@ -51,7 +51,7 @@ pub fn firewall(config: &Config, lines: &[Line], observed: &Observed, queues: u1
     chains.extend(forward(config, lines));
     chains.push(refuse(config));
     chains.push(untracked(config));
-    chains.push(pin(config, lines, queues));
+    chains.push(pin(config, lines));
     chains.push(source(config, lines, observed));
     // Chains without a hook are jumped to, also those that have nothing to say now.
     chains.retain(|chain| chain.hook.is_none() || !chain.rules.is_empty());
@@ -145,7 +145,7 @@ fn decide(config: &Config, lines: &[Line], queues: u16) -> Vec<Chain> {
         }
     }));
     if config.asks_for_names() {
-        chains.push(watched(config, queues));
+        chains.push(watched(config));
     }
     chains.push(Chain { name: "lan".into(), hook: None, rules: lan(config, lines, queues) });
     let from_lan = config.lan.iter().map(|lan| rule([Match::In(lan.clone())], Action::Goto("lan".into())));
@@ -167,12 +167,12 @@ fn adopt(uplink: UplinkId) -> String {
 
 /// A packet of a TCP connection whose client is listened to: it goes the connection's way, and by
 /// user space.
-fn watched(config: &Config, queues: u16) -> Chain {
+fn watched(config: &Config) -> Chain {
     let marked = config.uplinks.iter().map(|uplink| {
         let value = config.marks.value(uplink.id);
         rule([Match::ConnectionUplink(value)], Action::MarkPacket(value))
     });
-    let heard = rule([], Action::Queue { first: config.queue.of_watch(queues), count: 1 });
+    let heard = rule([], Action::Queue { first: config.queue.of_watch(), count: 1 });
     Chain { name: "watched".into(), hook: None, rules: marked.chain([heard]).collect() }
 }
 
@@ -322,13 +322,9 @@ fn forward_rules(forward: &Forward, config: &Config, lines: &[Line]) -> Vec<Rule
 
 /// Where a forward listens: its uplinks and, by their addresses, the LAN.
 fn entrances(forward: &Forward, family: Family, config: &Config, lines: &[Line]) -> Vec<Vec<Match>> {
-    let mut entrances: Vec<Vec<Match>> = forward
-        .uplinks
-        .iter()
-        .map(|uplink| {
-            let interface = config.uplinks[usize::from(uplink.0)].interface.clone();
-            vec![Match::In(interface), Match::DestinationIsLocal]
-        })
+    let listening = config.uplinks.iter().filter(|uplink| forward.uplinks.contains(uplink.id));
+    let mut entrances: Vec<Vec<Match>> = listening
+        .map(|uplink| vec![Match::In(uplink.interface.clone()), Match::DestinationIsLocal])
         .collect();
     if forward.hairpin {
         for lan in &config.lan {
@@ -504,7 +500,7 @@ fn used(config: &Config) -> impl Iterator<Item = (&Uplink, Family)> {
 
 /// Postrouting: what NAT cannot mend does not leave, every flow without uplink bits belongs to the
 /// uplink it actually leaves by, and DNS answers teach names before their clients see them.
-fn pin(config: &Config, lines: &[Line], queues: u16) -> Chain {
+fn pin(config: &Config, lines: &[Line]) -> Chain {
     let strays = translated(config).flat_map(|(uplink, family)| strays(uplink, family, lines));
     let pinned = config.uplinks.iter().map(|uplink| {
         let unknown = [Match::Out(uplink.interface.clone()), Match::ConnectionHasUplink(false)];
@@ -513,7 +509,7 @@ fn pin(config: &Config, lines: &[Line], queues: u16) -> Chain {
     let asking = config.lan.iter().filter(|_| config.asks_for_names());
     let answers = asking.map(|lan| {
         let answer = [Match::Out(lan.clone()), Match::SourcePort(UDP, DNS..=DNS), Match::GateIsOpen];
-        rule(answer, Action::Queue { first: config.queue.of_names(queues), count: 1 })
+        rule(answer, Action::Queue { first: config.queue.of_names(), count: 1 })
     });
     Chain { name: "pin".into(), hook: Some(Hook::Pin), rules: strays.chain(pinned).chain(answers).collect() }
 }
