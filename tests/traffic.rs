@@ -26,6 +26,8 @@ mod lines;
 mod lists;
 #[path = "traffic/live.rs"]
 mod live;
+#[path = "traffic/load.rs"]
+mod load;
 #[path = "traffic/own.rs"]
 mod own;
 #[path = "traffic/protocols.rs"]

@@ -132,7 +132,7 @@ fn heard(status: &Status, style: Style) -> String {
 }
 
 /// Who may be chosen, and who was: each line's share of the decided flows
-/// beside the share its weight asks for, and a bar that is full for the busiest line.
+/// beside the share that is its due by weight among the cheapest, and a bar that is full for the busiest line.
 fn uplinks(status: &Status, style: Style) -> String {
     let mut table = Table::new(vec![
         name("UPLINK"),
@@ -147,7 +147,9 @@ fn uplinks(status: &Status, style: Style) -> String {
     ]);
     let flows = decided_flows(status);
     let most = status.uplinks.iter().map(|uplink| uplink.flows_total).max().unwrap_or(0);
-    let weights: u64 = status.uplinks.iter().map(|uplink| u64::from(uplink.weight)).sum();
+    let cheapest = status.uplinks.iter().map(price).min();
+    let due = |uplink: &Uplink| if Some(price(uplink)) == cheapest { u64::from(uplink.weight) } else { 0 };
+    let weights: u64 = status.uplinks.iter().map(due).sum();
     for uplink in &status.uplinks {
         table.row(vec![
             (&uplink.name).into(),
@@ -156,7 +158,7 @@ fn uplinks(status: &Status, style: Style) -> String {
             usable(&uplink.ipv6, uplink.by_hand.as_deref()),
             uplink.flows_now.map_or("-".to_owned(), count).into(),
             count(uplink.flows_total).into(),
-            percent(uplink.weight.into(), weights).into(),
+            percent(due(uplink), weights).into(),
             percent(uplink.flows_total, flows).into(),
             bar(uplink.flows_total, most, BAR).into(),
         ]);
@@ -165,6 +167,11 @@ fn uplinks(status: &Status, style: Style) -> String {
         }
     }
     table.render(style)
+}
+
+/// New flows get the lines of the lowest.
+fn price(uplink: &Uplink) -> (bool, u8) {
+    (uplink.quota.as_ref().is_some_and(|quota| quota.used_up), uplink.cost)
 }
 
 /// Flows user space sent by any uplink.
