@@ -544,7 +544,21 @@ impl Daemon {
         let _gate = self.keeper.close_and_drain();
         self.crew.stop();
         learned::save(&self.run, &self.config, &self.shared.deciding.load().snapshot);
+        tell_what_stays_avoided(&self.config, &self.plan);
         tracing::info!("stopped; the kernel goes on balancing (`wansplit down` takes it all away)");
+    }
+}
+
+/// The kernel is left with what was last known, rather than sent to lines that were dead a moment ago: whoever
+/// restarts the program would lose flows by that, and the kernel follows no other change by itself either.
+fn tell_what_stays_avoided(config: &Config, plan: &Plan) {
+    for line in &plan.lines {
+        let name = config.uplink_name(line.id);
+        for family in
+            Family::BOTH.iter().filter(|&&family| line.way(family).is_ok() && !line.is_usable(family))
+        {
+            tracing::warn!("uplink {name} was called down for {family} and stays out of the kernel's choice");
+        }
     }
 }
 

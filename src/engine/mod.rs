@@ -426,18 +426,18 @@ impl Snapshot {
     }
 
     /// Whether a remembered decision may be given again. A flow whose uplink has gone, or that
-    /// was refused for want of an uplink that has come, is decided anew: the
+    /// was refused, or left alone, for want of an uplink that has come, is decided anew: the
     /// kernel has forgotten the one and never learned of the other.
     fn upholds(&self, decision: &Decision, family: Family) -> bool {
         let rule = || decision.rule.and_then(|id| self.rules.rule(id));
         let usable = self.board.usable(family);
         match decision.action {
+            _ if decision.reason == Reason::NoUplink => usable.is_empty(),
             Action::Route(uplink) => {
                 let allowed = rule().map_or(usable, |rule| self.board.allowed(rule, family));
                 allowed.union(self.board.suspected.of(family)).contains(uplink)
             }
             Action::Keep | Action::Hold(_) => true,
-            Action::Drop | Action::Reject if decision.reason == Reason::NoUplink => usable.is_empty(),
             Action::Drop | Action::Reject => {
                 rule().is_some_and(|rule| live::possible(rule, &self.board, family).is_empty())
             }

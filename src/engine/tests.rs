@@ -175,8 +175,8 @@ fn without_a_usable_uplink_of_its_family_a_flow_is_left_to_the_kernel() {
 }
 
 #[test]
-fn without_a_usable_uplink_a_flow_is_refused_where_asked_until_one_is_back() {
-    for none in [NoLine::Reject, NoLine::Drop] {
+fn without_a_usable_uplink_a_flow_is_left_alone_or_refused_until_one_is_back() {
+    for none in [NoLine::Keep, NoLine::Reject, NoLine::Drop] {
         let mut router = Router::new(vec![to_port(53, ordered(&[1]))], &[1, 1]);
         router.snapshot.none = none;
         router.up(&[]);
