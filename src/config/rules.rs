@@ -18,7 +18,7 @@ use super::words;
 use crate::engine::flow::Facts;
 use crate::engine::packet::{Family, PROTOCOLS_WITH_PORTS};
 use crate::engine::rule::model::{
-    Choice, HashKey, IcmpType, Live, Matchers, OnMismatch, Percent, Policy, Rule, WhenNone,
+    Choice, HashKey, IcmpType, Live, Matchers, NoLine, OnMismatch, Percent, Policy, Rule, WhenNone,
 };
 use crate::engine::rule::naive;
 use crate::engine::rule::texts::{Texts, Unusable};
@@ -31,8 +31,13 @@ const MAX_RULES: usize = 1 << 16;
 
 const USE: &str = "the name of an uplink or { policy = ..., uplinks = [...] }";
 
-const NONE: &[(&str, WhenNone)] =
-    &[("next-rule", WhenNone::NextRule), ("any", WhenNone::Any), ("drop", WhenNone::Drop)];
+const NONE: &[(&str, WhenNone)] = &[
+    ("next-rule", WhenNone::NextRule),
+    ("any", WhenNone::Any),
+    ("keep", WhenNone::Stop(NoLine::Keep)),
+    ("reject", WhenNone::Stop(NoLine::Reject)),
+    ("drop", WhenNone::Stop(NoLine::Drop)),
+];
 
 const LIVE: &[(&str, Live)] =
     &[("keep", Live::Keep), ("reset-on-down", Live::ResetOnDown), ("move-back", Live::MoveBack)];
@@ -395,8 +400,7 @@ fn uplinks(section: &Section, policy: Option<Policy>, names: &Names) -> Vec<(Upl
 fn report_twice(section: &Section, named: &[Spanned<UplinkId>], names: &Names) {
     let mut unique = Unique::new("uplink");
     for uplink in named {
-        let name = names.uplinks.get(usize::from(uplink.get_ref().0)).and_then(Option::as_ref);
-        if let Some((name, _)) = name {
+        if let Some((name, _)) = names.named(*uplink.get_ref()) {
             unique.note(section.report(), &Spanned::new(uplink.span(), name));
         }
     }

@@ -198,18 +198,23 @@ pub(super) fn rate(value: &Value) -> Read<u64> {
 
 fn bits_per_second(text: &str) -> Option<u64> {
     const MOST: u64 = 1_000_000_000_000;
+    const UNITS: [(&str, u64); 3] = [("kbit", 1_000), ("mbit", 1_000_000), ("gbit", 1_000_000_000)];
+    measured(text, &UNITS).filter(|bits| (1_000..=MOST).contains(bits))
+}
+
+/// A number, with a fraction if need be, and one of these units.
+fn measured(text: &str, units: &[(&str, u64)]) -> Option<u64> {
     let (number, unit) = text.split_at(text.find(|sign: char| sign.is_ascii_alphabetic())?);
-    let unit = find(&[("kbit", 1_000), ("mbit", 1_000_000), ("gbit", 1_000_000_000)], unit)?;
-    let bits = match number.split_once('.') {
-        None => decimal(number)?.checked_mul(unit)?,
+    let unit = find(units, unit)?;
+    match number.trim_end().split_once('.') {
+        None => decimal(number)?.checked_mul(unit),
         Some((whole, fraction)) => {
             let tenths =
                 10_u64.checked_pow(fraction.len().try_into().ok()?).filter(|_| !fraction.is_empty())?;
             let parts = decimal(whole)?.checked_mul(tenths)?.checked_add(decimal(fraction)?)?;
-            parts.checked_mul(unit)? / tenths
+            Some(parts.checked_mul(unit)? / tenths)
         }
-    };
-    (1_000..=MOST).contains(&bits).then_some(bits)
+    }
 }
 
 /// How long a flow may be held.
@@ -219,6 +224,14 @@ pub(super) fn hold(value: &Value) -> Read<Duration> {
     })(value)
 }
 
+/// How long a line is filled.
+pub(super) fn fill(value: &Value) -> Read<Duration> {
+    const LONGEST: Duration = Duration::from_secs(600);
+    text("a time like \"10s\", up to \"10m\", or \"0s\"", |text| span(text).filter(|span| *span <= LONGEST))(
+        value,
+    )
+}
+
 /// A number and a unit.
 fn span(text: &str) -> Option<Duration> {
     let unit = text.find(|letter: char| !letter.is_ascii_digit())?;
@@ -226,6 +239,22 @@ fn span(text: &str) -> Option<Duration> {
     let unit = find(&[("ms", 1), ("s", 1000), ("m", 60_000), ("h", 3_600_000)], unit)?;
     let millis = number.parse::<u32>().ok().and_then(|number| u64::from(number).checked_mul(unit))?;
     Some(Duration::from_millis(millis))
+}
+
+/// A number of bytes, as providers write it: "gb" has 1000³ of them, "gib" 1024³.
+pub(super) fn volume(value: &Value) -> Read<u64> {
+    const UNITS: [(&str, u64); 6] = [
+        ("mb", 1_000_000),
+        ("gb", 1_000_000_000),
+        ("tb", 1_000_000_000_000),
+        ("mib", 1 << 20),
+        ("gib", 1 << 30),
+        ("tib", 1 << 40),
+    ];
+    text(
+        "a number of bytes like \"500mb\", \"1.5gb\" or \"2tb\" (\"mib\", \"gib\", \"tib\": of 1024)",
+        |text| measured(&text.to_ascii_lowercase(), &UNITS).filter(|&bytes| bytes > 0),
+    )(value)
 }
 
 /// A weekday or a span of them, both ends included; over Sunday if it ends before it begins.
