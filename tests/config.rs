@@ -26,6 +26,8 @@ use wansplit::engine::sniff::App;
 use wansplit::engine::sticky::{Sticky, StickyBy};
 use wansplit::engine::uplink::UplinkId;
 use wansplit::engine::uplink::health::{Limits, Page, Settings, Target};
+use wansplit::engine::uplink::load::Both;
+use wansplit::engine::uplink::quota::Quota;
 use wansplit::engine::verdict::Marks;
 
 #[path = "support/mmdb.rs"]
@@ -54,6 +56,9 @@ fn the_articles_router_needs_nothing_but_its_lines_and_its_forward() {
         mss: Mss::Auto,
         optional: false,
         health: Health::default(),
+        cost: 0,
+        quota: None,
+        capacity: Both::default(),
     };
     let slingbox = Forward {
         name: "slingbox".to_owned(),
@@ -75,7 +80,7 @@ fn the_articles_router_needs_nothing_but_its_lines_and_its_forward() {
         marks: Marks { mask: 0xff, decided: 0x100, watched: 0x200, values: vec![1, 2], refused: 0xff },
         routing: Routing {
             first_table: 100,
-            refused_table: 103,
+            refused_table: 165,
             first_priority: 20_000,
             router: RouterTraffic::Multipath,
         },
@@ -126,6 +131,9 @@ fn every_key_of_the_main_file_is_obeyed() {
         mss: Mss::Auto,
         optional: false,
         health: health.clone(),
+        cost: 0,
+        quota: None,
+        capacity: Both::default(),
     };
     let isp1 = Uplink {
         weight: 3,
@@ -150,7 +158,12 @@ fn every_key_of_the_main_file_is_obeyed() {
         health: Health { targets: vec![], ..health.clone() },
         ..uplink(1, "eth2.35")
     };
-    let isp3 = Uplink { gateway_v6: Gateway::Address(ip("fe80::1")), ..uplink(2, "wwan0") };
+    let isp3 = Uplink {
+        gateway_v6: Gateway::Address(ip("fe80::1")),
+        cost: 10,
+        quota: Some(Quota { bytes: 100_000_000_000, reset_day: 15 }),
+        ..uplink(2, "wwan0")
+    };
     let games = Forward {
         name: "games".to_owned(),
         protocols: vec![6, 17],
@@ -187,7 +200,7 @@ fn every_key_of_the_main_file_is_obeyed() {
         },
         routing: Routing {
             first_table: 200,
-            refused_table: 201,
+            refused_table: 265,
             first_priority: 10_000,
             router: RouterTraffic::Uplink(ISP2),
         },
@@ -403,6 +416,23 @@ fn the_flag_bit_is_the_first_free_one_above_the_mask_or_else_below() {
     assert_eq!(decided("0x3f00"), 0x4000);
     assert_eq!(decided("0xff000000"), 0x80_0000);
     assert_eq!(decided("0x80000001"), 0x4000_0000);
+}
+
+#[test]
+fn a_quota_is_a_number_of_bytes_as_providers_write_it() {
+    let quota = |keys: &str| load(&one_uplink(keys), &[]).uplinks[0].quota;
+    assert_eq!(quota(""), None);
+    for (monthly, bytes) in [
+        ("500mb", 500_000_000),
+        ("100gb", 100_000_000_000),
+        ("2 TB", 2_000_000_000_000),
+        ("1gib", 1 << 30),
+        ("1.5gb", 1_500_000_000),
+    ] {
+        let expected = Some(Quota { bytes, reset_day: 1 });
+        assert_eq!(quota(&format!("monthly = \"{monthly}\"")), expected, "{monthly}");
+    }
+    assert_eq!(quota("monthly = \"1gb\"\nreset_day = 31").map(|quota| quota.reset_day), Some(31));
 }
 
 #[test]

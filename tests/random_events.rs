@@ -13,7 +13,7 @@ use wansplit::engine::rule::model::{
     Choice, HashKey, Live, Matchers, NoLine, OnMismatch, Policy, Rule, WhenNone,
 };
 use wansplit::engine::uplink::health::{Health, Outcome, Settings};
-use wansplit::engine::uplink::{Avoided, Board, UplinkId, UplinkSet};
+use wansplit::engine::uplink::{Avoided, Board, ByHand, UplinkId, UplinkSet};
 use wansplit::engine::verdict::{Action, Reason};
 use wansplit::engine::{Decided, Engine, Now, REMEMBER, Snapshot};
 use wansplit::plan::lines::{Learned, Line, NoWay, Way, keep_off};
@@ -167,7 +167,7 @@ impl World {
     fn publish(&mut self) {
         let avoided = self.those(|path| path.health.state().is_avoided());
         let mut lines: Vec<Line> = (0..LINES).map(|id| line(id, &self.paths[usize::from(id)])).collect();
-        keep_off(&mut lines, avoided, self.snapshot.none);
+        keep_off(&mut lines, avoided, ByHand::default(), self.snapshot.none);
         let usable = |family| -> UplinkSet {
             lines.iter().filter(|line| line.is_usable(family)).map(|line| line.id).collect()
         };
@@ -177,6 +177,7 @@ impl World {
             suspected: Avoided::default(),
             doubted: self.those(|path| path.has_way && path.health.state().is_avoided()),
             weights: WEIGHTS.to_vec(),
+            costs: Vec::new(),
         };
         let takes = [Duration::from_secs(2); LINES as usize];
         self.snapshot.filling = self.snapshot.filling.follow(&self.snapshot.board, &board, &takes, self.now);
@@ -277,7 +278,7 @@ impl World {
                 let own = rule.map(|rule| rule.choice.uplinks.iter().map(|&(uplink, _)| uplink).collect());
                 let doubted = self.snapshot.board.doubted.of(family);
                 let left = usable
-                    .without(doubted)
+                    .minus(doubted)
                     .iter()
                     .any(|line| own.is_none_or(|own: UplinkSet| own.contains(line)));
                 assert!(!left, "{decision:?} of {usable:?}");
@@ -289,7 +290,7 @@ impl World {
     /// Two marks for one flow only where the first one's line is lost.
     fn must_be_told_the_same(&mut self, family: Family, flow: u32, decided: &Decided) {
         let board = &self.snapshot.board;
-        let working = board.usable(family).without(board.doubted.of(family));
+        let working = board.usable(family).minus(board.doubted.of(family));
         let action = decided.decision.action;
         if let Some(&(at, Action::Route(before))) = self.flows.get(&(family, flow))
             && at.after(REMEMBER) > self.now
@@ -375,7 +376,8 @@ fn line(id: u8, paths: &[Path; 2]) -> Line {
         v4: way(&paths[Family::V4 as usize]),
         v6: way(&paths[Family::V6 as usize]),
         avoided: Default::default(),
-        last_resort: Default::default(),
+        doubted: Default::default(),
+        cost: Default::default(),
     }
 }
 

@@ -8,10 +8,14 @@ mod quic;
 #[path = "support/router.rs"]
 mod router;
 
+#[path = "traffic/by_hand.rs"]
+mod by_hand;
 #[path = "traffic/common.rs"]
 mod common;
 #[path = "traffic/contents.rs"]
 mod contents;
+#[path = "traffic/costs.rs"]
+mod costs;
 #[path = "traffic/hold.rs"]
 mod hold;
 #[path = "traffic/inbound.rs"]

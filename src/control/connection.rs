@@ -107,9 +107,9 @@ fn respond(line: &[u8], may_change: bool, handler: &mut impl FnMut(Request) -> R
         return Response::Failed { message: format!("the request is longer than {LINE_LIMIT} bytes") };
     }
     match Request::from_line(line) {
-        Ok(Request::Reload) if !may_change => Response::Failed {
-            message: "only root and the daemon's own user may ask for a reload".to_owned(),
-        },
+        Ok(request) if request.changes_something() && !may_change => {
+            Response::Failed { message: "only root and the daemon's own user may ask for changes".to_owned() }
+        }
         Ok(request) => handler(request),
         Err(message) => Response::Failed { message },
     }
@@ -126,21 +126,27 @@ mod tests {
         let mut turns = 0;
         while connection.advance(&mut |_| {
             asked += 1;
-            Response::Reloaded { rules: 7 }
+            Response::Reloaded { rules: 7, changes: Vec::new() }
         }) {
             turns += 1;
             assert!(turns < 1000, "never finishes");
         }
         assert_eq!(asked, 1);
-        assert_eq!(connection.stream.output, Response::Reloaded { rules: 7 }.to_line());
+        assert_eq!(connection.stream.output, Response::Reloaded { rules: 7, changes: Vec::new() }.to_line());
     }
 
     #[test]
     fn a_client_without_rights_gets_status_but_no_reload() {
-        assert_eq!(ask(Request::Status.to_line(), false), Response::Reloaded { rules: 1 });
+        assert_eq!(
+            ask(Request::Status.to_line(), false),
+            Response::Reloaded { rules: 1, changes: Vec::new() }
+        );
         let Response::Failed { message } = ask(Request::Reload.to_line(), false) else { panic!("reloaded") };
         assert!(message.contains("only root"), "{message}");
-        assert_eq!(ask(Request::Reload.to_line(), true), Response::Reloaded { rules: 1 });
+        assert_eq!(
+            ask(Request::Reload.to_line(), true),
+            Response::Reloaded { rules: 1, changes: Vec::new() }
+        );
     }
 
     #[test]
@@ -160,7 +166,7 @@ mod tests {
 
     fn ask(line: Vec<u8>, may_change: bool) -> Response {
         let mut connection = Connection::new(Script::new(line, usize::MAX), may_change);
-        while connection.advance(&mut |_| Response::Reloaded { rules: 1 }) {}
+        while connection.advance(&mut |_| Response::Reloaded { rules: 1, changes: Vec::new() }) {}
         Response::from_line(&connection.stream.output).unwrap()
     }
 

@@ -11,8 +11,9 @@ use crate::engine::flow::{Facts, Millis};
 use crate::engine::rule::model::{NoLine, Rule, WhenNone};
 use crate::engine::rule::naive::{Objection, objections};
 use crate::engine::sniff::App;
+use crate::engine::uplink::cost::Cost;
 use crate::engine::uplink::{Avoided, Board, Filling, UplinkId, UplinkSet};
-use crate::engine::verdict::Decision;
+use crate::engine::verdict::{Action, Decision, Reason};
 use crate::engine::{Engine, Snapshot, live};
 
 /// A flow that cannot be read, or an uplink that does not exist.
@@ -26,11 +27,10 @@ pub struct BadQuestion(String);
 /// A broken configuration, or a [`BadQuestion`].
 pub fn offline(path: &Path, flow: &str, down: &[String]) -> Result<Explanation> {
     let config = super::load(path)?;
-    let weights = config.uplinks.iter().map(|uplink| uplink.weight).collect();
-    let snapshot = Snapshot {
-        none: config.none,
-        ..Snapshot::where_all_works(Arc::clone(&config.rules), Arc::clone(&config.geo), weights)
-    };
+    let weights = config.weights_by_number();
+    let mut snapshot = Snapshot::where_all_works(Arc::clone(&config.rules), Arc::clone(&config.geo), weights);
+    snapshot.board.costs = config.costs();
+    snapshot.none = config.none;
     explain(&config, &snapshot, flow, down, Millis::default()).map_err(|error| BadQuestion(error).into())
 }
 
@@ -54,8 +54,7 @@ pub fn explain(
     }
     let mut board = snapshot.board.clone();
     for name in down {
-        let id = uplink_named(config, name)?;
-        board = without(&board, id);
+        board = without(&board, config::uplink_named(config, name)?.id);
     }
     let usable = board.usable(facts.family);
     let decision = judge(snapshot, &board, &facts, now);
@@ -73,13 +72,41 @@ pub fn explain(
         name: facts.name.map(|name| name.to_string()),
         country: facts.country.map(|country| country.to_string()),
         asn: facts.asn.map(|asn| asn.0.get()),
-        avoided: Vec::new(),
+        avoided: too_dear(config, snapshot, &board, &facts, &decision),
         rules: tried(config, &board, &facts, &decision),
         uplink: uplink(config, &decision),
         reason: config.explain(&decision),
         hold_ms: if says_more { hold.as_millis() as u64 } else { 0 },
         without: without.collect(),
     })
+}
+
+/// The usable lines that the flow does not get because there are cheaper ones.
+fn too_dear(
+    config: &Config,
+    snapshot: &Snapshot,
+    board: &Board,
+    facts: &Facts,
+    decision: &Decision,
+) -> Vec<String> {
+    let ruling = decision.rule.filter(|_| decision.reason != Reason::AnyAfterRule);
+    let rule = ruling.and_then(|id| snapshot.rules.rule(id));
+    let none = rule.map(|rule| rule.none).unwrap_or_default();
+    let uplinks = rule.map(|rule| rule.choice.uplinks.clone()).unwrap_or_else(|| board.uplinks().collect());
+    let candidates = board.candidates(facts.family, none, uplinks.iter().copied());
+    let usable = board.usable(facts.family);
+    let is_left_out = |id: UplinkId| {
+        usable.contains(id) && !candidates.contains(id) && decision.action != Action::Route(id)
+    };
+    let left_out = uplinks.iter().map(|&(id, _)| id).filter(|&id| is_left_out(id));
+    left_out.map(|id| format!("{}: {}", config.uplink_name(id), why_dear(board.cost(id)))).collect()
+}
+
+fn why_dear(cost: Cost) -> String {
+    match cost.as_tier() {
+        Some(tier) => format!("cost {tier}, and there is a cheaper line"),
+        None => "its quota is used up, and there is another line".into(),
+    }
 }
 
 /// Turns begin anew, choices are not remembered, and lines have their whole share.
@@ -118,14 +145,6 @@ fn without(board: &Board, uplink: UplinkId) -> Board {
     let others = |set: UplinkSet| set.iter().filter(|&other| other != uplink).collect();
     let doubted = Avoided { v4: others(board.doubted.v4), v6: others(board.doubted.v6) };
     Board { usable_v4: others(board.usable_v4), usable_v6: others(board.usable_v6), doubted, ..board.clone() }
-}
-
-fn uplink_named(config: &Config, name: &str) -> Result<UplinkId, String> {
-    let found = config.uplinks.iter().find(|uplink| uplink.name == name);
-    let names = || config.uplinks.iter().map(|uplink| uplink.name.as_str()).collect::<Vec<_>>().join(", ");
-    found
-        .map(|uplink| uplink.id)
-        .ok_or_else(|| format!("no uplink is called {name:?}; there are {}", names()))
 }
 
 fn uplink(config: &Config, decision: &Decision) -> Option<String> {

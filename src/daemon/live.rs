@@ -40,9 +40,18 @@ const JUST_NOW: Duration = Duration::from_secs(5);
 /// Most flows that are remembered because they lost their line when there was no other.
 const STRANDED: usize = 4096;
 
+/// How long ending flows may take.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// An uplink that is no more, whose flows are those of a dead one: in no set, and nobody's number.
+const FORMER: UplinkId = UplinkId(u8::MAX);
+
+/// Lines have changed; who waits until that was followed is told.
+type News = Option<Sender<()>>;
+
 /// Tells the thread; it ends when this is dropped.
 pub struct Follower {
-    news: Option<Sender<()>>,
+    news: Option<Sender<News>>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -62,8 +71,17 @@ impl Follower {
     /// Lines or their addresses have changed, and workers know it already.
     pub fn lines_changed(&self) {
         // One that waits already will do for this change too.
-        if let Some(Err(TrySendError::Disconnected(()))) = self.news.as_ref().map(|news| news.try_send(())) {
+        if let Some(Err(TrySendError::Disconnected(_))) = self.news.as_ref().map(|news| news.try_send(None)) {
             tracing::error!("running flows no longer follow their lines");
+        }
+    }
+
+    /// Waits, within bounds, until the flows that leave their lines have been ended.
+    pub fn end_what_leaves(&self) {
+        let (done, is_done) = bounded(1);
+        let told = self.news.as_ref().is_some_and(|news| news.send_timeout(Some(done), PATIENCE).is_ok());
+        if !told || is_done.recv_timeout(PATIENCE).is_err() {
+            tracing::warn!("running flows are slow to follow their lines");
         }
     }
 }
@@ -86,21 +104,24 @@ struct Following {
 }
 
 impl Following {
-    fn follow(mut self, changes: &Receiver<()>) {
+    fn follow(mut self, changes: &Receiver<News>) {
         let mut calm_at: Option<Instant> = None;
         loop {
             let news = match calm_at {
                 Some(at) => changes.recv_deadline(at),
                 None => changes.recv().map_err(|_| RecvTimeoutError::Disconnected),
             };
-            let returned = match news {
-                Ok(()) => false,
-                Err(RecvTimeoutError::Timeout) => true,
+            let (returned, waiting) = match news {
+                Ok(waiting) => (false, waiting),
+                Err(RecvTimeoutError::Timeout) => (true, None),
                 Err(RecvTimeoutError::Disconnected) => return,
             };
             calm_at = (!returned).then(|| Instant::now() + self.calm());
             if let Err(error) = self.end_what_leaves(returned) {
                 tracing::warn!("running flows could not follow their lines: {error}");
+            }
+            if let Some(waiting) = waiting {
+                let _ = waiting.send(());
             }
         }
     }
@@ -113,8 +134,7 @@ impl Following {
     }
 
     fn end_what_leaves(&mut self, returned: bool) -> io::Result<()> {
-        let deciding = self.reporter.shared.deciding.load_full();
-        let lines = self.reporter.plan().lines;
+        let (lines, deciding) = self.reporter.in_force();
         let present = addresses(&lines);
         let gone = self.known.difference(&present).copied().collect();
         let looking =
@@ -154,7 +174,11 @@ struct Looking<'a> {
 impl Looking<'_> {
     /// The router's own flows stay where their sockets are.
     fn leaves(&self, flow: &Flow) -> bool {
-        let Some(on) = self.deciding.marks.uplink(flow.mark) else { return false };
+        let marks = &self.deciding.marks;
+        if flow.mark & marks.mask == 0 {
+            return false;
+        }
+        let on = marks.uplink(flow.mark).unwrap_or(FORMER);
         if self.is_address_of_a_line(flow.orig.src) || self.is_address_of_a_line(flow.reply.src) {
             return false;
         }

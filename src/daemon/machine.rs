@@ -22,8 +22,8 @@ pub use self::down::down;
 use self::down::{Failures, Saved, take_down};
 use self::flows::{adopt_flows, give_back};
 use self::settings::{read_setting, write_setting, write_settings};
-use crate::config::{BackendChoice, Config};
-use crate::engine::uplink::Avoided;
+use crate::config::{BackendChoice, Config, Numbers};
+use crate::engine::uplink::{Avoided, ByHand, UplinkSet};
 use crate::plan::firewall::iptables::Flavour;
 use crate::plan::observed::{Link, Observed};
 use crate::plan::routing::{RoutingChange, RoutingState};
@@ -91,7 +91,7 @@ impl fmt::Display for Pending {
 }
 
 /// The backends that a choice allows, the preferred one first.
-fn candidates(choice: BackendChoice) -> Vec<Backend> {
+pub fn candidates(choice: BackendChoice) -> Vec<Backend> {
     match choice {
         BackendChoice::Auto => firewall::all_backends().to_vec(),
         BackendChoice::Nft => vec![Backend::Nft],
@@ -124,13 +124,33 @@ impl Machine {
         Ok(self.netlink.observe_links().await?)
     }
 
+    /// Ends the connections that have one of these marks: who had the marks is no more.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn end_flows(&self, mask: u32, values: &[u32]) -> Result<()> {
+        flows::end(mask, values)
+    }
+
     /// The uplinks that the last set-up kept off.
     #[must_use]
     pub fn avoided(&self) -> Avoided {
         self.run.load().avoided
     }
 
-    /// Reads all that a plan for this configuration depends on, but for what probes have found.
+    /// The uplinks whose quotas were used up at the last set-up.
+    #[must_use]
+    pub fn used_up(&self) -> UplinkSet {
+        self.run.load().used_up
+    }
+
+    /// What people said of uplinks.
+    #[must_use]
+    pub fn by_hand(&self) -> ByHand {
+        self.run.load().by_hand
+    }
+
+    /// Reads all that a plan for this configuration depends on, but for what probes have found and people said.
     ///
     /// # Errors
     /// When the kernel does not answer.
@@ -147,6 +167,8 @@ impl Machine {
             lease_routers: leases::routers(Path::new("/"), &links, jiff::Timestamp::now()),
             sysctls: settings.collect(),
             avoided: Avoided::default(),
+            used_up: UplinkSet::EMPTY,
+            by_hand: ByHand::default(),
             links,
             main_routes: routing.main_routes,
             main_refuses: routing.main_refuses,
@@ -219,6 +241,7 @@ impl Machine {
         }
         modules::load(&plan.firewall.helpers);
         firewall::run_all(&before.firewall.up(&plan.firewall))?;
+        firewall::remove_stale_sets(&plan.firewall, self.backend);
         self.route(&own_traffic).await?;
         write_settings(&forwarding)?;
 
@@ -256,7 +279,7 @@ impl Machine {
     }
 
     fn firewall_back_to(&self, before: &Installed) -> Result<(), firewall::Error> {
-        firewall::run_all(&firewall::observe(self.backend)?.back_to(before))
+        firewall::go_back(&firewall::observe(self.backend)?, before)
     }
 
     async fn routing_back_to(&self, before: &Observed) -> Result<()> {
@@ -298,6 +321,8 @@ fn remember(mut state: State, config: &Config, plan: &Plan, observed: &Observed)
     }
     state.mark_mask |= config.marks.on_connections();
     state.avoided = observed.avoided;
+    state.used_up = observed.used_up;
+    state.numbers = Numbers(state.numbers).with(config).0;
     state
 }
 

@@ -40,10 +40,12 @@ use hold::Held;
 use names::{Names, Origin};
 use packet::{Family, Fragment, Packet};
 use rule::RuleSet;
-use rule::model::{HashKey, Live, NoLine, Policy, Rule, RuleId, WhenNone};
+use rule::model::{Live, NoLine, Policy, Rule, RuleId, WhenNone};
 use sniff::watch::Known;
 use sniff::{App, Hint, Ports, Sniffed};
 use sticky::Choices;
+use uplink::load::{self, Lines};
+use uplink::pick::Scene;
 use uplink::{Board, Filling, Turns, UplinkId, UplinkSet, pick};
 use verdict::{Action, Decision, Reason};
 
@@ -78,6 +80,8 @@ pub struct Snapshot {
     pub filling: Filling,
     /// What becomes of flows for which no rule and no line is left.
     pub none: NoLine,
+    /// How full and how good the lines are.
+    pub lines: Arc<Lines>,
     /// Names of addresses.
     pub names: Arc<Names>,
     /// Choices that outlive their flows.
@@ -174,9 +178,21 @@ impl Engine {
     }
 }
 
+/// Decides, and counts the flow where it goes.
+fn choose(turns: &mut Turns, snapshot: &Snapshot, facts: &Facts, now: Millis) -> Decision {
+    turns.count_since(&snapshot.lines);
+    let decision = first_answer(turns, snapshot, facts, now);
+    if let Action::Route(uplink) = decision.action
+        && load::counts(&facts.key)
+    {
+        turns.count(uplink);
+    }
+    decision
+}
+
 /// The first rule that matches and has an answer decides; where none does, all
 /// usable uplinks take turns.
-fn choose(turns: &mut Turns, snapshot: &Snapshot, facts: &Facts, now: Millis) -> Decision {
+fn first_answer(turns: &mut Turns, snapshot: &Snapshot, facts: &Facts, now: Millis) -> Decision {
     let mut start = Some(RuleId(0));
     while let Some(id) = start.and_then(|start| snapshot.rules.first_match_from(start, facts)) {
         let Some(rule) = snapshot.rules.rule(id) else { break };
@@ -330,10 +346,17 @@ fn stuck_to(rule: &Rule, snapshot: &Snapshot, facts: &Facts, now: Millis) -> Opt
             live::possible(rule, &snapshot.board, facts.family).contains(uplink)
         }
     };
-    is_possible.then(|| {
+    if is_possible && !is_dear(rule, snapshot, facts, uplink) {
         snapshot.choices.keep(sticky, facts, uplink, now);
-        uplink
-    })
+    }
+    is_possible.then_some(uplink)
+}
+
+/// Whether a cheaper one of a rule's uplinks is usable. What sticks to a dear one does so no longer than was asked for
+/// when that was chosen, however many flows follow.
+fn is_dear(rule: &Rule, snapshot: &Snapshot, facts: &Facts, uplink: UplinkId) -> bool {
+    let uplinks = rule.choice.uplinks.iter().copied();
+    !snapshot.board.candidates(facts.family, rule.none, uplinks).contains(uplink)
 }
 
 /// One of a rule's usable uplinks, by its policy.
@@ -345,14 +368,12 @@ fn pick_one(
     facts: &Facts,
     now: Millis,
 ) -> Option<UplinkId> {
-    let uplinks = rule.choice.uplinks.iter().copied();
-    let all = snapshot.board.candidates(&rule.choice, rule.none, facts.family);
-    let usable = filled(uplinks.clone(), all, rule.choice.policy, snapshot, facts, now);
-    match rule.choice.policy {
-        Policy::RoundRobin => in_turn(turns.of_rule(id, facts.family), uplinks, all, usable, facts),
-        Policy::Ordered => pick::ordered(uplinks, usable),
-        Policy::Hash(key) => pick::by_hash(uplinks, usable, key, &facts.key),
-    }
+    let choice = &rule.choice;
+    let all = snapshot.board.candidates(facts.family, rule.none, choice.uplinks.iter().copied());
+    let usable = filled(all, choice.policy, snapshot, facts, now);
+    let lines = &*snapshot.lines;
+    let (seat, begun) = turns.of_rule(id, facts.family);
+    seat.pick(choice, Scene { all, usable, family: facts.family, lines, begun }, &facts.key)
 }
 
 /// One of all usable uplinks, in turn.
@@ -364,46 +385,23 @@ fn pick_any(
     reason: Reason,
     rule: Option<RuleId>,
 ) -> Decision {
-    let uplinks = snapshot.board.uplinks();
-    let all = snapshot.board.usable(facts.family);
-    let usable = filled(uplinks.clone(), all, Policy::RoundRobin, snapshot, facts, now);
-    match in_turn(turns.of_default(facts.family), uplinks, all, usable, facts) {
+    let (board, family) = (&snapshot.board, facts.family);
+    let all = board.candidates(family, WhenNone::NextRule, board.uplinks());
+    let usable = filled(all, Policy::RoundRobin, snapshot, facts, now);
+    match pick::in_turn(turns.of_default(family), board.uplinks(), all, usable, &facts.key) {
         Some(uplink) => Decision::route(uplink, reason, rule),
         None => Decision::without_line(snapshot.none, rule),
     }
 }
 
-/// The uplinks that this flow may have, while some are being filled; all of them where no other is left.
-fn filled(
-    mut uplinks: impl Iterator<Item = (UplinkId, u8)>,
-    all: UplinkSet,
-    policy: Policy,
-    snapshot: &Snapshot,
-    facts: &Facts,
-    now: Millis,
-) -> UplinkSet {
+/// Of the uplinks that a flow may get those that it gets while some are being filled; all of them where no other is left.
+fn filled(all: UplinkSet, policy: Policy, snapshot: &Snapshot, facts: &Facts, now: Millis) -> UplinkSet {
     if snapshot.filling.ends().is_none_or(|end| end <= now) {
         return all;
     }
     let lot = pick::lot(policy, &facts.key);
-    let filled = all.without(snapshot.filling.held_back(facts.family, lot, now));
-    if uplinks.any(|(uplink, _)| filled.contains(uplink)) { filled } else { all }
-}
-
-/// The uplink whose turn it is. All take turns as if all were filled; what one does not take yet goes to the
-/// others by a hash, so that they need no turns of their own for it.
-fn in_turn(
-    turns: &mut pick::Rotation,
-    uplinks: impl Iterator<Item = (UplinkId, u8)> + Clone,
-    all: UplinkSet,
-    filled: UplinkSet,
-    facts: &Facts,
-) -> Option<UplinkId> {
-    let next = turns.next(uplinks.clone(), all)?;
-    if filled.contains(next) {
-        return Some(next);
-    }
-    pick::by_hash(uplinks, filled, HashKey::FiveTuple, &facts.key)
+    let filled = all.minus(snapshot.filling.held_back(facts.family, lot, now));
+    if filled.is_empty() { all } else { filled }
 }
 
 impl Snapshot {
@@ -430,8 +428,9 @@ impl Snapshot {
         match decision.action {
             _ if decision.reason == Reason::NoUplink => usable.is_empty(),
             Action::Route(uplink) => {
-                let candidates = |rule: &Rule| self.board.candidates(&rule.choice, rule.none, family);
-                rule().map_or(usable, candidates).contains(uplink)
+                let of_rule = |rule: &Rule| self.board.usable_for(family, rule.none, &rule.choice);
+                let usable = rule().map_or(usable, of_rule);
+                usable.union(self.board.suspected.of(family)).contains(uplink)
             }
             Action::Keep | Action::Hold(_) => true,
             Action::Drop | Action::Reject => {

@@ -8,9 +8,10 @@ use proptest::prelude::*;
 use super::packet::samples::{self, Builder};
 use super::rule::arbitrary::rule;
 use super::rule::hosts::HostName;
-use super::rule::model::{Choice, HashKey, Matchers, NoLine, Rule};
+use super::rule::model::{Choice, HashKey, Matchers, NoLine, Policy, Rule};
 use super::sniff::Name;
 use super::sticky::{Sticky, StickyBy};
+use super::uplink::cost::Cost;
 use super::uplink::{Avoided, UplinkSet};
 use super::*;
 
@@ -340,6 +341,74 @@ fn ends(packet: &[u8]) -> (IpAddr, IpAddr) {
 }
 
 /// An engine and all that it is told.
+#[test]
+fn a_dear_line_is_used_where_no_cheaper_one_is_left_or_a_rule_names_no_other() {
+    let mut router = Router::new(vec![to_port(53, ordered(&[1]))], &[1, 1]);
+    router.snapshot.board.costs = vec![Cost::tier(0), Cost::tier(1)];
+    let picked = [1, 2].map(|port| router.udp(Family::V4, port, 80));
+    assert_eq!(picked, [routed(0, Reason::NoRule, None); 2]);
+    assert_eq!(router.udp(Family::V4, 3, 53), routed(1, Reason::RuleMatched, Some(0)));
+    router.up(&[1]);
+    assert_eq!(router.udp(Family::V6, 4, 80), routed(1, Reason::NoRule, None));
+    router.up(&[0, 1]);
+    router.snapshot.board.costs[0] = Cost::USED_UP;
+    assert_eq!(router.udp(Family::V6, 5, 80), routed(1, Reason::NoRule, None));
+}
+
+#[test]
+fn what_sticks_to_a_dear_line_does_so_no_longer_than_was_asked_for_when_it_was_chosen() {
+    let sticky = Some(Sticky { by: StickyBy::Client, lasts: Duration::from_secs(600) });
+    let mut router = Router::new(vec![Rule { sticky, ..to_port(53, ordered(&[0, 1])) }], &[1, 1]);
+    router.snapshot.board.costs = vec![Cost::tier(0), Cost::tier(1)];
+    router.up(&[1]);
+    assert_eq!(router.udp(Family::V4, 1, 53), routed(1, Reason::RuleMatched, Some(0)));
+    router.up(&[0, 1]);
+    for (port, minute) in (2..).zip(1..10) {
+        router.now.at = Millis(minute * 60_000);
+        assert_eq!(router.udp(Family::V4, port, 53), routed(1, Reason::Sticky, Some(0)), "minute {minute}");
+    }
+    router.now.at = Millis(600_000);
+    assert_eq!(router.udp(Family::V4, 99, 53), routed(0, Reason::RuleMatched, Some(0)));
+}
+
+proptest! {
+    #[test]
+    fn a_flow_gets_a_usable_line_of_the_lowest_cost_that_its_rule_has(
+        usable in any::<[bool; 5]>(),
+        tiers in any::<[u8; 5]>().prop_map(|tiers| tiers.map(|tier| tier % 3)),
+        used_up in any::<[bool; 5]>(),
+        named in proptest::sample::subsequence(vec![0_u8, 1, 2, 3, 4], 1..5),
+        policy in 0..3_usize,
+        none in proptest::sample::select(&[WhenNone::NextRule, WhenNone::Any, WhenNone::Stop(NoLine::Drop)][..]),
+    ) {
+        let policy = [Policy::RoundRobin, Policy::Ordered, Policy::Hash(HashKey::FiveTuple)][policy];
+        let rule = Rule { none, ..to_port(53, Choice { policy, ..ordered(&named) }) };
+        let mut router = Router::new(vec![rule], &[1; 5]);
+        let up: Vec<u8> = (0..5).filter(|&line| usable[usize::from(line)]).collect();
+        router.up(&up);
+        let price = |line: u8| if used_up[usize::from(line)] { 999 } else { u32::from(tiers[usize::from(line)]) };
+        let cost = |line: u8| if used_up[usize::from(line)] { Cost::USED_UP } else { Cost::tier(tiers[usize::from(line)]) };
+        router.snapshot.board.costs = (0..5).map(cost).collect();
+        let cheapest = |lines: &[u8]| -> Vec<u8> {
+            let usable: Vec<u8> = lines.iter().copied().filter(|&line| usable[usize::from(line)]).collect();
+            usable.iter().copied().filter(|&line| usable.iter().all(|&other| price(line) <= price(other))).collect()
+        };
+        let (of_rule, of_all) = (cheapest(&named), cheapest(&[0, 1, 2, 3, 4]));
+        for port in 0..10 {
+            let action = router.udp(Family::V4, port, 53).action;
+            let expected = match (of_rule.is_empty(), none) {
+                (false, _) => &of_rule,
+                (true, WhenNone::Stop(_)) => { prop_assert_eq!(action, Action::Drop); continue }
+                (true, WhenNone::NextRule | WhenNone::Any) => &of_all,
+            };
+            match action {
+                Action::Route(UplinkId(line)) => prop_assert!(expected.contains(&line), "{} not in {:?}", line, expected),
+                _ => prop_assert!(expected.is_empty()),
+            }
+        }
+    }
+}
+
 struct Router {
     engine: Engine,
     snapshot: Snapshot,

@@ -255,7 +255,7 @@ pub struct Marks {
     /// The flag bit that says of a TCP connection "its client is still listened to", and of a packet
     /// that begins one that this shall be so, of any other that it is over; outside `mask`.
     pub watched: u32,
-    /// The value of each uplink inside `mask`, by [`UplinkId`]; never 0.
+    /// The value of each uplink inside `mask`, by [`UplinkId`]; 0 for a number that no uplink has.
     pub values: Vec<u32>,
     /// The value inside `mask` that says "this packet is refused"; no uplink's, never 0, never on a
     /// connection that lives.
@@ -270,16 +270,16 @@ impl Marks {
     }
 
     /// All uplinks, in the order of their numbers.
-    pub fn uplinks(&self) -> impl Iterator<Item = UplinkId> {
-        (0..self.values.len()).map(|place| UplinkId(place as u8))
+    pub fn uplinks(&self) -> impl Iterator<Item = UplinkId> + '_ {
+        let numbered = (0..=u8::MAX).map(UplinkId).zip(&self.values);
+        numbered.filter(|(_, value)| **value != 0).map(|(uplink, _)| uplink)
     }
 
     /// The uplink a mark names, if it names one.
     #[must_use]
     pub fn uplink(&self, mark: u32) -> Option<UplinkId> {
         let bits = mark & self.mask;
-        let place = self.values.iter().position(|&value| value == bits)?;
-        Some(UplinkId(place as u8))
+        self.uplinks().find(|&uplink| self.value(uplink) == bits)
     }
 
     /// All bits that wansplit writes on connections.

@@ -165,8 +165,7 @@ fn valid_mark(observed: &Observed) -> Option<Misfit> {
 /// Families in which an uplink ought to work and does not.
 fn no_way_out(config: &Config, lines: &[Line]) -> Vec<Misfit> {
     let mut misfits = Vec::new();
-    for line in lines {
-        let uplink = &config.uplinks[usize::from(line.id.0)];
+    for (uplink, line) in config.uplinks.iter().zip(lines) {
         let configured = Family::BOTH
             .into_iter()
             .filter_map(|family| Some((family, line.way(family).err()?)))

@@ -22,6 +22,7 @@ use self::routing::RoutingState;
 use self::sysctls::Setting;
 use crate::config::Config;
 use crate::engine::packet::Family;
+use crate::engine::uplink::cost::Cost;
 use crate::engine::uplink::{Avoided, UplinkSet};
 
 /// The kernel state we want.
@@ -53,6 +54,18 @@ pub fn plan(config: &Config, observed: &Observed, queues: u16) -> Plan {
 }
 
 impl Plan {
+    /// What it costs to use each uplink, by number; none where all cost the same.
+    #[must_use]
+    pub fn costs(&self) -> Vec<Cost> {
+        if self.lines.windows(2).all(|two| two[0].cost == two[1].cost) {
+            return Vec::new();
+        }
+        let highest = self.lines.iter().map(|line| usize::from(line.id.0)).max();
+        let mut costs = vec![Cost::default(); highest.map_or(0, |highest| highest + 1)];
+        self.lines.iter().for_each(|line| costs[usize::from(line.id.0)] = line.cost);
+        costs
+    }
+
     /// The uplinks that new flows may use in one family.
     #[must_use]
     pub fn usable(&self, family: Family) -> UplinkSet {
@@ -62,9 +75,8 @@ impl Plan {
     /// The uplinks that have a way out, but which probes call down.
     #[must_use]
     pub fn doubted(&self) -> Avoided {
-        let doubted = |line: &Line, family| line.way(family).is_ok() && line.avoided.contains(&family);
         let all = self.lines.iter().flat_map(|line| Family::BOTH.map(|family| (line, family)));
-        all.filter(|&(line, family)| doubted(line, family))
+        all.filter(|&(line, family)| line.is_doubted(family))
             .fold(Avoided::default(), |all, (line, family)| all.with(family, line.id))
     }
 }

@@ -13,12 +13,13 @@
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use std::net::{Ipv4Addr, Ipv6Addr};
 
-use super::lines::{Line, Way};
+use super::lines::{Line, Way, candidates};
 use super::observed::Observed;
 use super::routing::{Hop, Route, RoutingState, Rule, RuleAction, Selector};
 use crate::config::{Config, RouterTraffic, Source};
 use crate::engine::packet::Family;
-use crate::engine::uplink::UplinkId;
+use crate::engine::rule::model::{NoLine, WhenNone};
+use crate::engine::uplink::{UplinkId, UplinkSet};
 
 /// The main table's number (include/uapi/linux/rtnetlink.h, `RT_TABLE_MAIN`).
 const MAIN: u32 = 254;
@@ -74,10 +75,10 @@ fn rules(config: &Config, lines: &[Line], observed: &Observed, family: Family) -
         rules.push(rule(3, refused, lookup(config.routing.refused_table)));
     }
     rules.push(rule(4, any_mark, RuleAction::Unreachable));
-    for line in lines {
-        let table = config.uplinks[usize::from(line.id.0)].table;
+    for (uplink, line) in config.uplinks.iter().zip(lines) {
         rules.extend(line.addresses(family).map(|address| {
-            rule(5, Selector { from: Some(IpNet::from(address)), ..Selector::default() }, lookup(table))
+            let from = Selector { from: Some(IpNet::from(address)), ..Selector::default() };
+            rule(5, from, lookup(uplink.table))
         }));
     }
     rules.push(rule(6, Selector::default(), lookup(config.routing.first_table)));
@@ -113,19 +114,20 @@ fn bypassed(config: &Config, family: Family) -> impl Iterator<Item = Selector> +
 }
 
 fn routes(config: &Config, lines: &[Line], observed: &Observed, family: Family) -> Vec<Route> {
-    let ways: Vec<(&Line, &Way)> =
-        lines.iter().filter_map(|line| Some((line, line.way(family).ok()?))).collect();
     let mut routes = Vec::new();
-    for &(line, way) in &ways {
-        let table = config.uplinks[usize::from(line.id.0)].table;
-        routes.extend(connected(line, family, table));
-        routes.push(default_route(family, table, METRIC, preferred_source(line, way), vec![alone(&way.hop)]));
-    }
+    let mut usable: Vec<(&Line, &Way)> = Vec::new();
     // The router itself goes on trying, by name for one: else nobody would find out that a line works again.
     let is_lost = !lines.iter().any(|line| line.is_usable(family));
-    let tried = |line: &Line| is_lost || line.is_usable(family);
-    let usable: Vec<(&Line, &Way)> = ways.into_iter().filter(|(line, _)| tried(line)).collect();
-    routes.extend(own_traffic(config, &usable, family));
+    for (uplink, line) in config.uplinks.iter().zip(lines) {
+        let (Ok(way), table) = (line.way(family), uplink.table) else { continue };
+        routes.extend(connected(line, family, table));
+        routes.push(default_route(family, table, METRIC, preferred_source(line, way), vec![alone(&way.hop)]));
+        let is_tried = line.is_usable(family) || is_lost && line.is_doubted(family);
+        usable.extend(is_tried.then_some((line, way)));
+    }
+    let keep = WhenNone::Stop(NoLine::Keep);
+    let cheapest = candidates(lines, family, keep, lines.iter().map(|line| line.id));
+    routes.extend(own_traffic(config, &usable, cheapest, family));
     routes.extend(refused(config, observed, family));
     routes
 }
@@ -179,9 +181,9 @@ fn alone(hop: &Hop) -> Hop {
     Hop { weight: 1, ..hop.clone() }
 }
 
-/// The own-traffic table: all usable uplinks by weight, or one before all. A socket that
+/// The own-traffic table: the cheapest usable uplinks by weight, or one before all. A socket that
 /// is bound to no port is routed before it has one, so by its destination alone.
-fn own_traffic(config: &Config, ways: &[(&Line, &Way)], family: Family) -> Vec<Route> {
+fn own_traffic(config: &Config, ways: &[(&Line, &Way)], cheapest: UplinkSet, family: Family) -> Vec<Route> {
     let table = config.routing.first_table;
     let route = |metric, hops| default_route(family, table, metric, None, hops);
     let favourite = match config.routing.router {
@@ -193,11 +195,13 @@ fn own_traffic(config: &Config, ways: &[(&Line, &Way)], family: Family) -> Vec<R
         routes.push(route(METRIC, vec![alone(&way.hop)]));
     }
     let metric = if favourite.is_some() { FALLBACK_METRIC } else { METRIC };
-    match ways {
+    let shared: Vec<&Way> =
+        ways.iter().filter(|(line, _)| cheapest.contains(line.id)).map(|&(_, way)| way).collect();
+    match shared.as_slice() {
         [] => {}
-        [(_, way)] => routes.push(route(metric, vec![alone(&way.hop)])),
+        [way] => routes.push(route(metric, vec![alone(&way.hop)])),
         several => {
-            let hops = several.iter().map(|(_, way)| among_several(&way.hop, family));
+            let hops = several.iter().map(|way| among_several(&way.hop, family));
             routes.push(route(metric, hops.collect()));
         }
     }

@@ -6,7 +6,7 @@ use super::human::{age, bar, bytes, count, counted, duration, percent, printable
 use super::style::{Paint, Style};
 use super::table::{Cell, Table, UNBROKEN, indented, name, number, word};
 use crate::control::message::{
-    Health, Heard, Holds, Names, Recent, Status, Tally, Uplink, UplinkFamily, Usable,
+    Health, Heard, Holds, Lane, Names, Ordered, Quota, Recent, Status, Tally, Uplink, UplinkFamily, Usable,
 };
 
 /// Width of a bar of shares.
@@ -32,6 +32,20 @@ pub fn render(status: &Status, style: Style, flows: bool) -> String {
         heard(status, style),
         latest,
     ])
+}
+
+/// How a line is after something was done to it by hand.
+#[must_use]
+pub fn ordered(ordered: &Ordered) -> String {
+    let flows = ordered.flows_now.map(|flows| format!("; {} on it now", counted(flows, "connection")));
+    let state = match ordered.by_hand.as_deref() {
+        Some("drained") => "is drained: no new flows",
+        Some("down") => "is down by hand",
+        _ => "is used if it works",
+    };
+    let name = printable(&ordered.uplink);
+    let warnings = ordered.warnings.iter().map(|warning| format!("warning: {}\n", printable(warning)));
+    format!("{name} {state}{}\n{}", flows.unwrap_or_default(), warnings.collect::<String>())
 }
 
 /// The status for programs.
@@ -138,8 +152,8 @@ fn uplinks(status: &Status, style: Style) -> String {
         table.row(vec![
             (&uplink.name).into(),
             (&uplink.interface).into(),
-            usable(&uplink.ipv4),
-            usable(&uplink.ipv6),
+            usable(&uplink.ipv4, uplink.by_hand.as_deref()),
+            usable(&uplink.ipv6, uplink.by_hand.as_deref()),
             uplink.flows_now.map_or("-".to_owned(), count).into(),
             count(uplink.flows_total).into(),
             percent(uplink.weight.into(), weights).into(),
@@ -158,8 +172,9 @@ pub(super) fn decided_flows(status: &Status) -> u64 {
     status.uplinks.iter().fold(0, |sum, uplink| sum.saturating_add(uplink.flows_total))
 }
 
-fn usable(family: &UplinkFamily) -> Cell {
+fn usable(family: &UplinkFamily, by_hand: Option<&str>) -> Cell {
     match family.state {
+        Usable::Down if by_hand == Some("drained") => Cell::painted("drained", Paint::Bad),
         Usable::Up => Cell::painted("up", Paint::Good),
         Usable::Down => Cell::painted("DOWN", Paint::Bad),
         Usable::Unused => Cell::painted("-", Paint::Faint),
@@ -195,6 +210,16 @@ fn lines(status: &Status, style: Style) -> String {
             (&uplink.mark).into(),
             uplink.table.to_string().into(),
         ]);
+        let is_full = [&uplink.down, &uplink.up].iter().any(|lane| lane.is_full == Some(true));
+        if let Some(fullness) = fullness(uplink) {
+            table.note(&fullness, if is_full { Paint::Warn } else { Paint::Faint });
+        }
+        if let Some(quota) = &uplink.quota {
+            table.note(&used(quota), if quota.used_up { Paint::Bad } else { Paint::Faint });
+        }
+        if uplink.cost > 0 {
+            table.note(&format!("cost {}: used where no cheaper line is left", uplink.cost), Paint::Faint);
+        }
         for way in [&uplink.ipv4, &uplink.ipv6].into_iter().filter_map(way_out) {
             table.note(&way, Paint::Faint);
         }
@@ -206,6 +231,31 @@ fn lines(status: &Status, style: Style) -> String {
         }
     }
     table.render(style)
+}
+
+/// "in 43% of 100 Mbit/s; out full at 19 Mbit/s (measured)", as far as it is known.
+fn fullness(uplink: &Uplink) -> Option<String> {
+    let lanes = [("in", &uplink.down), ("out", &uplink.up)];
+    let known: Vec<String> =
+        lanes.into_iter().filter_map(|(way, lane)| Some(format!("{way} {}", lane_text(lane)?))).collect();
+    (!known.is_empty()).then(|| known.join("; "))
+}
+
+fn lane_text(lane: &Lane) -> Option<String> {
+    let full = if lane.is_full == Some(true) { ", full" } else { "" };
+    let (capacity, used) = (rate(lane.capacity?), lane.used_percent?);
+    Some(match lane.capacity_is.as_str() {
+        "given" => format!("{used}% of {capacity}{full}"),
+        "measured" => format!("{used}% of {capacity} (measured){full}"),
+        _ => format!("{used}% of the {capacity} seen so far{full}"),
+    })
+}
+
+/// "81.2 GB of 100 GB used, until day 1 of the month"
+fn used(quota: &Quota) -> String {
+    let Quota { bytes: all, reset_day, used, used_up } = quota;
+    let what = if *used_up { "quota used up: " } else { "quota: " };
+    format!("{what}{} of {}, until day {reset_day} of the month", bytes(*used), bytes(*all))
 }
 
 /// "IPv4 works for 3h 12m: loss 0%, latency 12.3 ms, jitter 0.4 ms"

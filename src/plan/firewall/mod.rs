@@ -25,11 +25,11 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use self::model::{Action, Chain, Firewall, Hook, Match, Rule, State, rule, rule_for};
-use super::lines::Line;
+use super::lines::{Line, candidates};
 use super::observed::Observed;
 use crate::config::{Config, Forward, Gateway, Guard, Mss, RouterTraffic, Source, Uplink};
 use crate::engine::packet::Family;
-use crate::engine::rule::model::NoLine;
+use crate::engine::rule::model::{NoLine, WhenNone};
 use crate::engine::uplink::UplinkId;
 
 /// IP protocol numbers (IANA).
@@ -52,9 +52,10 @@ pub fn firewall(config: &Config, lines: &[Line], observed: &Observed, queues: u1
     chains.extend(forward(config, lines));
     chains.push(refuse(config));
     chains.push(untracked(config));
-    chains.push(pin(config, lines, queues));
+    chains.push(pin(config, lines));
     chains.push(source(config, lines, observed));
-    chains.retain(|chain| !chain.rules.is_empty());
+    // Chains without a hook are jumped to, also those that have nothing to say now.
+    chains.retain(|chain| chain.hook.is_none() || !chain.rules.is_empty());
     Firewall {
         marks: config.marks.clone(),
         stay: stay(config, observed),
@@ -112,9 +113,10 @@ fn choose(config: &Config, lines: &[Line], observed: &Observed) -> Vec<Chain> {
     chains
 }
 
-/// Those of the uplinks that new flows may use in this family.
-fn usable(lines: &[Line], family: Family, uplinks: &[(UplinkId, u8)]) -> Vec<(UplinkId, u8)> {
-    uplinks.iter().copied().filter(|(id, _)| lines[usize::from(id.0)].is_usable(family)).collect()
+/// Those of the uplinks that new flows may get in this family.
+fn usable(lines: &[Line], family: Family, none: WhenNone, uplinks: &[(UplinkId, u8)]) -> Vec<(UplinkId, u8)> {
+    let candidates = candidates(lines, family, none, uplinks.iter().map(|&(id, _)| id));
+    uplinks.iter().copied().filter(|&(id, _)| candidates.contains(id)).collect()
 }
 
 /// Where no uplink is usable, flows are left to routing, or refused.
@@ -124,7 +126,7 @@ fn spread_or_refuse(
     family: Family,
     uplinks: &[(UplinkId, u8)],
 ) -> Vec<Rule> {
-    match usable(lines, family, uplinks).as_slice() {
+    match usable(lines, family, WhenNone::NextRule, uplinks).as_slice() {
         [] if config.none != NoLine::Keep => vec![refused(config, family)],
         usable => spread(config, family, usable),
     }
@@ -163,7 +165,7 @@ fn decide(config: &Config, lines: &[Line], queues: u16) -> Vec<Chain> {
         }
     }));
     if config.asks_for_names() {
-        chains.push(watched(config, queues));
+        chains.push(watched(config));
     }
     chains.push(Chain { name: "lan".into(), hook: None, rules: lan(config, lines, queues) });
     let from_lan = config.lan.iter().map(|lan| rule([Match::In(lan.clone())], Action::Goto("lan".into())));
@@ -185,12 +187,12 @@ fn adopt(uplink: UplinkId) -> String {
 
 /// A packet of a TCP connection whose client is listened to: it goes the connection's way, and by
 /// user space.
-fn watched(config: &Config, queues: u16) -> Chain {
+fn watched(config: &Config) -> Chain {
     let marked = config.uplinks.iter().map(|uplink| {
         let value = config.marks.value(uplink.id);
         rule([Match::ConnectionUplink(value)], Action::MarkPacket(value))
     });
-    let heard = rule([], Action::Queue { first: config.queue.of_watch(queues), count: 1 });
+    let heard = rule([], Action::Queue { first: config.queue.of_watch(), count: 1 });
     Chain { name: "watched".into(), hook: None, rules: marked.chain([heard]).collect() }
 }
 
@@ -340,13 +342,9 @@ fn forward_rules(forward: &Forward, config: &Config, lines: &[Line]) -> Vec<Rule
 
 /// Where a forward listens: its uplinks and, by their addresses, the LAN.
 fn entrances(forward: &Forward, family: Family, config: &Config, lines: &[Line]) -> Vec<Vec<Match>> {
-    let mut entrances: Vec<Vec<Match>> = forward
-        .uplinks
-        .iter()
-        .map(|uplink| {
-            let interface = config.uplinks[usize::from(uplink.0)].interface.clone();
-            vec![Match::In(interface), Match::DestinationIsLocal]
-        })
+    let listening = config.uplinks.iter().filter(|uplink| forward.uplinks.contains(uplink.id));
+    let mut entrances: Vec<Vec<Match>> = listening
+        .map(|uplink| vec![Match::In(uplink.interface.clone()), Match::DestinationIsLocal])
         .collect();
     if forward.hairpin {
         for lan in &config.lan {
@@ -532,7 +530,7 @@ fn used(config: &Config) -> impl Iterator<Item = (&Uplink, Family)> {
 
 /// Postrouting: what is refused or cannot be mended by NAT does not leave, every flow without uplink bits belongs to the
 /// uplink it actually leaves by, and DNS answers teach names before their clients see them.
-fn pin(config: &Config, lines: &[Line], queues: u16) -> Chain {
+fn pin(config: &Config, lines: &[Line]) -> Chain {
     // Where somebody has emptied the chain that refuses.
     let refused = config.uplinks.iter().filter(|_| config.refuses()).map(|uplink| {
         let refused = Match::PacketUplink(config.marks.refused);
@@ -546,7 +544,7 @@ fn pin(config: &Config, lines: &[Line], queues: u16) -> Chain {
     let asking = config.lan.iter().filter(|_| config.asks_for_names());
     let answers = asking.map(|lan| {
         let answer = [Match::Out(lan.clone()), Match::SourcePort(UDP, DNS..=DNS), Match::GateIsOpen];
-        rule(answer, Action::Queue { first: config.queue.of_names(queues), count: 1 })
+        rule(answer, Action::Queue { first: config.queue.of_names(), count: 1 })
     });
     let rules = refused.chain(strays).chain(pinned).chain(answers).collect();
     Chain { name: "pin".into(), hook: Some(Hook::Pin), rules }
