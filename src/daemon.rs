@@ -6,11 +6,13 @@ pub mod changed_files;
 pub mod crew;
 pub mod explain;
 pub mod health;
+mod herald;
 pub mod keeper;
 pub mod learned;
 pub mod listener;
 pub mod live;
 pub mod machine;
+mod news;
 mod reload;
 pub mod report;
 pub mod shared;
@@ -36,6 +38,7 @@ use self::accounts::{Accounts, Bookkeeping};
 use self::changed_files::Watch;
 use self::crew::{Crew, Queues, workers};
 use self::health::Lookout;
+use self::herald::Herald;
 use self::keeper::Keeper;
 use self::live::Follower;
 use self::machine::{Machine, Pending};
@@ -44,6 +47,7 @@ use self::shared::{Deciding, Shared};
 use self::sources::Sources;
 use self::vigil::Vigil;
 use crate::config::{Config, Guard, Numbers};
+use crate::control::feed::Feed;
 use crate::control::message::{Request, Response};
 use crate::control::server::{Server, Serving};
 use crate::engine::Snapshot;
@@ -218,6 +222,7 @@ struct Daemon {
     health: Lookout,
     /// What people said of uplinks.
     by_hand: ByHand,
+    herald: Herald,
     follower: Follower,
     /// The board by which running flows were followed last.
     followed: Board,
@@ -288,7 +293,9 @@ impl Daemon {
         // Flows that run by a line which died while nobody looked.
         follower.lines_changed();
         let (asked, orders) = mpsc::channel(16);
-        let serving = serve_control(&run, &reporter, asked)?;
+        let feed = Arc::new(Feed::new()?);
+        let herald = Herald::start(Arc::clone(&feed), config.hooks.clone())?;
+        let serving = serve_control(&run, &reporter, feed, asked)?;
         Ok(Self {
             options: options.clone(),
             run,
@@ -305,6 +312,7 @@ impl Daemon {
             keeper,
             health,
             by_hand,
+            herald,
             follower,
             followed,
             crew,
@@ -323,6 +331,7 @@ impl Daemon {
         let mut lists = every(LISTS_STEP);
         let mut followed = true;
         self.announce();
+        self.tell_news();
         let end = loop {
             tokio::select! {
                 _ = signals.terminate.recv() => break Ok(()),
@@ -468,7 +477,8 @@ impl Daemon {
 
     /// Workers and status get the configuration and plan in force.
     fn publish(&mut self) {
-        let mut current = self.reporter.current.lock().unwrap_or_else(PoisonError::into_inner);
+        let reporter = Arc::clone(&self.reporter);
+        let mut current = reporter.current.lock().unwrap_or_else(PoisonError::into_inner);
         self.tell_workers();
         let last = mem::replace(&mut *current, (self.config.clone(), self.plan.clone()));
         drop(current);
@@ -480,11 +490,18 @@ impl Daemon {
     }
 
     /// Workers need not wait for the kernel; status does, for it tells what is in force.
-    fn tell_workers(&self) {
+    fn tell_workers(&mut self) {
         let before = self.shared.deciding.load_full();
         let mut deciding = deciding(&self.config, &self.plan, &self.observed, &self.rules, &before.snapshot);
         deciding.snapshot.board.suspected = self.staying(&self.plan.lines);
         self.shared.deciding.store(Arc::new(deciding));
+        self.tell_news();
+    }
+
+    fn tell_news(&mut self) {
+        let health = self.health.lines();
+        let now = news::standings(&self.config, &self.plan.lines, &health, self.by_hand);
+        self.herald.tell(now);
     }
 
     /// The lines that running flows stay on although new ones keep off.
@@ -539,13 +556,16 @@ fn deciding(
 fn serve_control(
     run: &RunDirectory,
     reporter: &Arc<Reporter>,
+    feed: Arc<Feed>,
     orders: mpsc::Sender<Asked>,
 ) -> Result<Serving> {
     let reporter = Arc::clone(reporter);
     let server = Server::bind(&run.socket())?;
-    Ok(server.serve(move |request| match request {
+    Ok(server.serve(feed, move |request| match request {
         Request::Status => Response::Status(Box::new(reporter.status())),
         Request::Explain { flow, down } => reporter.explain(&flow, &down),
+        // The server answers that itself.
+        Request::Events => Response::Following,
         Request::Reload | Request::Uplink { .. } => {
             let (answer, answered) = reply::sync_channel(1);
             let sent = orders.try_send((request, answer)).is_ok();

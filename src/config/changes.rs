@@ -106,6 +106,7 @@ pub fn differences(old: &Config, new: &Config) -> Vec<String> {
         ("rules", old.rules != new.rules),
         ("routing", old.routing != new.routing),
         ("bypassed nets", old.bypass != new.bypass),
+        ("hooks", old.hooks != new.hooks),
     ];
     let changed = parts.into_iter().filter(|(_, differs)| *differs);
     differences.extend(changed.map(|(what, _)| format!("{what} have changed")));

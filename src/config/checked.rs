@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
 use std::sync::Arc;
+use std::time::Duration;
 
 use ipnet::{IpNet, Ipv6Net};
 
@@ -40,6 +41,8 @@ pub struct Config {
     pub guard: Guard,
     /// Connection helpers to attach.
     pub helpers: Vec<Helper>,
+    /// What is run when a line changes.
+    pub hooks: Hooks,
 }
 
 impl Config {
@@ -227,6 +230,15 @@ pub enum BackendChoice {
     IptablesNft,
     /// `iptables-legacy` and `ip6tables-legacy`.
     IptablesLegacy,
+}
+
+/// What is run when a line changes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Hooks {
+    /// A program and its arguments; `None`: nothing.
+    pub on_change: Option<Vec<String>>,
+    /// How long it may run.
+    pub timeout: Duration,
 }
 
 /// Most worker threads.

@@ -188,6 +188,7 @@ impl Daemon {
         news.for_each(|misfit| tracing::warn!("{misfit}"));
         self.health.reconfigure(&fresh);
         self.health.follow(&fresh, &plan.lines, &observed);
+        self.herald.reconfigure(&fresh.hooks);
         (self.config, self.observed, self.plan, self.rules) = (fresh, observed, plan, rules);
         self.forget_what_was_said_of_others();
         self.publish();
