@@ -14,6 +14,8 @@ mod by_hand;
 mod common;
 #[path = "traffic/contents.rs"]
 mod contents;
+#[path = "traffic/events.rs"]
+mod events;
 #[path = "traffic/hold.rs"]
 mod hold;
 #[path = "traffic/inbound.rs"]

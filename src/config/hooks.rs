@@ -39,3 +39,29 @@ fn command(value: &Value) -> Read<Vec<String>> {
                     [\"/bin/sh\", \"-c\", \"...\"]";
     words.filter(is_command).ok_or_else(|| Fault::not_a(expected))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Config, Lists, Problems, SourceFile, load};
+
+    fn with(hook: &str) -> Result<Config, Problems> {
+        let uplink = "[[uplink]]\nname = \"a\"\ninterface = \"a\"\n";
+        let text = format!("lan.interfaces = [\"lan\"]\nhooks.on_change = {hook}\n{uplink}");
+        load(&SourceFile { path: "test.toml".into(), text }, &[], &Lists::default())
+    }
+
+    #[test]
+    fn a_command_is_words_or_a_list_of_them() {
+        let command = |hook| with(hook).unwrap().hooks.on_change.unwrap();
+        assert_eq!(command("\"/bin/x  -a b\""), ["/bin/x", "-a", "b"]);
+        assert_eq!(command("[\"/bin/x\", \"-a b\"]"), ["/bin/x", "-a b"]);
+    }
+
+    #[test]
+    fn a_command_without_the_path_of_a_program_is_refused_where_it_stands() {
+        for hook in ["\"\"", "\"x -a\"", "[]", "[\"/bin/x\", 1]", "7", "\"/bin/\\u0000\""] {
+            let problems = with(hook).unwrap_err().to_string();
+            assert!(problems.contains("test.toml:2:") && problems.contains("absolute path"), "{problems}");
+        }
+    }
+}

@@ -165,6 +165,7 @@ pub enum Command {
     },
 
     /// Send new flows by a drained line again
+    #[command(after_help = UNDRAIN_EXAMPLES)]
     Undrain {
         /// The line's name in the configuration
         uplink: String,
@@ -425,6 +426,12 @@ Examples:
 Clients that stick to the line leave it with their next flow. Port forwards
 are still answered by it. If no other line works, it is used all the same.
 Reloads and restarts change nothing of it; `wansplit down` forgets it.
+
+Exit codes: 0 done, 1 refused or the daemon does not answer";
+
+const UNDRAIN_EXAMPLES: &str = "\
+Examples:
+  wansplit undrain isp1                 its modem is back
 
 Exit codes: 0 done, 1 refused or the daemon does not answer";
 
