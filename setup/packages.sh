@@ -12,9 +12,9 @@ set -eu
 build="gcc libc6-dev"
 # What the program and its lab run.
 network="iproute2 iptables ipset kmod nftables"
-# What the tests run besides: commands, and a machine to emulate.
-tests="bind9-dnsutils busybox-static curl dnsmasq-base iputils-ping openssh-client openssl
- procps qemu-system-x86 util-linux xz-utils"
+# What the tests run besides: commands, clients of the internet, and a machine to emulate.
+tests="bind9-dnsutils busybox-static chromium-headless-shell curl dnsmasq-base iputils-ping
+ openssh-client openssl procps python3-libtorrent qemu-system-x86 sipsak util-linux xz-utils"
 # The fuzzer is written in C++.
 fuzz="g++"
 

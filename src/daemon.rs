@@ -11,10 +11,13 @@ pub mod keeper;
 pub mod learned;
 pub mod listener;
 pub mod live;
+pub mod load;
 pub mod machine;
 mod news;
+pub mod quotas;
 mod reload;
 pub mod report;
+pub mod settling;
 pub mod shared;
 pub mod sources;
 pub mod vigil;
@@ -22,7 +25,6 @@ pub mod vigil;
 pub mod watcher;
 pub mod worker;
 
-use std::collections::HashMap;
 use std::mem;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError, mpsc as reply};
@@ -41,8 +43,11 @@ use self::health::Lookout;
 use self::herald::Herald;
 use self::keeper::Keeper;
 use self::live::Follower;
+use self::load::Traffic;
 use self::machine::{Machine, Pending};
+use self::quotas::Quotas;
 use self::report::Reporter;
+use self::settling::Settling;
 use self::shared::{Deciding, Shared};
 use self::sources::Sources;
 use self::vigil::Vigil;
@@ -51,12 +56,14 @@ use crate::control::feed::Feed;
 use crate::control::message::{Request, Response};
 use crate::control::server::{Server, Serving};
 use crate::engine::Snapshot;
+use crate::engine::flow::Millis;
 use crate::engine::names::Names;
 use crate::engine::packet::Family;
 use crate::engine::rule::RuleSet;
 use crate::engine::sticky::Choices;
 use crate::engine::uplink::{Avoided, Board, ByHand};
 use crate::plan::lines::Line;
+use crate::plan::misfits::Misfit;
 use crate::plan::observed::Observed;
 use crate::plan::{self, Plan};
 use crate::system::gate::Gate;
@@ -67,8 +74,6 @@ use crate::system::{clock, guard};
 
 /// Decisions on their way to the accounts.
 const EVENTS: usize = 65_536;
-/// News about links comes in bursts; the machine is looked at when this long after the first.
-const SETTLING: Duration = Duration::from_millis(100);
 /// How often rules, routes and the firewall are looked at without news. The kernel gives news of
 /// all but the firewall; while that is not whole, running connections may lose their line.
 const REVIEW: Duration = Duration::from_secs(5);
@@ -131,8 +136,12 @@ pub fn pending(options: &Options, all: bool) -> Result<(Plan, Pending)> {
     let config = sources::read(&options.config)?.load(&numbers(&run))?;
     runtime()?.block_on(async {
         let machine = Machine::open(config.backend, run)?;
-        let observed = machine.observe(&config).await?;
-        let observed = Observed { avoided: machine.avoided(), by_hand: machine.by_hand(), ..observed };
+        let observed = Observed {
+            avoided: machine.avoided(),
+            used_up: machine.used_up(),
+            by_hand: machine.by_hand(),
+            ..machine.observe(&config).await?
+        };
         let plan = plan::plan(&config, &observed, workers(&config));
         let pending = machine.pending(&plan, &observed, all)?;
         Ok((plan, pending))
@@ -220,6 +229,7 @@ struct Daemon {
     orders: mpsc::Receiver<Asked>,
     keeper: Keeper,
     health: Lookout,
+    quotas: Quotas,
     /// What people said of uplinks.
     by_hand: ByHand,
     herald: Herald,
@@ -247,8 +257,10 @@ impl Daemon {
         let watch = Watch::new(sources.seen());
         sources.forget_lists();
         let machine = Machine::open(config.backend, run.clone())?;
+        let traffic = Arc::<Traffic>::default();
+        let quotas = Quotas::start(&config, &run, Arc::clone(&traffic))?;
         let by_hand = machine.by_hand().only(config.uplinks.iter().map(|uplink| uplink.id).collect());
-        let observed = Observed { by_hand, ..machine.observe(&config).await? };
+        let observed = Observed { used_up: quotas.used_up(), by_hand, ..machine.observe(&config).await? };
         let plan = plan::plan(&config, &observed, workers(&config));
         heed_misfits(&plan)?;
         let mut gate = Gate::new(machine.backend()).context("cannot reach the kernel's firewall")?;
@@ -271,11 +283,13 @@ impl Daemon {
         shared.set_local_time(clock::local_time());
         let accounts = Arc::new(Accounts::default());
         let (events, decisions) = crossbeam_channel::bounded(EVENTS);
-        let mut health = Lookout::start(&config)?;
-        let bookkeeping = accounts.keep(decisions, Vigil::new(health.suspicions()))?;
+        let mut health = Lookout::start(&config, Arc::clone(&traffic))?;
+        let vigil = Vigil::new(health.suspicions());
+        let bookkeeping = accounts.keep(decisions, vigil, Arc::clone(&traffic))?;
         let crew = Crew::start(queues, Arc::clone(&shared), events)?;
         let keeper = Keeper::start(gate, Arc::clone(&shared))?;
         health.follow(&config, &plan.lines, &observed);
+        load::start(&traffic, &shared, health.lines())?;
         let followed = shared.deciding.load().snapshot.board.clone();
         let reporter = Arc::new(Reporter {
             config_path: options.config.clone(),
@@ -286,8 +300,9 @@ impl Daemon {
             health: health.lines(),
             current: Mutex::new((config.clone(), plan.clone())),
             lists_complaint: Mutex::default(),
+            traffic,
+            quotas: quotas.ledger(),
             by_hand: ArcSwap::from_pointee(by_hand),
-            last_counters: Mutex::new((Instant::now(), HashMap::new())),
         });
         let follower = Follower::start(Arc::clone(&reporter))?;
         // Flows that run by a line which died while nobody looked.
@@ -311,6 +326,7 @@ impl Daemon {
             orders,
             keeper,
             health,
+            quotas,
             by_hand,
             herald,
             follower,
@@ -329,7 +345,7 @@ impl Daemon {
         let mut review = every(REVIEW);
         let mut time = every(TIME_STEP);
         let mut lists = every(LISTS_STEP);
-        let mut followed = true;
+        let (mut followed, mut settling) = (true, Settling::default());
         self.announce();
         self.tell_news();
         let end = loop {
@@ -347,10 +363,14 @@ impl Daemon {
                         break Err(error.into());
                     }
                     self.leave_lost_lines().await;
-                    tokio::time::sleep(SETTLING).await;
+                    settling.heard(Instant::now());
+                }
+                () = settling.settled() => {
+                    settling.looks(Instant::now());
                     followed = self.follow_machine().await;
                 }
                 () = self.health.changed() => followed = self.heed_health().await,
+                () = self.quotas.changed() => followed = self.heed_quotas().await,
                 _ = review.tick() => followed = self.follow_machine().await,
                 _ = lists.tick() => self.follow_lists().await,
                 _ = time.tick() => {
@@ -415,7 +435,8 @@ impl Daemon {
     /// The machine as it is, and what probes have found.
     async fn observe(&self, config: &Config) -> Result<Observed> {
         let observed = self.machine.observe(config).await?;
-        Ok(Observed { avoided: self.health.avoided(), by_hand: self.by_hand, ..observed })
+        let (avoided, used_up) = (self.health.avoided(), self.quotas.used_up());
+        Ok(Observed { avoided, used_up, by_hand: self.by_hand, ..observed })
     }
 
     /// New flows leave lines that have lost their link at once; all else waits until the news have settled.
@@ -429,7 +450,7 @@ impl Daemon {
             }
         }
         if lines != self.plan.lines {
-            plan::lines::keep_off(&mut lines, self.health.avoided(), self.by_hand);
+            plan::lines::keep_off(&mut lines, self.health.avoided(), self.by_hand, self.config.none);
             self.health.follow(&self.config, &lines, &observed);
             self.tell_usability(&lines);
             self.plan.lines = lines;
@@ -439,7 +460,14 @@ impl Daemon {
 
     /// New flows keep off the lines that probes or people call down at once, and the kernel's own choice soon after.
     async fn heed_health(&mut self) -> bool {
-        plan::lines::keep_off(&mut self.plan.lines, self.health.avoided(), self.by_hand);
+        plan::lines::keep_off(&mut self.plan.lines, self.health.avoided(), self.by_hand, self.config.none);
+        self.tell_workers();
+        self.follow_machine().await
+    }
+
+    /// New flows keep off the lines whose quotas are used up at once, and the kernel's own choice soon after.
+    async fn heed_quotas(&mut self) -> bool {
+        plan::lines::price(&mut self.plan.lines, &self.config, self.quotas.used_up());
         self.tell_workers();
         self.follow_machine().await
     }
@@ -453,6 +481,7 @@ impl Daemon {
             tracing::info!("followed a change of the machine: {}", pending.summary());
         }
         self.tell_usability(&plan.lines);
+        self.tell_misfits(&plan);
         self.health.follow(&self.config, &plan.lines, &observed);
         self.observed = observed;
         self.plan = plan;
@@ -475,6 +504,12 @@ impl Daemon {
         }
     }
 
+    /// What others have done to the machine since, and does not fit.
+    fn tell_misfits(&self, plan: &Plan) {
+        let is_new = |misfit: &&Misfit| !self.plan.misfits.contains(misfit);
+        plan.misfits.iter().filter(is_new).for_each(|misfit| tracing::warn!("{misfit}"));
+    }
+
     /// Workers and status get the configuration and plan in force.
     fn publish(&mut self) {
         let reporter = Arc::clone(&self.reporter);
@@ -491,10 +526,13 @@ impl Daemon {
 
     /// Workers need not wait for the kernel; status does, for it tells what is in force.
     fn tell_workers(&mut self) {
-        let before = self.shared.deciding.load_full();
-        let mut deciding = deciding(&self.config, &self.plan, &self.observed, &self.rules, &before.snapshot);
-        deciding.snapshot.board.suspected = self.staying(&self.plan.lines);
-        self.shared.deciding.store(Arc::new(deciding));
+        self.shared.deciding.rcu(|before| {
+            let mut deciding =
+                deciding(&self.config, &self.plan, &self.observed, &self.rules, &before.snapshot);
+            deciding.snapshot.board.suspected = self.staying(&self.plan.lines);
+            self.fill_what_returned(&before.snapshot, &mut deciding.snapshot);
+            deciding
+        });
         self.tell_news();
     }
 
@@ -509,13 +547,35 @@ impl Daemon {
         plan::lines::staying(lines, self.health.avoided(), self.health.suspected(), self.by_hand)
     }
 
+    /// A line that comes back gets its flows little by little.
+    fn fill_what_returned(&self, before: &Snapshot, after: &mut Snapshot) {
+        let takes =
+            self.config.by_number(|uplink| uplink.map_or(Duration::ZERO, |uplink| uplink.health.fill));
+        let now = Millis(clock::monotonic_ms());
+        after.filling = before.filling.follow(&before.board, &after.board, &takes, now);
+    }
+
     /// Stops deciding without losing a packet; the kernel's part stays, and what was learned.
     fn stop(mut self) {
         let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
         let _gate = self.keeper.close_and_drain();
         self.crew.stop();
         learned::save(&self.run, &self.config, &self.shared.deciding.load().snapshot);
+        tell_what_stays_avoided(&self.config, &self.plan);
         tracing::info!("stopped; the kernel goes on balancing (`wansplit down` takes it all away)");
+    }
+}
+
+/// The kernel is left with what was last known, rather than sent to lines that were dead a moment ago: whoever
+/// restarts the program would lose flows by that, and the kernel follows no other change by itself either.
+fn tell_what_stays_avoided(config: &Config, plan: &Plan) {
+    for line in &plan.lines {
+        let name = config.uplink_name(line.id);
+        for family in
+            Family::BOTH.iter().filter(|&&family| line.way(family).is_ok() && !line.is_usable(family))
+        {
+            tracing::warn!("uplink {name} was called down for {family} and stays out of the kernel's choice");
+        }
     }
 }
 
@@ -542,8 +602,11 @@ fn deciding(
                 usable_v4: plan.usable(Family::V4),
                 usable_v6: plan.usable(Family::V6),
                 weights: config.weights_by_number(),
+                costs: plan.costs(),
+                doubted: plan.doubted(),
                 ..Board::default()
             },
+            none: config.none,
             ..learned.clone()
         },
         lan: config.lan.iter().map(index).collect(),

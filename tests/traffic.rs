@@ -14,6 +14,8 @@ mod by_hand;
 mod common;
 #[path = "traffic/contents.rs"]
 mod contents;
+#[path = "traffic/costs.rs"]
+mod costs;
 #[path = "traffic/events.rs"]
 mod events;
 #[path = "traffic/hold.rs"]
@@ -26,10 +28,14 @@ mod lines;
 mod lists;
 #[path = "traffic/live.rs"]
 mod live;
+#[path = "traffic/load.rs"]
+mod load;
 #[path = "traffic/own.rs"]
 mod own;
 #[path = "traffic/protocols.rs"]
 mod protocols;
+#[path = "traffic/refused.rs"]
+mod refused;
 #[path = "traffic/rules.rs"]
 mod rules;
 #[path = "traffic/watch.rs"]

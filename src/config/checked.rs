@@ -9,8 +9,11 @@ use ipnet::{IpNet, Ipv6Net};
 
 use crate::engine::geo::Geo;
 use crate::engine::packet::Family;
-use crate::engine::rule::model::Rule;
+use crate::engine::rule::model::{NoLine, Rule, WhenNone};
+use crate::engine::uplink::cost::Cost;
 use crate::engine::uplink::health::{Settings, Target};
+use crate::engine::uplink::load::Both;
+use crate::engine::uplink::quota::Quota;
 use crate::engine::uplink::{UplinkId, UplinkSet};
 use crate::engine::verdict::{Action, Decision, Marks};
 
@@ -43,13 +46,28 @@ pub struct Config {
     pub helpers: Vec<Helper>,
     /// What is run when a line changes.
     pub hooks: Hooks,
+    /// What becomes of flows for which no rule and no line is left.
+    pub none: NoLine,
 }
 
 impl Config {
+    /// Whether any flow may be refused or dropped for want of a line.
+    #[must_use]
+    pub fn refuses(&self) -> bool {
+        let refuses = |none: WhenNone| matches!(none, WhenNone::Stop(NoLine::Reject | NoLine::Drop));
+        self.none != NoLine::Keep || self.rules.iter().any(|rule| refuses(rule.none))
+    }
+
     /// Whether any rule asks what a flow's host is called.
     #[must_use]
     pub fn asks_for_names(&self) -> bool {
         self.rules.iter().any(Rule::asks_for_names)
+    }
+
+    /// What it costs to use each uplink while no quota is used up, by number.
+    #[must_use]
+    pub fn costs(&self) -> Vec<Cost> {
+        self.by_number(|uplink| Cost::tier(uplink.map_or(0, |uplink| uplink.cost)))
     }
 
     /// The uplink of a number.
@@ -67,13 +85,18 @@ impl Config {
     /// The names of the uplinks, by number; empty where no uplink has it.
     #[must_use]
     pub fn names_by_number(&self) -> Vec<&str> {
-        self.numbers().map(|id| self.uplink(id).map_or("", |uplink| &uplink.name)).collect()
+        self.by_number(|uplink| uplink.map_or("", |uplink| uplink.name.as_str()))
     }
 
     /// The weights of the uplinks, by number; 0 where no uplink has it.
     #[must_use]
     pub fn weights_by_number(&self) -> Vec<u8> {
-        self.numbers().map(|id| self.uplink(id).map_or(0, |uplink| uplink.weight)).collect()
+        self.by_number(|uplink| uplink.map_or(0, |uplink| uplink.weight))
+    }
+
+    /// Something of each uplink, by number, up to the highest that an uplink has.
+    pub fn by_number<'a, T>(&'a self, of: impl FnMut(Option<&'a Uplink>) -> T) -> Vec<T> {
+        self.numbers().map(|id| self.uplink(id)).map(of).collect()
     }
 
     /// All numbers up to the highest that an uplink has.
@@ -87,7 +110,7 @@ impl Config {
     pub fn uplink_of(&self, decision: &Decision) -> Option<&str> {
         match decision.action {
             Action::Route(id) => Some(self.uplink_name(id)),
-            Action::Keep | Action::Drop | Action::Hold(_) => None,
+            Action::Keep | Action::Drop | Action::Reject | Action::Hold(_) => None,
         }
     }
 
@@ -109,6 +132,8 @@ pub struct Uplink {
     pub interface: String,
     /// Share of new flows, 1 to 255.
     pub weight: u8,
+    /// What it can carry, in bytes per second; `None`: to be learned.
+    pub capacity: Both<Option<u64>>,
     /// The next hop for IPv4.
     pub gateway_v4: Gateway,
     /// The next hop for IPv6.
@@ -125,6 +150,10 @@ pub struct Uplink {
     pub optional: bool,
     /// How it is tried.
     pub health: Health,
+    /// Its tier: it is used only where no line of a lower one is usable for a flow.
+    pub cost: u8,
+    /// What it may carry in a month.
+    pub quota: Option<Quota>,
 }
 
 impl Uplink {
@@ -154,6 +183,8 @@ pub struct Health {
     pub targets: Vec<Target>,
     /// How to judge the answers.
     pub settings: Settings,
+    /// How long it takes until a line that comes back has its whole share of new flows again.
+    pub fill: Duration,
 }
 
 impl Health {
@@ -276,6 +307,8 @@ impl Queue {
 pub struct Routing {
     /// The own-traffic table; uplinks' tables follow unless they name theirs.
     pub first_table: u32,
+    /// The table of flows that are refused: the first free one behind the own-traffic table.
+    pub refused_table: u32,
     /// Priority of the first of our rules.
     pub first_priority: u32,
     /// How the router's own new flows are routed.

@@ -241,6 +241,9 @@ pub struct Explanation {
     pub reason: String,
     /// For how many milliseconds its first datagrams may be held, where its client says its name in several.
     pub hold_ms: u64,
+    /// What becomes of it while it runs, when its line dies or a better one comes back, as rules have it
+    /// (`live`); empty where it leaves by no line of a rule's.
+    pub live: String,
     /// What would become of it if one more line were down.
     pub without: Vec<Without>,
 }
@@ -257,6 +260,9 @@ pub struct Tried {
     pub matches: bool,
     /// Why it does not match, or why it did not decide.
     pub why: String,
+    /// What becomes of the connection if its client then says a name that this rule asks for: "keep" or
+    /// "reset"; empty where that cannot be.
+    pub on_mismatch: String,
 }
 
 /// What becomes of a flow if a line is down.
@@ -356,6 +362,42 @@ pub struct Uplink {
     pub rate_out: u64,
     /// Bits per second received just now.
     pub rate_in: u64,
+    /// How full it is from the internet.
+    pub down: Lane,
+    /// How full it is to the internet.
+    pub up: Lane,
+    /// Its tier: it is used only where no line of a lower one is usable.
+    pub cost: u8,
+    /// What it may carry in a month, where that is limited.
+    pub quota: Option<Quota>,
+}
+
+/// How full a line is in one direction.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Lane {
+    /// Bits per second that it can carry; `None`: it has not carried enough yet to tell.
+    pub capacity: Option<u64>,
+    /// How that is known: "given" by the owner, "measured" when the line was full, "seen": it may be more; or "unknown".
+    pub capacity_is: String,
+    /// How much of the capacity is in use, in percent.
+    pub used_percent: Option<u64>,
+    /// Whether it carries all it can, by its capacity or because answers wait; `None`: nothing tells.
+    pub is_full: Option<bool>,
+}
+
+/// What a line may carry in a month, and what it has.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Quota {
+    /// Bytes, down and up together.
+    pub bytes: u64,
+    /// The day of the month on which counting begins anew.
+    pub reset_day: u8,
+    /// Bytes since it did.
+    pub used: u64,
+    /// All of it is used: the line is used only where no other is left.
+    pub used_up: bool,
 }
 
 /// How an uplink stands with one address family.

@@ -13,6 +13,7 @@ use anyhow::{Context, Result};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
+use super::load::Traffic;
 use crate::config::{self, Config, Uplink};
 use crate::engine::flow::Millis;
 use crate::engine::packet::Family;
@@ -33,6 +34,7 @@ pub struct Lookout {
     news: mpsc::Sender<News>,
     verdicts: watch::Receiver<Verdicts>,
     lines: Arc<Lines>,
+    traffic: Arc<Traffic>,
     /// What was told last.
     exits: Vec<Exits>,
     /// How many configurations there have been.
@@ -98,17 +100,18 @@ struct Tried {
 }
 
 impl Lookout {
-    /// Starts the thread. No line has an exit before [`Lookout::follow`].
+    /// Starts the thread, which tells `traffic` how long answers take. No line has an exit before [`Lookout::follow`].
     ///
     /// # Errors
     /// When no thread is to be had.
-    pub fn start(config: &Config) -> Result<Self> {
+    pub fn start(config: &Config, traffic: Arc<Traffic>) -> Result<Self> {
         let (news, heard) = mpsc::channel(NEWS);
         let (tells, verdicts) = watch::channel(Verdicts::default());
         let lines = Arc::<Lines>::default();
         lines.follow(config, 0);
         let trials = Trials {
             lines: Arc::clone(&lines),
+            traffic: Arc::clone(&traffic),
             news: heard,
             tells,
             prober: Prober::default(),
@@ -117,7 +120,7 @@ impl Lookout {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let thread = std::thread::Builder::new().name("health".into());
         thread.spawn(move || runtime.block_on(trials.run())).context("no thread for probes")?;
-        Ok(Self { news, verdicts, lines, exits: Vec::new(), generation: 0 })
+        Ok(Self { news, verdicts, lines, traffic, exits: Vec::new(), generation: 0 })
     }
 
     /// The lines to keep off now.
@@ -150,6 +153,7 @@ impl Lookout {
 
     /// Tells how lines stand now.
     pub fn follow(&mut self, config: &Config, lines: &[Line], observed: &Observed) {
+        self.traffic.follow(config, observed);
         let exits = exits(config, lines, observed);
         if exits != self.exits && self.news.try_send(News::Exits(exits.clone())).is_ok() {
             self.exits = exits;
@@ -270,6 +274,14 @@ impl Tried {
         self.exit = exit;
     }
 
+    /// A number for a host whose answers come over the whole line. The gateway's may not: it often is the
+    /// modem, before which nothing waits.
+    fn passes_the_line(&self, target: usize) -> Option<u64> {
+        let is_gateway = matches!(self.targets.get(target)?, Target::Gateway);
+        let number = target * Family::BOTH.len() + usize::from(self.family == Family::V6);
+        (!is_gateway).then_some(number as u64)
+    }
+
     /// Says what has changed, once.
     fn tell(&mut self) {
         let state = self.health.state();
@@ -289,6 +301,7 @@ impl Tried {
 /// The thread's side.
 struct Trials {
     lines: Arc<Lines>,
+    traffic: Arc<Traffic>,
     news: mpsc::Receiver<News>,
     tells: watch::Sender<Verdicts>,
     prober: Prober,
@@ -360,6 +373,9 @@ impl Trials {
             && tried.generation == generation
         {
             tried.health.heard(probe, outcome, Millis(clock::monotonic_ms()));
+            if let (Outcome::Answered(took), Some(asked)) = (outcome, tried.passes_the_line(probe.target)) {
+                self.traffic.answered(tried.uplink, asked, took);
+            }
         }
     }
 

@@ -23,7 +23,7 @@ use self::down::{Failures, Saved, take_down};
 use self::flows::{adopt_flows, give_back};
 use self::settings::{read_setting, write_setting, write_settings};
 use crate::config::{BackendChoice, Config, Numbers};
-use crate::engine::uplink::{Avoided, ByHand};
+use crate::engine::uplink::{Avoided, ByHand, UplinkSet};
 use crate::plan::firewall::iptables::Flavour;
 use crate::plan::observed::{Link, Observed};
 use crate::plan::routing::{RoutingChange, RoutingState};
@@ -138,6 +138,12 @@ impl Machine {
         self.run.load().avoided
     }
 
+    /// The uplinks whose quotas were used up at the last set-up.
+    #[must_use]
+    pub fn used_up(&self) -> UplinkSet {
+        self.run.load().used_up
+    }
+
     /// What people said of uplinks.
     #[must_use]
     pub fn by_hand(&self) -> ByHand {
@@ -161,6 +167,7 @@ impl Machine {
             lease_routers: leases::routers(Path::new("/"), &links, jiff::Timestamp::now()),
             sysctls: settings.collect(),
             avoided: Avoided::default(),
+            used_up: UplinkSet::EMPTY,
             by_hand: ByHand::default(),
             links,
             main_routes: routing.main_routes,
@@ -314,6 +321,7 @@ fn remember(mut state: State, config: &Config, plan: &Plan, observed: &Observed)
     }
     state.mark_mask |= config.marks.on_connections();
     state.avoided = observed.avoided;
+    state.used_up = observed.used_up;
     state.numbers = Numbers(state.numbers).with(config).0;
     state
 }

@@ -11,12 +11,14 @@ use arc_swap::ArcSwap;
 use super::accounts::{Account, Accounts, Sum};
 use super::explain::explain;
 use super::health::{Lines, Report};
+use super::load::Traffic;
+use super::quotas::{Ledger, Standing};
 use super::shared::{Deciding, Shared};
 use super::worker::Event;
 use crate::config::{self, Config};
 use crate::control::message::{
-    Explanation, Gate, Health, Heard, Holds, Names, Queue, Reason as ReasonCount, Recent, Response, Rule,
-    Status, Tally, Uplink, UplinkFamily, Usable,
+    Explanation, Gate, Health, Heard, Holds, Lane, Names, Queue, Quota, Reason as ReasonCount, Recent,
+    Response, Rule, Status, Tally, Uplink, UplinkFamily, Usable,
 };
 use crate::engine::flow::{FlowKey, Millis};
 use crate::engine::gate::is_stale;
@@ -24,13 +26,14 @@ use crate::engine::hold::Counts;
 use crate::engine::packet::Family;
 use crate::engine::rule::model::RuleId;
 use crate::engine::uplink::health::Estimates;
+use crate::engine::uplink::load::{self, Capacity};
+use crate::engine::uplink::quota::Level;
 use crate::engine::uplink::{ByHand, UplinkId};
 use crate::engine::verdict::{Action, Reason};
 use crate::engine::watching;
 use crate::plan::Plan;
 use crate::plan::lines::{Line, NoWay};
 use crate::system::clock;
-use crate::system::device_counters::{self, DeviceCounters};
 use crate::system::firewall::Backend;
 use crate::system::queue::counters;
 
@@ -52,10 +55,12 @@ pub struct Reporter {
     pub current: Mutex<(Config, Plan)>,
     /// Why lists that have changed are not in force.
     pub lists_complaint: Mutex<Option<String>>,
+    /// What the lines carry.
+    pub traffic: Arc<Traffic>,
+    /// What lines with a quota have carried this month.
+    pub quotas: Arc<Ledger>,
     /// What people said of uplinks.
     pub by_hand: ArcSwap<ByHand>,
-    /// Device counters of a moment ago, for rates.
-    pub last_counters: Mutex<(Instant, HashMap<String, DeviceCounters>)>,
 }
 
 impl Reporter {
@@ -67,7 +72,9 @@ impl Reporter {
         match explain(&config, &deciding.snapshot, flow, down, Millis(clock::monotonic_ms())) {
             Ok(explanation) => {
                 let family = config::flow(flow, &config).map(|facts| facts.family);
-                let avoided = family.map(|family| self.avoided(&config, &plan, family)).unwrap_or_default();
+                let mut avoided =
+                    family.map(|family| self.avoided(&config, &plan, family)).unwrap_or_default();
+                avoided.extend(explanation.avoided);
                 Response::Explained(Box::new(Explanation { avoided, ..explanation }))
             }
             Err(message) => Response::Failed { message },
@@ -126,15 +133,11 @@ impl Reporter {
         sums: &HashMap<Account, Sum>,
         marked: &HashMap<u32, u64>,
     ) -> Vec<Uplink> {
-        let counters = device_counters::read();
-        let mut last = self.last_counters.lock().unwrap_or_else(PoisonError::into_inner);
-        let seconds = last.0.elapsed().as_secs_f64();
         let uplinks = config.uplinks.iter().zip(&plan.lines).map(|(uplink, line)| {
             let value = config.marks.value(uplink.id);
-            let now = counters.get(&uplink.interface).copied().unwrap_or_default();
-            let before = last.1.get(&uplink.interface).copied().unwrap_or(now);
             let decided = sums.iter().filter(|((_, id), _)| *id == uplink.id);
             let held = marked.iter().filter(|(mark, _)| *mark & config.marks.mask == value);
+            let (counters, load) = self.traffic.report(uplink.id).unwrap_or_default();
             Uplink {
                 name: uplink.name.clone(),
                 interface: uplink.interface.clone(),
@@ -146,17 +149,17 @@ impl Reporter {
                 table: uplink.table,
                 flows_now: Some(held.map(|(_, count)| count).sum()),
                 flows_total: decided.map(|(_, sum)| sum.flows).sum(),
-                bytes_out: now.sent,
-                bytes_in: now.received,
-                rate_out: rate(before.sent, now.sent, seconds),
-                rate_in: rate(before.received, now.received, seconds),
+                bytes_out: counters.sent,
+                bytes_in: counters.received,
+                rate_out: load.up.rate * 8,
+                rate_in: load.down.rate * 8,
+                down: lane(&load.down),
+                up: lane(&load.up),
+                cost: uplink.cost,
+                quota: self.quotas.standing(uplink.id).map(quota),
             }
         });
-        let uplinks = uplinks.collect();
-        if seconds >= 1.0 {
-            *last = (Instant::now(), counters);
-        }
-        uplinks
+        uplinks.collect()
     }
 
     fn family(&self, line: &Line, of: Family) -> UplinkFamily {
@@ -192,7 +195,11 @@ impl Reporter {
             with_a_way.peek().is_some() && with_a_way.all(|line| is_called_down(line.id))
         };
         let last = Family::BOTH.into_iter().filter(called_down).map(|family| {
-            format!("probes call every line down for {family}: those with a link are used all the same")
+            let then = match plan.usable(family).is_empty() {
+                true => "new flows are refused, as `none` says",
+                false => "those with a link are used all the same",
+            };
+            format!("probes call every line down for {family}: {then}")
         });
         let lists = self.lists_complaint.lock().unwrap_or_else(PoisonError::into_inner).clone();
         misfits.chain(lists).chain(last).chain(self.drained_in_vain(config, plan)).collect()
@@ -252,9 +259,27 @@ fn heard(counts: &watching::Counts) -> Heard {
     Heard { watched, named, elsewhere, reset }
 }
 
-/// Bits per second.
-fn rate(before: u64, now: u64, seconds: f64) -> u64 {
-    if seconds < 0.1 { 0 } else { (now.saturating_sub(before) as f64 * 8.0 / seconds) as u64 }
+/// Bits, where the engine counts bytes.
+fn lane(lane: &load::Lane) -> Lane {
+    let used = |bytes: u64| u128::from(lane.rate) * 100 / u128::from(bytes.max(1));
+    let capacity_is = match lane.capacity {
+        Capacity::Unknown => "unknown",
+        Capacity::AtLeast(_) => "seen",
+        Capacity::Measured(_) => "measured",
+        Capacity::Given(_) => "given",
+    };
+    Lane {
+        capacity: lane.capacity.bytes().map(|bytes| bytes * 8),
+        capacity_is: capacity_is.into(),
+        used_percent: lane.capacity.bytes().map(|bytes| used(bytes) as u64),
+        is_full: lane.is_full,
+    }
+}
+
+fn quota(standing: Standing) -> Quota {
+    let Standing { quota, used, level } = standing;
+    let used_up = level == Level::UsedUp;
+    Quota { bytes: quota.bytes, reset_day: quota.reset_day, used, used_up }
 }
 
 fn family(
@@ -339,7 +364,7 @@ fn recent(event: &Event, config: &Config, now: u64) -> Recent {
         uplink: match event.decision.action {
             Action::Route(uplink) => Some(uplink_name(config, uplink)),
             Action::Keep => Some("(the kernel's choice)".into()),
-            Action::Drop | Action::Hold(_) => None,
+            Action::Drop | Action::Reject | Action::Hold(_) => None,
         },
         reason: config.explain(&event.decision),
     }

@@ -9,6 +9,8 @@ use super::observed::{Link, Observed};
 use super::routing::Hop;
 use crate::config::{Config, Gateway, Source, Uplink};
 use crate::engine::packet::Family;
+use crate::engine::rule::model::NoLine;
+use crate::engine::uplink::cost::{Cost, cheapest};
 use crate::engine::uplink::{Avoided, ByHand, Order, UplinkId, UplinkSet};
 
 /// An uplink as the machine has it now.
@@ -28,6 +30,10 @@ pub struct Line {
     pub v6: Result<Way, NoWay>,
     /// The families in which new flows keep off it, although there may be a way.
     pub avoided: BTreeSet<Family>,
+    /// The families in which probes call it down, and people do not.
+    pub doubted: BTreeSet<Family>,
+    /// New flows use it only where no cheaper line is usable.
+    pub cost: Cost,
 }
 
 /// A usable way out in one family.
@@ -104,6 +110,18 @@ impl Line {
         self.way(family).is_ok() && !self.avoided.contains(&family)
     }
 
+    /// Whether new flows may use it in one family, and no probe says that it leads nowhere.
+    #[must_use]
+    pub fn is_trusted(&self, family: Family) -> bool {
+        self.is_usable(family) && !self.doubted.contains(&family)
+    }
+
+    /// Whether it has a way in one family, and probes say that it leads nowhere.
+    #[must_use]
+    pub fn is_doubted(&self, family: Family) -> bool {
+        self.way(family).is_ok() && self.doubted.contains(&family)
+    }
+
     /// The device's addresses of one family, without their nets.
     pub fn addresses(&self, family: Family) -> impl Iterator<Item = IpAddr> + '_ {
         self.nets.iter().map(IpNet::addr).filter(move |&address| Family::of(address) == family)
@@ -127,29 +145,56 @@ impl Line {
 #[must_use]
 pub fn lines(config: &Config, observed: &Observed) -> Vec<Line> {
     let mut lines: Vec<Line> = config.uplinks.iter().map(|uplink| line(uplink, observed)).collect();
-    keep_off(&mut lines, observed.avoided, observed.by_hand);
+    keep_off(&mut lines, observed.avoided, observed.by_hand, config.none);
+    price(&mut lines, config, observed.used_up);
     lines
+}
+
+/// Gives lines their costs: their tiers', or more for those whose quotas are used up.
+pub fn price(lines: &mut [Line], config: &Config, used_up: UplinkSet) {
+    for (line, uplink) in lines.iter_mut().zip(&config.uplinks) {
+        line.cost = if used_up.contains(line.id) { Cost::USED_UP } else { Cost::tier(uplink.cost) };
+    }
+}
+
+/// Of some uplinks those that a new flow in this family may get: the usable ones of the lowest cost.
+pub fn candidates<'a>(
+    lines: &'a [Line],
+    family: Family,
+    uplinks: impl Iterator<Item = UplinkId> + Clone + 'a,
+) -> impl Iterator<Item = UplinkId> {
+    let line = move |id| lines.iter().find(|line| line.id == id);
+    let usable = uplinks.filter_map(line).filter(move |line| line.is_usable(family));
+    let cheapest = cheapest(usable.clone().map(|line| (line.id, line.cost)));
+    usable.map(|line| line.id).filter(move |&id| cheapest.contains(id))
 }
 
 /// Has new flows keep off these lines, and no others.
 ///
 /// Where no line of a family would be left, those that are drained are used all the same, and where
-/// even they do not work by what probes say, all with a way: that may be the probes' fault, and a line that
-/// perhaps works is better than none. What people called down stays so.
-pub fn keep_off(lines: &mut [Line], avoided: Avoided, by_hand: ByHand) {
+/// even they do not work by what probes say, all with a way, unless flows without a line are to be refused: that
+/// may be the probes' fault, and a line that perhaps works is better than none. What people called down stays so.
+pub fn keep_off(lines: &mut [Line], avoided: Avoided, by_hand: ByHand, none: NoLine) {
     for family in Family::BOTH {
         let dead = by_hand.down.union(avoided.of(family));
-        let off = [dead.union(by_hand.drained), dead, by_hand.down];
+        let last = if none == NoLine::Keep { by_hand.down } else { dead };
         let leaves_some =
             |off: &UplinkSet| lines.iter().any(|line| line.way(family).is_ok() && !off.contains(line.id));
-        let off = off.into_iter().find(leaves_some).unwrap_or(by_hand.down);
+        let off = [dead.union(by_hand.drained), dead].into_iter().find(leaves_some).unwrap_or(last);
         for line in &mut *lines {
-            match off.contains(line.id) {
-                true => line.avoided.insert(family),
-                false => line.avoided.remove(&family),
-            };
+            let is_doubted = avoided.of(family).contains(line.id) && !by_hand.down.contains(line.id);
+            put(&mut line.avoided, family, off.contains(line.id));
+            put(&mut line.doubted, family, is_doubted);
         }
     }
+}
+
+fn put(families: &mut BTreeSet<Family>, family: Family, is_in: bool) {
+    if is_in {
+        families.insert(family)
+    } else {
+        families.remove(&family)
+    };
 }
 
 /// Of the lines that new flows keep off, those on which running flows stay: they are only suspected, or
@@ -198,6 +243,8 @@ fn line(uplink: &Uplink, observed: &Observed) -> Line {
         v4: way(uplink, Family::V4, link, observed),
         v6: way(uplink, Family::V6, link, observed),
         avoided: BTreeSet::new(),
+        doubted: BTreeSet::new(),
+        cost: Cost::default(),
     }
 }
 
@@ -280,13 +327,15 @@ mod tests {
             v4: Ok(way.clone()),
             v6: Err(NoWay::NoAddress),
             avoided: BTreeSet::new(),
+            doubted: BTreeSet::new(),
+            cost: Cost::default(),
         };
         [FIRST, SECOND].map(line).into()
     }
 
     fn usable(avoided: &[UplinkId], drained: &[UplinkId], down: &[UplinkId]) -> Vec<UplinkId> {
         let mut lines = two_lines();
-        keep_off(&mut lines, dead(avoided), by_hand(drained, down));
+        keep_off(&mut lines, dead(avoided), by_hand(drained, down), NoLine::Keep);
         lines.iter().filter(|line| line.is_usable(Family::V4)).map(|line| line.id).collect()
     }
 

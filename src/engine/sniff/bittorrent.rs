@@ -8,11 +8,18 @@ const HANDSHAKE: &[u8] = b"\x13BitTorrent protocol";
 /// Local peer discovery (BEP 14).
 const LOCAL_SEARCH: &[u8] = b"BT-SEARCH * HTTP/1.1\r\n";
 
-/// How a query, an answer and an error of the DHT begin: keys of a dictionary are sorted.
-const DHT: [&[u8]; 3] = [b"d1:ad2:id20:", b"d1:rd2:id20:", b"d1:eli20"];
+/// What is first in a message of the DHT: what a query asks, what an answer says, an error. Before it a node
+/// may tell another its address and port (BEP 42).
+const DHT: [&[u8]; 2] = [b"1:ad", b"1:rd"];
+const DHT_ERROR: &[u8] = b"1:eli20";
+const DHT_ADDRESS: [(&[u8], usize); 2] = [(b"2:ip6:", 6), (b"2:ip18:", 18)];
 
-/// Before an answer a node may tell one its own address and port (BEP 42).
-const DHT_ADDRESS: [(&[u8], usize); 2] = [(b"d2:ip6:", 6), (b"d2:ip18:", 18)];
+/// Every query and every answer says whose it is; keys of a dictionary are sorted, and few come before this one.
+const DHT_NODE: &[u8] = b"2:id20:";
+const BEFORE_NODE: usize = 4;
+
+/// Digits in the length of a text that is read over, or in a number.
+const DIGITS: usize = 10;
 
 /// BEP 15: the protocol's number and the action "connect".
 const TRACKER_CONNECT: [u8; 12] = [0, 0, 0x04, 0x17, 0x27, 0x10, 0x19, 0x80, 0, 0, 0, 0];
@@ -55,11 +62,41 @@ pub fn asks_tracker(target: &[u8]) -> bool {
 }
 
 fn is_dht(payload: &[u8]) -> bool {
-    DHT.iter().any(|start| payload.starts_with(start))
-        || DHT_ADDRESS.iter().any(|&(start, length)| {
-            let rest = payload.strip_prefix(start).and_then(|rest| rest.get(length..));
-            rest.is_some_and(|rest| rest.starts_with(b"1:rd2:id20:"))
-        })
+    let Some(entries) = payload.strip_prefix(b"d") else { return false };
+    let behind_address = DHT_ADDRESS
+        .iter()
+        .find_map(|&(start, length)| entries.strip_prefix(start).and_then(|rest| rest.get(length..)));
+    let first = behind_address.unwrap_or(entries);
+    first.starts_with(DHT_ERROR)
+        || DHT.iter().any(|start| first.strip_prefix(*start).is_some_and(says_whose_it_is))
+}
+
+fn says_whose_it_is(entries: &[u8]) -> bool {
+    let mut rest = Some(entries);
+    for _ in 0..=BEFORE_NODE {
+        let Some(entry) = rest else { return false };
+        if entry.starts_with(DHT_NODE) {
+            return true;
+        }
+        rest = behind_text(entry).and_then(behind_value);
+    }
+    false
+}
+
+/// What follows a text or a number (BEP 3, "bencoding").
+fn behind_value(value: &[u8]) -> Option<&[u8]> {
+    match value.strip_prefix(b"i") {
+        Some(number) => number.get(number.iter().take(DIGITS + 2).position(|&byte| byte == b'e')? + 1..),
+        None => behind_text(value),
+    }
+}
+
+/// What follows a text, which stands behind its length and a colon.
+fn behind_text(text: &[u8]) -> Option<&[u8]> {
+    let colon = text.iter().take(DIGITS + 1).position(|&byte| byte == b':')?;
+    let (length, rest) = text.split_at_checked(colon)?;
+    let length: usize = str::from_utf8(length).ok()?.parse().ok()?;
+    rest.get(1..)?.get(length..)
 }
 
 /// The first packet of a uTP connection measured no delay yet, acknowledges nothing, and carries
@@ -113,13 +150,27 @@ mod tests {
             "d1:rd2:id20:x",
             "d1:eli201e",
             "d2:ip6:abcdef1:rd2:id20:x",
+            "d2:ip6:abcdef1:eli201e",
+            // libtorrent's, while it looks for its first nodes.
+            "d1:ad2:bsi1e2:id20:x",
+            "d1:ad1:x3:abc2:bsi-1e2:id20:x",
             "BT-SEARCH * HTTP/1.1\r\n",
         ] {
             assert_eq!(sniff(text.as_bytes()), found(), "{text}");
         }
         assert_eq!(sniff(&[&TRACKER_CONNECT[..], &[1, 2, 3, 4]].concat()), found());
         assert_eq!(sniff(&TRACKER_CONNECT), Sniffed::NotMine);
-        assert_eq!(sniff(b"d2:ip6:abc"), Sniffed::NotMine);
+        for text in [
+            "d2:ip6:abc",
+            "d1:ad",
+            "d1:ad2:bs",
+            "d1:ad2:bsi1",
+            "d1:ad9:x",
+            "d1:ad2:bs2:id20:x",
+            "d1:ad99999999999:",
+        ] {
+            assert_eq!(sniff(text.as_bytes()), Sniffed::NotMine, "{text}");
+        }
     }
 
     #[test]

@@ -1,7 +1,9 @@
 //! [`Board`]: who is usable now, as an immutable snapshot.
 
+use super::cost::{Cost, cheapest};
 use super::{MAX_UPLINKS, UplinkId, UplinkSet};
 use crate::engine::packet::Family;
+use crate::engine::rule::model::{NoLine, Rule, WhenNone};
 
 /// Uplinks that work by what the machine says, but that new flows should keep off, by family.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
@@ -93,8 +95,12 @@ pub struct Board {
     pub usable_v6: UplinkSet,
     /// Of those that are not usable, the ones that are only suspected or drained: flows that run on them stay.
     pub suspected: Avoided,
+    /// Uplinks with a way out that probes call down; usable all the same where no other is left.
+    pub doubted: Avoided,
     /// Share of new flows of each uplink, by [`UplinkId`], 1 to 255; 0 or absent: none.
     pub weights: Vec<u8>,
+    /// What it costs to use each uplink, by [`UplinkId`]; none where all cost the same.
+    pub costs: Vec<Cost>,
 }
 
 impl Board {
@@ -105,6 +111,44 @@ impl Board {
             Family::V4 => self.usable_v4,
             Family::V6 => self.usable_v6,
         }
+    }
+
+    /// Those of one family that a flow of a rule may go by, which says what becomes of flows that have none.
+    ///
+    /// Whoever wants flows to be refused believes the probes. Whoever wants them to be sent
+    /// all the same gets a line that is called down, where the rule has no better.
+    #[must_use]
+    pub fn allowed(&self, rule: &Rule, family: Family) -> UplinkSet {
+        let (usable, doubted) = (self.usable(family), self.doubted.of(family));
+        let has_usable = || rule.choice.uplinks.iter().any(|&(uplink, _)| usable.contains(uplink));
+        match rule.none {
+            WhenNone::Stop(NoLine::Reject | NoLine::Drop) => usable.without_all(doubted),
+            WhenNone::Stop(NoLine::Keep) if !has_usable() => doubted,
+            WhenNone::NextRule | WhenNone::Any | WhenNone::Stop(NoLine::Keep) => usable,
+        }
+    }
+
+    /// A rule's uplinks that a new flow of a family may get: the cheapest of those that are allowed.
+    #[must_use]
+    pub fn candidates(&self, rule: &Rule, family: Family) -> UplinkSet {
+        self.cheapest(self.allowed(rule, family), rule.choice.uplinks.iter().copied())
+    }
+
+    /// Of some uplinks with their weights the allowed ones of the lowest cost.
+    #[must_use]
+    pub fn cheapest(
+        &self,
+        allowed: UplinkSet,
+        uplinks: impl Iterator<Item = (UplinkId, u8)> + Clone,
+    ) -> UplinkSet {
+        let allowed = uplinks.filter(|&(uplink, weight)| weight > 0 && allowed.contains(uplink));
+        cheapest(allowed.map(|(uplink, _)| (uplink, self.cost(uplink))))
+    }
+
+    /// What it costs to use an uplink.
+    #[must_use]
+    pub fn cost(&self, uplink: UplinkId) -> Cost {
+        self.costs.get(usize::from(uplink.0)).copied().unwrap_or_default()
     }
 
     /// All uplinks with their weights, in the order of their numbers.

@@ -1,13 +1,21 @@
 //! The lines to choose from: [`UplinkId`], sets of them, who is usable now
-//! ([`Board`]) and why ([`health`], [`silence`]), and how one is picked ([`pick`]).
+//! ([`Board`]) and why ([`health`], [`silence`]), how full they are ([`load`]), what they cost ([`cost`], [`quota`]),
+//! how one is picked ([`pick`]), and what spares one that has just come back ([`Filling`]).
 
+mod begun;
 mod board;
+pub mod cost;
+mod filling;
 pub mod health;
+pub mod load;
 pub mod pick;
+pub mod quota;
 pub mod silence;
 mod turns;
 
+pub use begun::Begun;
 pub use board::{Avoided, Board, ByHand, Order};
+pub use filling::Filling;
 pub use turns::Turns;
 
 /// Most uplinks one configuration may have: a [`UplinkSet`] is one machine word.
@@ -52,10 +60,22 @@ impl UplinkSet {
         UplinkSet(self.0 | other.0)
     }
 
+    /// The set without those of another.
+    #[must_use]
+    pub fn without_all(self, others: UplinkSet) -> Self {
+        UplinkSet(self.0 & !others.0)
+    }
+
     /// Whether no uplink is in the set.
     #[must_use]
     pub fn is_empty(self) -> bool {
         self.0 == 0
+    }
+
+    /// How many they are.
+    #[must_use]
+    pub fn len(self) -> u32 {
+        self.0.count_ones()
     }
 
     /// The uplinks in the set, in the order of their numbers.
