@@ -1,6 +1,7 @@
 //! Wiring: builds the parts and the threads, feeds them events, and ends them in order.
 
 pub mod accounts;
+mod by_hand;
 pub mod changed_files;
 pub mod crew;
 pub mod explain;
@@ -14,6 +15,7 @@ pub mod machine;
 pub mod quotas;
 mod reload;
 pub mod report;
+pub mod settling;
 pub mod shared;
 pub mod sources;
 pub mod vigil;
@@ -27,6 +29,7 @@ use std::sync::{Arc, Mutex, PoisonError, mpsc as reply};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail};
+use arc_swap::ArcSwap;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::time::{Interval, MissedTickBehavior};
@@ -41,6 +44,7 @@ use self::load::Traffic;
 use self::machine::{Machine, Pending};
 use self::quotas::Quotas;
 use self::report::Reporter;
+use self::settling::Settling;
 use self::shared::{Deciding, Shared};
 use self::sources::Sources;
 use self::vigil::Vigil;
@@ -48,12 +52,14 @@ use crate::config::{Config, Guard, Numbers};
 use crate::control::message::{Request, Response};
 use crate::control::server::{Server, Serving};
 use crate::engine::Snapshot;
+use crate::engine::flow::Millis;
 use crate::engine::names::Names;
 use crate::engine::packet::Family;
 use crate::engine::rule::RuleSet;
 use crate::engine::sticky::Choices;
-use crate::engine::uplink::{Board, ByHand};
+use crate::engine::uplink::{Avoided, Board, ByHand};
 use crate::plan::lines::Line;
+use crate::plan::misfits::Misfit;
 use crate::plan::observed::Observed;
 use crate::plan::{self, Plan};
 use crate::system::gate::Gate;
@@ -64,8 +70,6 @@ use crate::system::{clock, guard};
 
 /// Decisions on their way to the accounts.
 const EVENTS: usize = 65_536;
-/// News about links comes in bursts; the machine is looked at when this long after the first.
-const SETTLING: Duration = Duration::from_millis(100);
 /// How often rules, routes and the firewall are looked at without news. The kernel gives news of
 /// all but the firewall; while that is not whole, running connections may lose their line.
 const REVIEW: Duration = Duration::from_secs(5);
@@ -75,8 +79,8 @@ const TIME_STEP: Duration = Duration::from_secs(5);
 const UNLOCKING: Duration = Duration::from_secs(1);
 /// How often lists and databases are looked at. A change is taken in when it has lasted from one look to the next.
 const LISTS_STEP: Duration = Duration::from_secs(1);
-/// How long a client waits for a reload.
-const RELOAD: Duration = Duration::from_secs(20);
+/// How long a client waits for a change.
+const CHANGE: Duration = Duration::from_secs(20);
 
 /// Names of each kind that are remembered.
 const NAMES: usize = 16_384;
@@ -131,6 +135,7 @@ pub fn pending(options: &Options, all: bool) -> Result<(Plan, Pending)> {
         let observed = Observed {
             avoided: machine.avoided(),
             used_up: machine.used_up(),
+            by_hand: machine.by_hand(),
             ..machine.observe(&config).await?
         };
         let plan = plan::plan(&config, &observed, workers(&config));
@@ -200,6 +205,9 @@ impl Signals {
     }
 }
 
+/// What a client asks to be changed, and where the answer goes.
+type Asked = (Request, reply::SyncSender<Response>);
+
 /// The running daemon.
 struct Daemon {
     options: Options,
@@ -214,7 +222,7 @@ struct Daemon {
     rules: Arc<RuleSet>,
     shared: Arc<Shared>,
     reporter: Arc<Reporter>,
-    reloads: mpsc::Receiver<reply::SyncSender<Response>>,
+    orders: mpsc::Receiver<Asked>,
     keeper: Keeper,
     health: Lookout,
     quotas: Quotas,
@@ -246,7 +254,8 @@ impl Daemon {
         let machine = Machine::open(config.backend, run.clone())?;
         let traffic = Arc::<Traffic>::default();
         let quotas = Quotas::start(&config, &run, Arc::clone(&traffic))?;
-        let observed = Observed { used_up: quotas.used_up(), ..machine.observe(&config).await? };
+        let by_hand = machine.by_hand().only(config.uplinks.iter().map(|uplink| uplink.id).collect());
+        let observed = Observed { used_up: quotas.used_up(), by_hand, ..machine.observe(&config).await? };
         let plan = plan::plan(&config, &observed, workers(&config));
         heed_misfits(&plan)?;
         let mut gate = Gate::new(machine.backend()).context("cannot reach the kernel's firewall")?;
@@ -262,7 +271,10 @@ impl Daemon {
             ..Snapshot::default()
         };
         learned::restore(&run, &config, &snapshot);
-        let shared = Arc::new(Shared::new(deciding(&config, &plan, &observed, &rules, &snapshot)));
+        let mut first = deciding(&config, &plan, &observed, &rules, &snapshot);
+        let unknown = Avoided::default();
+        first.snapshot.board.suspected = plan::lines::staying(&plan.lines, unknown, unknown, by_hand);
+        let shared = Arc::new(Shared::new(first));
         shared.set_local_time(clock::local_time());
         let accounts = Arc::new(Accounts::default());
         let (events, decisions) = crossbeam_channel::bounded(EVENTS);
@@ -285,12 +297,13 @@ impl Daemon {
             lists_complaint: Mutex::default(),
             traffic,
             quotas: quotas.ledger(),
+            by_hand: ArcSwap::from_pointee(by_hand),
         });
         let follower = Follower::start(Arc::clone(&reporter))?;
         // Flows that run by a line which died while nobody looked.
         follower.lines_changed();
-        let (reload, reloads) = mpsc::channel(16);
-        let serving = serve_control(&run, &reporter, reload)?;
+        let (asked, orders) = mpsc::channel(16);
+        let serving = serve_control(&run, &reporter, asked)?;
         Ok(Self {
             options: options.clone(),
             run,
@@ -303,11 +316,11 @@ impl Daemon {
             rules,
             shared,
             reporter,
-            reloads,
+            orders,
             keeper,
             health,
             quotas,
-            by_hand: ByHand::default(),
+            by_hand,
             follower,
             followed,
             crew,
@@ -324,15 +337,15 @@ impl Daemon {
         let mut review = every(REVIEW);
         let mut time = every(TIME_STEP);
         let mut lists = every(LISTS_STEP);
-        let mut followed = true;
+        let (mut followed, mut settling) = (true, Settling::default());
         self.announce();
         let end = loop {
             tokio::select! {
                 _ = signals.terminate.recv() => break Ok(()),
                 _ = signals.interrupt.recv() => break Ok(()),
                 _ = signals.hang_up.recv() => drop(self.reload().await),
-                Some(answer) = self.reloads.recv() => {
-                    let response = self.reload().await;
+                Some((request, answer)) = self.orders.recv() => {
+                    let response = self.obey(request).await;
                     let _ = answer.try_send(response);
                 }
                 // A change that failed and was undone is news too: without this it would go round and round.
@@ -341,7 +354,10 @@ impl Daemon {
                         break Err(error.into());
                     }
                     self.leave_lost_lines().await;
-                    tokio::time::sleep(SETTLING).await;
+                    settling.heard(Instant::now());
+                }
+                () = settling.settled() => {
+                    settling.looks(Instant::now());
                     followed = self.follow_machine().await;
                 }
                 () = self.health.changed() => followed = self.heed_health().await,
@@ -425,7 +441,7 @@ impl Daemon {
             }
         }
         if lines != self.plan.lines {
-            plan::lines::keep_off(&mut lines, self.health.avoided(), self.by_hand);
+            plan::lines::keep_off(&mut lines, self.health.avoided(), self.by_hand, self.config.none);
             self.health.follow(&self.config, &lines, &observed);
             self.tell_usability(&lines);
             self.plan.lines = lines;
@@ -433,9 +449,9 @@ impl Daemon {
         }
     }
 
-    /// New flows keep off the lines that probes call down at once, and the kernel's own choice soon after.
+    /// New flows keep off the lines that probes or people call down at once, and the kernel's own choice soon after.
     async fn heed_health(&mut self) -> bool {
-        plan::lines::keep_off(&mut self.plan.lines, self.health.avoided(), self.by_hand);
+        plan::lines::keep_off(&mut self.plan.lines, self.health.avoided(), self.by_hand, self.config.none);
         self.tell_workers();
         self.follow_machine().await
     }
@@ -456,6 +472,7 @@ impl Daemon {
             tracing::info!("followed a change of the machine: {}", pending.summary());
         }
         self.tell_usability(&plan.lines);
+        self.tell_misfits(&plan);
         self.health.follow(&self.config, &plan.lines, &observed);
         self.observed = observed;
         self.plan = plan;
@@ -478,6 +495,12 @@ impl Daemon {
         }
     }
 
+    /// What others have done to the machine since, and does not fit.
+    fn tell_misfits(&self, plan: &Plan) {
+        let is_new = |misfit: &&Misfit| !self.plan.misfits.contains(misfit);
+        plan.misfits.iter().filter(is_new).for_each(|misfit| tracing::warn!("{misfit}"));
+    }
+
     /// Workers and status get the configuration and plan in force.
     fn publish(&mut self) {
         let mut current = self.reporter.current.lock().unwrap_or_else(PoisonError::into_inner);
@@ -496,9 +519,23 @@ impl Daemon {
         self.shared.deciding.rcu(|before| {
             let mut deciding =
                 deciding(&self.config, &self.plan, &self.observed, &self.rules, &before.snapshot);
-            deciding.snapshot.board.suspected = self.health.suspected();
+            deciding.snapshot.board.suspected = self.staying(&self.plan.lines);
+            self.fill_what_returned(&before.snapshot, &mut deciding.snapshot);
             deciding
         });
+    }
+
+    /// The lines that running flows stay on although new ones keep off.
+    fn staying(&self, lines: &[Line]) -> Avoided {
+        plan::lines::staying(lines, self.health.avoided(), self.health.suspected(), self.by_hand)
+    }
+
+    /// A line that comes back gets its flows little by little.
+    fn fill_what_returned(&self, before: &Snapshot, after: &mut Snapshot) {
+        let takes =
+            self.config.by_number(|uplink| uplink.map_or(Duration::ZERO, |uplink| uplink.health.fill));
+        let now = Millis(clock::monotonic_ms());
+        after.filling = before.filling.follow(&before.board, &after.board, &takes, now);
     }
 
     /// Stops deciding without losing a packet; the kernel's part stays, and what was learned.
@@ -507,7 +544,21 @@ impl Daemon {
         let _gate = self.keeper.close_and_drain();
         self.crew.stop();
         learned::save(&self.run, &self.config, &self.shared.deciding.load().snapshot);
+        tell_what_stays_avoided(&self.config, &self.plan);
         tracing::info!("stopped; the kernel goes on balancing (`wansplit down` takes it all away)");
+    }
+}
+
+/// The kernel is left with what was last known, rather than sent to lines that were dead a moment ago: whoever
+/// restarts the program would lose flows by that, and the kernel follows no other change by itself either.
+fn tell_what_stays_avoided(config: &Config, plan: &Plan) {
+    for line in &plan.lines {
+        let name = config.uplink_name(line.id);
+        for family in
+            Family::BOTH.iter().filter(|&&family| line.way(family).is_ok() && !line.is_usable(family))
+        {
+            tracing::warn!("uplink {name} was called down for {family} and stays out of the kernel's choice");
+        }
     }
 }
 
@@ -535,8 +586,10 @@ fn deciding(
                 usable_v6: plan.usable(Family::V6),
                 weights: config.weights_by_number(),
                 costs: plan.costs(),
+                doubted: plan.doubted(),
                 ..Board::default()
             },
+            none: config.none,
             ..learned.clone()
         },
         lan: config.lan.iter().map(index).collect(),
@@ -545,21 +598,21 @@ fn deciding(
     }
 }
 
-/// Status is answered by the socket's own thread; a reload is the main thread's.
+/// Status is answered by the socket's own thread; changes are the main thread's.
 fn serve_control(
     run: &RunDirectory,
     reporter: &Arc<Reporter>,
-    reload: mpsc::Sender<reply::SyncSender<Response>>,
+    orders: mpsc::Sender<Asked>,
 ) -> Result<Serving> {
     let reporter = Arc::clone(reporter);
     let server = Server::bind(&run.socket())?;
     Ok(server.serve(move |request| match request {
         Request::Status => Response::Status(Box::new(reporter.status())),
         Request::Explain { flow, down } => reporter.explain(&flow, &down),
-        Request::Reload => {
+        Request::Reload | Request::Uplink { .. } => {
             let (answer, answered) = reply::sync_channel(1);
-            let sent = reload.try_send(answer).is_ok();
-            let response = if sent { answered.recv_timeout(RELOAD).ok() } else { None };
+            let sent = orders.try_send((request, answer)).is_ok();
+            let response = if sent { answered.recv_timeout(CHANGE).ok() } else { None };
             response.unwrap_or_else(|| Response::Failed { message: "the daemon is busy".into() })
         }
     })?)

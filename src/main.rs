@@ -22,8 +22,9 @@ use wansplit::lab::interrupt::Interrupt;
 use wansplit::lab::session::{self, Lab, RouterFile, Update};
 use wansplit::lab::world::{Entered, World};
 use wansplit::system::state::RunDirectory;
-use wansplit::ui::cli::{self, Args, Command, Exit};
+use wansplit::ui::cli::{self, Args, Command, Direction, Exit};
 use wansplit::ui::explain as view_of_flow;
+use wansplit::ui::human::counted;
 use wansplit::ui::lab as view;
 use wansplit::ui::problems::{ProblemJson, Report, Severity};
 use wansplit::ui::status;
@@ -86,6 +87,14 @@ fn execute(args: &Args, world: Option<World>) -> anyhow::Result<Exit> {
         }
         Command::Status { json, watch, flows } => show_status(args, *json, *watch, *flows),
         Command::Reload => reload(args),
+        Command::Drain { uplink, force, json } => order(args, uplink, "drain", *force, *json),
+        Command::Undrain { uplink, json } => order(args, uplink, "undrain", false, *json),
+        Command::Uplink { uplink, action: Direction::Down, force, json } => {
+            order(args, uplink, "down", *force, *json)
+        }
+        Command::Uplink { uplink, action: Direction::Up, json, .. } => {
+            order(args, uplink, "up", false, *json)
+        }
         Command::Explain { flow, down, live, json } => explain(args, flow, down, *live, *json),
         Command::Replay { files, json } => replay::replay(args, files, *json),
         Command::Lab(lab) => try_lab(args, lab, world.context("the lab has a world of its own")?),
@@ -144,7 +153,8 @@ fn check(args: &Args, json: bool) -> anyhow::Result<Exit> {
     }
     let Some(rules) = rules else { return Ok(Exit::Refused) };
     if !json {
-        println!("{}: good; {rules} rules in {} files", path.display(), sources.rules.len());
+        let (rules, files) = (counted(rules as u64, "rule"), counted(sources.rules.len() as u64, "file"));
+        println!("{}: good; {rules} in {files}", path.display());
     }
     Ok(Exit::Good)
 }
@@ -206,9 +216,7 @@ fn fetch_status(args: &Args) -> anyhow::Result<Status> {
     match ask(args, Request::Status)? {
         Response::Status(status) => Ok(*status),
         Response::Failed { message } => anyhow::bail!(message),
-        Response::Reloaded { .. } | Response::Explained(_) => {
-            anyhow::bail!("the daemon answered something else")
-        }
+        _ => anyhow::bail!("the daemon answered something else"),
     }
 }
 
@@ -216,17 +224,26 @@ fn reload(args: &Args) -> anyhow::Result<Exit> {
     match ask(args, Request::Reload)? {
         Response::Reloaded { rules, changes } => {
             changes.iter().for_each(|change| println!("{change}"));
-            println!("{rules} rules are in force");
+            println!("{} in force", counted(rules as u64, "rule"));
             Ok(Exit::Good)
         }
         Response::Failed { message } => {
             eprintln!("nothing was changed: {message}");
             Ok(Exit::Failed)
         }
-        Response::Status(_) | Response::Explained(_) => {
-            anyhow::bail!("the daemon answered something else")
-        }
+        _ => anyhow::bail!("the daemon answered something else"),
     }
+}
+
+fn order(args: &Args, uplink: &str, order: &str, force: bool, json: bool) -> anyhow::Result<Exit> {
+    let request = Request::Uplink { name: uplink.to_owned(), order: order.to_owned(), force };
+    match ask(args, request)? {
+        Response::Ordered(ordered) if json => println!("{}", serde_json::to_string_pretty(&ordered)?),
+        Response::Ordered(ordered) => print!("{}", status::ordered(&ordered)),
+        Response::Failed { message } => anyhow::bail!(message),
+        _ => anyhow::bail!("the daemon answered something else"),
+    }
+    Ok(Exit::Good)
 }
 
 fn explain(args: &Args, flow: &[String], down: &[String], live: bool, json: bool) -> anyhow::Result<Exit> {

@@ -19,7 +19,7 @@ use wansplit::engine::geo::{Asn, Country, Geo, Places, Ranges};
 use wansplit::engine::packet::Family;
 use wansplit::engine::rule::hosts::{HostName, HostSet, Reach};
 use wansplit::engine::rule::model::{
-    Choice, HashKey, IcmpType, Live, Matchers, OnMismatch, Payload, Policy, Rule, TimeSpan, WhenNone,
+    Choice, HashKey, IcmpType, Live, Matchers, NoLine, OnMismatch, Payload, Policy, Rule, TimeSpan, WhenNone,
 };
 use wansplit::engine::rule::texts::{Expressions, Texts};
 use wansplit::engine::sniff::App;
@@ -77,11 +77,17 @@ fn the_articles_router_needs_nothing_but_its_lines_and_its_forward() {
         geo: Arc::default(),
         backend: BackendChoice::Auto,
         queue: Queue { first: 0, workers: None, limit: 50_000, length: 8192 },
-        marks: Marks { mask: 0xff, decided: 0x100, watched: 0x200, values: vec![1, 2] },
-        routing: Routing { first_table: 100, first_priority: 20_000, router: RouterTraffic::Multipath },
+        marks: Marks { mask: 0xff, decided: 0x100, watched: 0x200, values: vec![1, 2], refused: 0xff },
+        routing: Routing {
+            first_table: 100,
+            refused_table: 103,
+            first_priority: 20_000,
+            router: RouterTraffic::Multipath,
+        },
         bypass: Bypass::default(),
         guard: Guard::Warn,
         helpers: vec![],
+        none: NoLine::Keep,
     };
     assert_eq!(load(ARTICLE, &[]), expected);
 }
@@ -110,6 +116,7 @@ fn every_key_of_the_main_file_is_obeyed() {
             rejoin: limits(3, 300, 50),
             rejoin_for: ms(8000),
         },
+        fill: ms(30_000),
     };
     let uplink = |id: u8, interface: &str| Uplink {
         id: UplinkId(id),
@@ -139,6 +146,7 @@ fn every_key_of_the_main_file_is_obeyed() {
         health: Health {
             targets: vec![Target::Gateway],
             settings: Settings { quorum: Some(1), leave: limits(50, 700, 100), ..health.settings },
+            ..health.clone()
         },
         ..uplink(0, "ppp0")
     };
@@ -188,8 +196,14 @@ fn every_key_of_the_main_file_is_obeyed() {
             decided: 0x10_0000,
             watched: 0x20_0000,
             values: vec![0x200, 0x100, 0x300],
+            refused: 0xf00,
         },
-        routing: Routing { first_table: 200, first_priority: 10_000, router: RouterTraffic::Uplink(ISP2) },
+        routing: Routing {
+            first_table: 200,
+            refused_table: 201,
+            first_priority: 10_000,
+            router: RouterTraffic::Uplink(ISP2),
+        },
         bypass: Bypass {
             destinations: vec![net("192.0.2.0/24"), net("2001:db8:99::/48")],
             clients: vec![net("10.77.0.9/32")],
@@ -201,6 +215,7 @@ fn every_key_of_the_main_file_is_obeyed() {
             helper("RAS", 17, 1719),
             helper("Q.931", 6, 1720),
         ],
+        none: NoLine::Reject,
     };
     assert_eq!(load(EVERY_KEY, &[]), expected);
 }
@@ -235,7 +250,7 @@ fn every_key_of_a_rule_is_obeyed() {
         not: Matchers::default(),
         choice: Choice { policy: Policy::Hash(HashKey::FiveTuple), uplinks: vec![(ISP3, 200), (ISP1, 1)] },
         sticky: Some(Sticky { by: StickyBy::Client, lasts: Duration::from_secs(5400) }),
-        none: WhenNone::Drop,
+        none: WhenNone::Stop(NoLine::Drop),
         hold: Duration::from_millis(750),
         on_mismatch: OnMismatch::Reset,
         live: Live::MoveBack,

@@ -260,7 +260,7 @@ fn link(line: &str, index: u32) -> Link {
     let mtu = words.next().and_then(|mtu| mtu.parse().ok()).expect("a size");
     let addresses: Vec<Address> = words.map(address).collect();
     let point_to_point = addresses.iter().any(|address| address.peer.is_some());
-    Link { index, name, up: true, mtu, point_to_point, hardware: None, addresses }
+    Link { index, name, up: true, enabled: true, mtu, point_to_point, hardware: None, addresses }
 }
 
 fn address(word: &str) -> Address {

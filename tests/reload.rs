@@ -75,9 +75,8 @@ fn flows_of_a_line_that_is_removed_go_on_by_another_or_hear_of_it() {
 
 fn removed(backend: &str) {
     let (mut router, files) = three_lines(backend);
-    let only = |router: &Router, uplink: &str| rule(router, 3, uplink);
     router.configure(&files[1]);
-    router.rule_file("30.toml", &only(&router, "isp3"));
+    router.rule_file("30.toml", &rule(&router, 3, "isp3"));
     router.start();
     let host = router.network.lans[0].clients[3].host.clone();
     let to = router.echo(Family::V4);
@@ -90,7 +89,7 @@ fn removed(backend: &str) {
     let mut idle = host.enter(|| TcpStream::connect(to)).unwrap().unwrap();
     let greeted = idle.read(&mut [0; 256]).unwrap();
     assert!(greeted > 0);
-    router.rule_file("30.toml", &only(&router, "isp1"));
+    router.rule_file("30.toml", &rule(&router, 3, "isp1"));
     reload(&router, &files[0]);
     idle.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
     let heard = idle.read(&mut [0; 256]).map_err(|error| error.kind());
@@ -216,7 +215,7 @@ fn three_lines(backend: &str) -> (Router, Vec<String>) {
 fn rule(router: &Router, client: usize, uplink: &str) -> String {
     let of = router.network.lans[0].clients[client].addresses;
     let fits = format!("match = {{ src = [\"{}\", \"{}\"] }}", of.v4, of.v6);
-    format!("[[rule]]\nname = \"{uplink} alone\"\n{fits}\nuse = \"{uplink}\"\n")
+    format!("[[rule]]\nname = \"client {client}\"\n{fits}\nuse = \"{uplink}\"\n")
 }
 
 fn reload(router: &Router, file: &str) -> String {

@@ -8,6 +8,8 @@ mod quic;
 #[path = "support/router.rs"]
 mod router;
 
+#[path = "traffic/by_hand.rs"]
+mod by_hand;
 #[path = "traffic/common.rs"]
 mod common;
 #[path = "traffic/contents.rs"]
@@ -30,6 +32,8 @@ mod load;
 mod own;
 #[path = "traffic/protocols.rs"]
 mod protocols;
+#[path = "traffic/refused.rs"]
+mod refused;
 #[path = "traffic/rules.rs"]
 mod rules;
 #[path = "traffic/watch.rs"]

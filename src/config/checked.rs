@@ -3,12 +3,13 @@
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
 use std::sync::Arc;
+use std::time::Duration;
 
 use ipnet::{IpNet, Ipv6Net};
 
 use crate::engine::geo::Geo;
 use crate::engine::packet::Family;
-use crate::engine::rule::model::Rule;
+use crate::engine::rule::model::{NoLine, Rule, WhenNone};
 use crate::engine::uplink::cost::Cost;
 use crate::engine::uplink::health::{Settings, Target};
 use crate::engine::uplink::load::Both;
@@ -43,9 +44,18 @@ pub struct Config {
     pub guard: Guard,
     /// Connection helpers to attach.
     pub helpers: Vec<Helper>,
+    /// What becomes of flows for which no rule and no line is left.
+    pub none: NoLine,
 }
 
 impl Config {
+    /// Whether any flow may be refused or dropped for want of a line.
+    #[must_use]
+    pub fn refuses(&self) -> bool {
+        let refuses = |none: WhenNone| matches!(none, WhenNone::Stop(NoLine::Reject | NoLine::Drop));
+        self.none != NoLine::Keep || self.rules.iter().any(|rule| refuses(rule.none))
+    }
+
     /// Whether any rule asks what a flow's host is called.
     #[must_use]
     pub fn asks_for_names(&self) -> bool {
@@ -98,7 +108,7 @@ impl Config {
     pub fn uplink_of(&self, decision: &Decision) -> Option<&str> {
         match decision.action {
             Action::Route(id) => Some(self.uplink_name(id)),
-            Action::Keep | Action::Drop | Action::Hold(_) => None,
+            Action::Keep | Action::Drop | Action::Reject | Action::Hold(_) => None,
         }
     }
 
@@ -171,6 +181,8 @@ pub struct Health {
     pub targets: Vec<Target>,
     /// How to judge the answers.
     pub settings: Settings,
+    /// How long it takes until a line that comes back has its whole share of new flows again.
+    pub fill: Duration,
 }
 
 impl Health {
@@ -284,6 +296,8 @@ impl Queue {
 pub struct Routing {
     /// The own-traffic table; uplinks' tables follow unless they name theirs.
     pub first_table: u32,
+    /// The table of flows that are refused: the first free one behind the own-traffic table.
+    pub refused_table: u32,
     /// Priority of the first of our rules.
     pub first_priority: u32,
     /// How the router's own new flows are routed.

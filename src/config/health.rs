@@ -32,7 +32,7 @@ impl Default for Health {
         let echoes = cloudflare.into_iter().chain(google).map(Target::Echo);
         let queries = quad9.into_iter().chain(opendns).map(query);
         let targets = echoes.chain(queries).chain([Target::Gateway]).collect();
-        Health { targets, settings: Settings::default() }
+        Health { targets, settings: Settings::default(), fill: Duration::from_secs(10) }
     }
 }
 
@@ -50,8 +50,9 @@ pub(super) fn read(section: Section, base: &Health) -> Health {
         rejoin,
         rejoin_for,
     };
+    let fill = section.or("fill", base.fill, values::fill);
     section.finish();
-    Health { targets, settings }
+    Health { targets, settings, fill }
 }
 
 fn targets(section: &Section) -> Option<Vec<Target>> {

@@ -21,8 +21,8 @@ pub(super) fn read(section: Section, ids: &[UplinkId], uplinks: &[Written]) -> M
     // A mask that was refused: nothing can be said about the rest.
     let mask = mask.unwrap_or(Spanned::new(section.span(), u32::MAX >> 2));
     let (decided, watched) = flags(&section, &mask);
-    let marks =
-        Marks { mask: *mask.get_ref(), decided, watched, values: values(&section, &mask, ids, uplinks) };
+    let (values, refused) = values(&section, &mask, ids, uplinks);
+    let marks = Marks { mask: *mask.get_ref(), decided, watched, values, refused };
     section.finish();
     marks
 }
@@ -61,16 +61,15 @@ fn flag_bit(value: &Value, taken: u32) -> Read<u32> {
     if bit.is_power_of_two() && bit & taken == 0 { Ok(bit) } else { Err(expected()) }
 }
 
-/// The value of each uplink, by its number: that which it names or its number counted from 1, moved into the mask.
-fn values(section: &Section, mask: &Spanned<u32>, ids: &[UplinkId], uplinks: &[Written]) -> Vec<u32> {
+/// The value of each uplink, by its number: that which it names or its number counted from 1, moved into the mask;
+/// and the value of what is refused: the highest that is left.
+fn values(section: &Section, mask: &Spanned<u32>, ids: &[UplinkId], uplinks: &[Written]) -> (Vec<u32>, u32) {
     let most = u32::MAX >> mask.get_ref().count_zeros();
-    if uplinks.len() > most as usize {
+    if uplinks.len() >= most as usize {
         let message = format!("the mask is too small for {} uplinks", uplinks.len());
-        section.report().error(
-            mask.span(),
-            message,
-            format!("expected more bits, these have {most} values above 0"),
-        );
+        let hint =
+            format!("expected more bits, these have {most} values above 0, one of them for what is refused");
+        section.report().error(mask.span(), message, hint);
     }
     for mark in uplinks.iter().flat_map(|uplink| &uplink.mark).filter(|mark| *mark.get_ref() > most) {
         let message = format!("mark {} does not fit into the mask", mark.get_ref());
@@ -78,11 +77,13 @@ fn values(section: &Section, mask: &Spanned<u32>, ids: &[UplinkId], uplinks: &[W
     }
     let numbers: Vec<u32> = ids.iter().zip(uplinks).map(|(&id, uplink)| number(id, uplink)).collect();
     report_collisions(section, &numbers, uplinks);
+    let refused = (1..=most).rev().find(|number| !numbers.contains(number)).unwrap_or_default();
+    let in_mask = |number| deposit(number, *mask.get_ref());
     let mut values = vec![0; ids.iter().map(|id| usize::from(id.0) + 1).max().unwrap_or(0)];
     for (id, number) in ids.iter().zip(numbers) {
-        values[usize::from(id.0)] = deposit(number, *mask.get_ref());
+        values[usize::from(id.0)] = in_mask(number);
     }
-    values
+    (values, in_mask(refused))
 }
 
 fn number(id: UplinkId, uplink: &Written) -> u32 {

@@ -108,17 +108,31 @@ pub fn rules_directory(main: &SourceFile) -> Result<String, Problems> {
     }
 }
 
+/// The uplink that people call so.
+///
+/// # Errors
+/// That there is none, and the nearest name.
+pub fn uplink_named<'c>(config: &'c Config, name: &str) -> Result<&'c Uplink, String> {
+    let known = config.uplinks.iter().map(|uplink| uplink.name.as_str());
+    let found = config.uplinks.iter().find(|uplink| uplink.name == name);
+    found.ok_or_else(|| sentence(names::unknown("uplink", name, known)))
+}
+
 /// The flow that a text like `tcp 10.77.0.5:40000 > 198.51.100.7:22 host=www.example.org` describes, as
 /// rules' examples do.
 ///
 /// # Errors
 /// What is wrong with it, and what was expected.
 pub fn flow(text: &str, config: &Config) -> Result<Facts<'static>, String> {
-    example::parse(text, &names::Names::of(config)).map_err(|fault| match fault {
+    example::parse(text, &names::Names::of(config)).map_err(sentence)
+}
+
+fn sentence(fault: Fault) -> String {
+    match fault {
         Fault::Refused { hint } => hint,
         Fault::Because { message, hint } => format!("{message}: {hint}"),
         Fault::Elsewhere => "a name in it is not known".into(),
-    })
+    }
 }
 
 /// `path`, seen from the directory that `file` is in.

@@ -116,7 +116,7 @@ fn without_database(what: &str, key: &str) -> Fault {
     }
 }
 
-fn unknown<'k>(what: &str, wanted: &str, known: impl Iterator<Item = &'k str> + Clone) -> Fault {
+pub(super) fn unknown<'k>(what: &str, wanted: &str, known: impl Iterator<Item = &'k str> + Clone) -> Fault {
     let message = format!("there is no {what} {}", quoted(wanted));
     Fault::Because { message, hint: suggestion(wanted, known) }
 }

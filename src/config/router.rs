@@ -12,6 +12,7 @@ use super::reader::{Section, values_of};
 use super::values::{self, INTERFACE, interface, number, one_of, text};
 use super::{forwards, marks, mmdb, routing, uplinks, words};
 use crate::engine::geo::Geo;
+use crate::engine::rule::model::NoLine;
 
 /// Most LAN interfaces: [`crate::engine::flow::LanId`] is one byte.
 const MAX_LAN: usize = 256;
@@ -25,6 +26,8 @@ const BACKENDS: &[(&str, BackendChoice)] = &[
     ("iptables-nft", BackendChoice::IptablesNft),
     ("iptables-legacy", BackendChoice::IptablesLegacy),
 ];
+
+const NONE: &[(&str, NoLine)] = &[("keep", NoLine::Keep), ("reject", NoLine::Reject), ("drop", NoLine::Drop)];
 
 const GUARDS: &[(&str, Guard)] = &[("on", Guard::On), ("warn", Guard::Warn), ("off", Guard::Off)];
 
@@ -51,6 +54,7 @@ pub(super) fn read(root: Section, lists: &Lists, known: &Numbers) -> (Names, Con
         bypass: bypass(root.section("bypass")),
         guard: root.or("guard", Guard::default(), one_of(GUARDS)),
         helpers: helpers(&root),
+        none: root.or("none", NoLine::default(), one_of(NONE)),
     };
     root.finish();
     (names, config)

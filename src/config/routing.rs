@@ -29,12 +29,13 @@ pub(super) fn read(
 ) -> (Routing, Vec<u32>) {
     let first_table = section.optional("first_table", number(1..=u64::from(u32::MAX)));
     let first_table = first_table.unwrap_or(Spanned::new(section.span(), FIRST_TABLE));
+    let tables = tables(&section, &first_table, ids, uplinks);
     let routing = Routing {
         first_table: *first_table.get_ref(),
+        refused_table: free_behind(*first_table.get_ref(), &tables),
         first_priority: section.or("first_priority", FIRST_PRIORITY, number(1..=MAIN_PRIORITY - PRIORITIES)),
         router: section.or("router", RouterTraffic::Multipath, |value| router(value, names)),
     };
-    let tables = tables(&section, &first_table, ids, uplinks);
     section.finish();
     (routing, tables)
 }
@@ -60,6 +61,12 @@ fn tables(section: &Section, first: &Spanned<u32>, ids: &[UplinkId], uplinks: &[
         tables.push(*table.get_ref());
     }
     tables
+}
+
+/// The first table behind this one that is neither an uplink's nor the kernel's.
+fn free_behind(first: u32, taken: &[u32]) -> u32 {
+    let is_free = |table: &u32| !taken.contains(table) && !(253..=255).contains(table);
+    (first.saturating_add(1)..=u32::MAX).chain(1..first).find(is_free).unwrap_or(first)
 }
 
 /// Notes who owns a table, and reports one that is the kernel's or somebody else's.

@@ -18,7 +18,7 @@ use super::words;
 use crate::engine::flow::Facts;
 use crate::engine::packet::{Family, PROTOCOLS_WITH_PORTS};
 use crate::engine::rule::model::{
-    Choice, HashKey, IcmpType, Live, Matchers, OnMismatch, Percent, Policy, Rule, WhenNone,
+    Choice, HashKey, IcmpType, Live, Matchers, NoLine, OnMismatch, Percent, Policy, Rule, WhenNone,
 };
 use crate::engine::rule::naive;
 use crate::engine::rule::texts::{Texts, Unusable};
@@ -31,8 +31,13 @@ const MAX_RULES: usize = 1 << 16;
 
 const USE: &str = "the name of an uplink or { policy = ..., uplinks = [...] }";
 
-const NONE: &[(&str, WhenNone)] =
-    &[("next-rule", WhenNone::NextRule), ("any", WhenNone::Any), ("drop", WhenNone::Drop)];
+const NONE: &[(&str, WhenNone)] = &[
+    ("next-rule", WhenNone::NextRule),
+    ("any", WhenNone::Any),
+    ("keep", WhenNone::Stop(NoLine::Keep)),
+    ("reject", WhenNone::Stop(NoLine::Reject)),
+    ("drop", WhenNone::Stop(NoLine::Drop)),
+];
 
 const LIVE: &[(&str, Live)] =
     &[("keep", Live::Keep), ("reset-on-down", Live::ResetOnDown), ("move-back", Live::MoveBack)];

@@ -224,6 +224,14 @@ pub(super) fn hold(value: &Value) -> Read<Duration> {
     })(value)
 }
 
+/// How long a line is filled.
+pub(super) fn fill(value: &Value) -> Read<Duration> {
+    const LONGEST: Duration = Duration::from_secs(600);
+    text("a time like \"10s\", up to \"10m\", or \"0s\"", |text| span(text).filter(|span| *span <= LONGEST))(
+        value,
+    )
+}
+
 /// A number and a unit.
 fn span(text: &str) -> Option<Duration> {
     let unit = text.find(|letter: char| !letter.is_ascii_digit())?;

@@ -12,8 +12,8 @@ use super::message::{Request, Response};
 /// How long a status may take; above what the server grants a full house of silent clients.
 const STATUS_PATIENCE: Duration = Duration::from_secs(6);
 
-/// How long a reload may take: thousands of rules are read and compiled.
-const RELOAD_PATIENCE: Duration = Duration::from_secs(30);
+/// How long a change may take: thousands of rules are read and compiled.
+const CHANGE_PATIENCE: Duration = Duration::from_secs(30);
 
 /// Longest answer in bytes: thousands of rules over dozens of uplinks fit.
 const ANSWER_LIMIT: usize = 64 << 20;
@@ -69,7 +69,7 @@ pub enum ClientError {
 pub fn ask(path: &Path, request: Request) -> Result<Response, ClientError> {
     let patience = match request {
         Request::Status | Request::Explain { .. } => STATUS_PATIENCE,
-        Request::Reload => RELOAD_PATIENCE,
+        Request::Reload | Request::Uplink { .. } => CHANGE_PATIENCE,
     };
     ask_within(path, request, patience)
 }

@@ -107,9 +107,9 @@ fn respond(line: &[u8], may_change: bool, handler: &mut impl FnMut(Request) -> R
         return Response::Failed { message: format!("the request is longer than {LINE_LIMIT} bytes") };
     }
     match Request::from_line(line) {
-        Ok(Request::Reload) if !may_change => Response::Failed {
-            message: "only root and the daemon's own user may ask for a reload".to_owned(),
-        },
+        Ok(request) if request.changes_something() && !may_change => {
+            Response::Failed { message: "only root and the daemon's own user may ask for changes".to_owned() }
+        }
         Ok(request) => handler(request),
         Err(message) => Response::Failed { message },
     }

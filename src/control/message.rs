@@ -20,6 +20,16 @@ pub enum Request {
     Status,
     /// Read all files again, all or nothing.
     Reload,
+    /// Do something to an uplink by hand.
+    Uplink {
+        /// Its name.
+        name: String,
+        /// "drain", "undrain", "down" or "up".
+        order: String,
+        /// Also if it is the last one that works.
+        #[serde(default)]
+        force: bool,
+    },
     /// What would become of a flow now, and why.
     Explain {
         /// The flow, as rules' examples write it.
@@ -31,6 +41,15 @@ pub enum Request {
 }
 
 impl Request {
+    /// Whether it asks for more than to be told.
+    #[must_use]
+    pub fn changes_something(&self) -> bool {
+        match self {
+            Request::Reload | Request::Uplink { .. } => true,
+            Request::Status | Request::Explain { .. } => false,
+        }
+    }
+
     /// The request as one line, newline included.
     #[must_use]
     pub fn to_line(self) -> Vec<u8> {
@@ -77,6 +96,8 @@ pub enum Response {
         #[serde(default)]
         changes: Vec<String>,
     },
+    /// The uplink is now as it was asked for.
+    Ordered(Ordered),
     /// What would become of the flow.
     Explained(Box<Explanation>),
     /// It was not done.
@@ -146,6 +167,20 @@ pub struct Status {
     pub warnings: Vec<String>,
 }
 
+/// An uplink after something was done to it by hand.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Ordered {
+    /// Its name.
+    pub uplink: String,
+    /// "drained", "down"; `None`: as the machine and probes have it.
+    pub by_hand: Option<String>,
+    /// Connections that the kernel tracks on it now; `None`: not counted.
+    pub flows_now: Option<u64>,
+    /// What its owner should know.
+    pub warnings: Vec<String>,
+}
+
 /// What becomes of a flow, and why.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
@@ -168,6 +203,9 @@ pub struct Explanation {
     pub reason: String,
     /// For how many milliseconds its first datagrams may be held, where its client says its name in several.
     pub hold_ms: u64,
+    /// What becomes of it while it runs, when its line dies or a better one comes back, as rules have it
+    /// (`live`); empty where it leaves by no line of a rule's.
+    pub live: String,
     /// What would become of it if one more line were down.
     pub without: Vec<Without>,
 }
@@ -184,6 +222,9 @@ pub struct Tried {
     pub matches: bool,
     /// Why it does not match, or why it did not decide.
     pub why: String,
+    /// What becomes of the connection if its client then says a name that this rule asks for: "keep" or
+    /// "reset"; empty where that cannot be.
+    pub on_mismatch: String,
 }
 
 /// What becomes of a flow if a line is down.
@@ -261,6 +302,8 @@ pub struct Uplink {
     pub interface: String,
     /// Share of new flows, 1 to 255.
     pub weight: u8,
+    /// What people did to it: "drained", "down"; `None`: nothing.
+    pub by_hand: Option<String>,
     /// How it stands with IPv4.
     pub ipv4: UplinkFamily,
     /// How it stands with IPv6.

@@ -3,7 +3,7 @@
 //! One thread serves all clients: it polls at most [`MOST_CLIENTS`] of them, so
 //! that a silent, slow or garbled one costs a slot for a few seconds and nobody
 //! else anything. The handler runs on that thread, one request at a time. Who
-//! may open the socket may ask for the status; a reload is for root and the
+//! may open the socket may ask for the status; changes are for root and the
 //! daemon's own user (`SO_PEERCRED`, unix(7)).
 //!
 //! Dropping [`Serving`] ends the thread after the request at hand and removes the socket.
@@ -416,6 +416,7 @@ mod tests {
             let answer = |request| match request {
                 Request::Explain { flow, .. } => Response::Failed { message: flow },
                 Request::Status => Response::Status(Box::default()),
+                Request::Uplink { name, .. } => Response::Failed { message: name },
                 Request::Reload => Response::Reloaded { rules: 7, changes: Vec::new() },
             };
             Server::bind(&self.path).unwrap().serve(answer).unwrap()

@@ -229,7 +229,7 @@ impl Drop for Bookkeeping {
 fn account(decision: &Decision) -> Option<Account> {
     match decision.action {
         Action::Route(uplink) => Some((decision.rule, uplink)),
-        Action::Keep | Action::Drop | Action::Hold(_) => None,
+        Action::Keep | Action::Drop | Action::Reject | Action::Hold(_) => None,
     }
 }
 

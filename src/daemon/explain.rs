@@ -8,13 +8,15 @@ use anyhow::Result;
 use crate::config::{self, Config};
 use crate::control::message::{Explanation, Tried, Without};
 use crate::engine::flow::{Facts, Millis};
-use crate::engine::rule::model::{Rule, WhenNone};
+use crate::engine::rule::model::{Live, NoLine, OnMismatch, Rule, WhenNone};
 use crate::engine::rule::naive::{Objection, objections};
 use crate::engine::sniff::App;
 use crate::engine::uplink::cost::Cost;
-use crate::engine::uplink::{Board, UplinkId, UplinkSet};
+use crate::engine::uplink::{Avoided, Board, Filling, UplinkId, UplinkSet};
 use crate::engine::verdict::{Action, Decision, Reason};
-use crate::engine::{Engine, Snapshot};
+use crate::engine::{Engine, Snapshot, live};
+
+const TCP: u8 = 6;
 
 /// A flow that cannot be read, or an uplink that does not exist.
 #[derive(Debug, thiserror::Error)]
@@ -30,6 +32,7 @@ pub fn offline(path: &Path, flow: &str, down: &[String]) -> Result<Explanation> 
     let weights = config.weights_by_number();
     let mut snapshot = Snapshot::where_all_works(Arc::clone(&config.rules), Arc::clone(&config.geo), weights);
     snapshot.board.costs = config.costs();
+    snapshot.none = config.none;
     explain(&config, &snapshot, flow, down, Millis::default()).map_err(|error| BadQuestion(error).into())
 }
 
@@ -53,8 +56,7 @@ pub fn explain(
     }
     let mut board = snapshot.board.clone();
     for name in down {
-        let id = uplink_named(config, name)?;
-        board = without(&board, id);
+        board = without(&board, config::uplink_named(config, name)?.id);
     }
     let usable = board.usable(facts.family);
     let decision = judge(snapshot, &board, &facts, now);
@@ -73,10 +75,11 @@ pub fn explain(
         country: facts.country.map(|country| country.to_string()),
         asn: facts.asn.map(|asn| asn.0.get()),
         avoided: too_dear(config, snapshot, &board, &facts, &decision),
-        rules: tried(config, usable, &facts, &decision),
+        rules: tried(config, &board, &facts, &decision),
         uplink: uplink(config, &decision),
         reason: config.explain(&decision),
         hold_ms: if says_more { hold.as_millis() as u64 } else { 0 },
+        live: live_of(config, &decision).to_owned(),
         without: without.collect(),
     })
 }
@@ -90,12 +93,12 @@ fn too_dear(
     decision: &Decision,
 ) -> Vec<String> {
     let ruling = decision.rule.filter(|_| decision.reason != Reason::AnyAfterRule);
-    let choice = ruling.and_then(|id| snapshot.rules.rule(id)).map(|rule| rule.choice.uplinks.clone());
-    let uplinks = choice.unwrap_or_else(|| board.uplinks().collect());
-    let candidates = board.candidates(facts.family, uplinks.iter().copied());
-    let usable = board.usable(facts.family);
+    let rule = ruling.and_then(|id| snapshot.rules.rule(id));
+    let uplinks = rule.map_or_else(|| board.uplinks().collect(), |rule| rule.choice.uplinks.clone());
+    let allowed = rule.map_or(board.usable(facts.family), |rule| board.allowed(rule, facts.family));
+    let candidates = board.cheapest(allowed, uplinks.iter().copied());
     let is_left_out = |id: UplinkId| {
-        usable.contains(id) && !candidates.contains(id) && decision.action != Action::Route(id)
+        allowed.contains(id) && !candidates.contains(id) && decision.action != Action::Route(id)
     };
     let left_out = uplinks.iter().map(|&(id, _)| id).filter(|&id| is_left_out(id));
     left_out.map(|id| format!("{}: {}", config.uplink_name(id), why_dear(board.cost(id)))).collect()
@@ -108,29 +111,62 @@ fn why_dear(cost: Cost) -> String {
     }
 }
 
-/// Turns begin anew and choices are not remembered.
+/// Turns begin anew, choices are not remembered, and lines have their whole share.
 fn judge(snapshot: &Snapshot, board: &Board, facts: &Facts, now: Millis) -> Decision {
-    let snapshot = Snapshot { board: board.clone(), choices: Arc::default(), ..snapshot.clone() };
+    let (board, choices, filling) = (board.clone(), Arc::default(), Filling::default());
+    let snapshot = Snapshot { board, choices, filling, ..snapshot.clone() };
     Engine::new(1).judge(&snapshot, facts, now)
 }
 
 /// The rules up to the one that decides.
-fn tried(config: &Config, usable: UplinkSet, facts: &Facts, decision: &Decision) -> Vec<Tried> {
+fn tried(config: &Config, board: &Board, facts: &Facts, decision: &Decision) -> Vec<Tried> {
     let last = decision.rule.map_or(config.rules.len(), |rule| usize::from(rule.0) + 1);
-    config.rules.iter().take(last).map(|rule| try_one(rule, usable, facts)).collect()
+    config.rules.iter().take(last).map(|rule| try_one(rule, board, facts)).collect()
 }
 
-fn try_one(rule: &Rule, usable: UplinkSet, facts: &Facts) -> Tried {
+fn try_one(rule: &Rule, board: &Board, facts: &Facts) -> Tried {
+    let late = on_mismatch(rule, facts);
     let objections: Vec<String> = objections(rule, facts).map(objection).collect();
-    let has_uplink = rule.choice.uplinks.iter().any(|(uplink, _)| usable.contains(*uplink));
+    let has_uplink = !live::possible(rule, board, facts.family).is_empty();
     let why = match rule.none {
         _ if !objections.is_empty() => objections.join(", "),
         _ if has_uplink => String::new(),
         WhenNone::NextRule => "none of its uplinks is usable: the next rule".into(),
         WhenNone::Any => "none of its uplinks is usable: any other".into(),
-        WhenNone::Drop => "none of its uplinks is usable: dropped".into(),
+        WhenNone::Stop(NoLine::Keep) => "none of its uplinks is usable: one all the same".into(),
+        WhenNone::Stop(NoLine::Reject) => "none of its uplinks is usable: refused".into(),
+        WhenNone::Stop(NoLine::Drop) => "none of its uplinks is usable: dropped".into(),
     };
-    Tried { name: rule.name.clone(), origin: rule.origin.clone(), matches: objections.is_empty(), why }
+    Tried {
+        name: rule.name.clone(),
+        origin: rule.origin.clone(),
+        matches: objections.is_empty(),
+        why,
+        on_mismatch: late.to_owned(),
+    }
+}
+
+/// What a rule wants for a TCP connection that lacks only the name it asks for, which its client may still say.
+fn on_mismatch(rule: &Rule, facts: &Facts) -> &'static str {
+    let lacks = |objection: Objection| !objection.under_not && objection.key == "host";
+    let mut objections = objections(rule, facts).peekable();
+    let is_open = facts.key.protocol == TCP && facts.name.is_none() && objections.peek().is_some();
+    match rule.on_mismatch {
+        _ if !is_open || !objections.all(lacks) => "",
+        OnMismatch::Keep => "keep",
+        OnMismatch::Reset => "reset",
+    }
+}
+
+/// What the rule that decided wants for its running flows; flows without one are treated by the default.
+fn live_of(config: &Config, decision: &Decision) -> &'static str {
+    let rule = decision.rule.and_then(|rule| config.rules.get(usize::from(rule.0)));
+    match rule.map(|rule| rule.live).unwrap_or_default() {
+        _ if config.uplink_of(decision).is_none() => "",
+        Live::Keep => "keep",
+        Live::ResetOnDown => "reset-on-down",
+        Live::MoveBack => "move-back",
+    }
 }
 
 fn objection(Objection { key, under_not }: Objection) -> String {
@@ -139,15 +175,8 @@ fn objection(Objection { key, under_not }: Objection) -> String {
 
 fn without(board: &Board, uplink: UplinkId) -> Board {
     let others = |set: UplinkSet| set.iter().filter(|&other| other != uplink).collect();
-    Board { usable_v4: others(board.usable_v4), usable_v6: others(board.usable_v6), ..board.clone() }
-}
-
-fn uplink_named(config: &Config, name: &str) -> Result<UplinkId, String> {
-    let found = config.uplinks.iter().find(|uplink| uplink.name == name);
-    let names = || config.uplinks.iter().map(|uplink| uplink.name.as_str()).collect::<Vec<_>>().join(", ");
-    found
-        .map(|uplink| uplink.id)
-        .ok_or_else(|| format!("no uplink is called {name:?}; there are {}", names()))
+    let doubted = Avoided { v4: others(board.doubted.v4), v6: others(board.doubted.v6) };
+    Board { usable_v4: others(board.usable_v4), usable_v6: others(board.usable_v6), doubted, ..board.clone() }
 }
 
 fn uplink(config: &Config, decision: &Decision) -> Option<String> {

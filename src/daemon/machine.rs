@@ -144,7 +144,13 @@ impl Machine {
         self.run.load().used_up
     }
 
-    /// Reads all that a plan for this configuration depends on, but for what probes have found.
+    /// What people said of uplinks.
+    #[must_use]
+    pub fn by_hand(&self) -> ByHand {
+        self.run.load().by_hand
+    }
+
+    /// Reads all that a plan for this configuration depends on, but for what probes have found and people said.
     ///
     /// # Errors
     /// When the kernel does not answer.
@@ -273,7 +279,7 @@ impl Machine {
     }
 
     fn firewall_back_to(&self, before: &Installed) -> Result<(), firewall::Error> {
-        firewall::run_all(&firewall::observe(self.backend)?.back_to(before))
+        firewall::go_back(&firewall::observe(self.backend)?, before)
     }
 
     async fn routing_back_to(&self, before: &Observed) -> Result<()> {

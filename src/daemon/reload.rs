@@ -2,8 +2,9 @@
 //!
 //! The order keeps every packet's way sound. What the next configuration needs is put beside what
 //! the one before has, where the kernel already keeps new flows off the uplinks that leave; then
-//! workers decide by the next one; and when they have done with what they took before, what only
-//! the one before had goes. Whatever fails on the way leaves all as it was.
+//! workers decide by the next one; when they have done with what they took before, running flows
+//! leave the uplinks that go, so that none of them is ever without a way; and then what only the one
+//! before had goes. Whatever fails on the way leaves all as it was, but for flows that have left.
 //!
 //! Other queues cannot be had beside the present ones. While they are changed, which takes
 //! less than a second, the gate is closed and the kernel decides.
@@ -136,10 +137,11 @@ impl Daemon {
         let rules = self.compiled(&fresh);
         let before = self.shared.deciding.load_full();
         let mut next = deciding(&fresh, &plan, &observed, &rules, &before.snapshot);
-        next.snapshot.board.suspected = self.health.suspected();
+        next.snapshot.board.suspected = self.staying(&plan.lines);
         self.shared.deciding.store(Arc::new(next));
         if !leaving.is_empty() {
             wait_for_turns(&self.shared);
+            self.follower.end_what_leaves();
             match self.let_go(&fresh).await {
                 Ok(now) => (observed, plan) = now,
                 Err(error) => {
@@ -188,6 +190,7 @@ impl Daemon {
         self.reporter.quotas.follow(&fresh);
         self.health.follow(&fresh, &plan.lines, &observed);
         (self.config, self.observed, self.plan, self.rules) = (fresh, observed, plan, rules);
+        self.forget_what_was_said_of_others();
         self.publish();
     }
 }

@@ -6,6 +6,8 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use arc_swap::ArcSwap;
+
 use super::accounts::{Account, Accounts, Sum};
 use super::explain::explain;
 use super::health::{Lines, Report};
@@ -23,10 +25,10 @@ use crate::engine::gate::is_stale;
 use crate::engine::hold::Counts;
 use crate::engine::packet::Family;
 use crate::engine::rule::model::RuleId;
-use crate::engine::uplink::UplinkId;
 use crate::engine::uplink::health::Estimates;
 use crate::engine::uplink::load::{self, Capacity};
 use crate::engine::uplink::quota::Level;
+use crate::engine::uplink::{ByHand, UplinkId};
 use crate::engine::verdict::{Action, Reason};
 use crate::engine::watching;
 use crate::plan::Plan;
@@ -57,6 +59,8 @@ pub struct Reporter {
     pub traffic: Arc<Traffic>,
     /// What lines with a quota have carried this month.
     pub quotas: Arc<Ledger>,
+    /// What people said of uplinks.
+    pub by_hand: ArcSwap<ByHand>,
 }
 
 impl Reporter {
@@ -118,7 +122,7 @@ impl Reporter {
             holds: holds(&self.shared.holds.load()),
             heard: heard(&self.shared.heard.load()),
             recent: self.accounts.recent().iter().map(|event| recent(event, &config, now)).collect(),
-            warnings: self.warnings(&plan),
+            warnings: self.warnings(&config, &plan),
         }
     }
 
@@ -138,6 +142,7 @@ impl Reporter {
                 name: uplink.name.clone(),
                 interface: uplink.interface.clone(),
                 weight: uplink.weight,
+                by_hand: self.by_hand.load().of(uplink.id).map(str::to_owned),
                 ipv4: self.family(line, Family::V4),
                 ipv6: self.family(line, Family::V6),
                 mark: format!("{value:#x}"),
@@ -158,20 +163,30 @@ impl Reporter {
     }
 
     fn family(&self, line: &Line, of: Family) -> UplinkFamily {
-        family(line, of, self.health.report(line.id, of))
+        let health = self.health.report(line.id, of);
+        family(line, of, health, self.why_avoided(line.id, of))
+    }
+
+    /// Why new flows keep off a line although there is a way.
+    fn why_avoided(&self, id: UplinkId, family: Family) -> Option<&'static str> {
+        let by_hand = self.by_hand.load();
+        if by_hand.down.contains(id) {
+            return Some("it was taken down by hand");
+        }
+        let by_probes = self.health.report(id, family).filter(|report| report.state.is_avoided());
+        let drained = || by_hand.drained.contains(id).then_some("it is drained, flows that run on it stay");
+        by_probes.and_then(|report| report.state.why()).or_else(drained)
     }
 
     /// The lines that new flows of a family keep off although there is a way, and why.
     fn avoided(&self, config: &Config, plan: &Plan, family: Family) -> Vec<String> {
         let avoided = plan.lines.iter().filter(|line| line.avoided.contains(&family));
-        let why = |line: &Line| self.health.report(line.id, family)?.state.why();
-        avoided
-            .map(|line| format!("{}: {}", config.uplink_name(line.id), why(line).unwrap_or("it was down")))
-            .collect()
+        let why = |line: &Line| self.why_avoided(line.id, family).unwrap_or("it was down");
+        avoided.map(|line| format!("{}: {}", config.uplink_name(line.id), why(line))).collect()
     }
 
     /// What does not fit, lists that cannot be used, and families of which every line is called down.
-    fn warnings(&self, plan: &Plan) -> Vec<String> {
+    fn warnings(&self, config: &Config, plan: &Plan) -> Vec<String> {
         let misfits = plan.misfits.iter().map(ToString::to_string);
         let called_down = |family: &Family| {
             let is_called_down =
@@ -180,10 +195,29 @@ impl Reporter {
             with_a_way.peek().is_some() && with_a_way.all(|line| is_called_down(line.id))
         };
         let last = Family::BOTH.into_iter().filter(called_down).map(|family| {
-            format!("probes call every line down for {family}: those with a link are used all the same")
+            let then = match plan.usable(family).is_empty() {
+                true => "new flows are refused, as `none` says",
+                false => "those with a link are used all the same",
+            };
+            format!("probes call every line down for {family}: {then}")
         });
         let lists = self.lists_complaint.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        misfits.chain(lists).chain(last).collect()
+        misfits.chain(lists).chain(last).chain(self.drained_in_vain(config, plan)).collect()
+    }
+
+    /// Drained lines that new flows use for want of another.
+    fn drained_in_vain(&self, config: &Config, plan: &Plan) -> Vec<String> {
+        let drained = self.by_hand.load().drained;
+        let used = plan.lines.iter().filter(|line| drained.contains(line.id)).flat_map(|line| {
+            let families = Family::BOTH.into_iter().filter(|&family| line.is_usable(family));
+            families.map(|family| {
+                format!(
+                    "uplink {} is drained, but no other works for {family}: new flows use it",
+                    config.uplink_name(line.id)
+                )
+            })
+        });
+        used.collect()
     }
 
     fn reasons(&self) -> Vec<ReasonCount> {
@@ -248,9 +282,14 @@ fn quota(standing: Standing) -> Quota {
     Quota { bytes: quota.bytes, reset_day: quota.reset_day, used, used_up }
 }
 
-fn family(line: &Line, family: Family, report: Option<Report>) -> UplinkFamily {
+fn family(
+    line: &Line,
+    family: Family,
+    report: Option<Report>,
+    why_avoided: Option<&'static str>,
+) -> UplinkFamily {
     let way = line.way(family);
-    let avoided = || report.filter(|_| !line.is_usable(family)).and_then(|report| report.state.why());
+    let avoided = || why_avoided.filter(|_| !line.is_usable(family));
     UplinkFamily {
         state: match way {
             Ok(_) if line.is_usable(family) => Usable::Up,
@@ -325,7 +364,7 @@ fn recent(event: &Event, config: &Config, now: u64) -> Recent {
         uplink: match event.decision.action {
             Action::Route(uplink) => Some(uplink_name(config, uplink)),
             Action::Keep => Some("(the kernel's choice)".into()),
-            Action::Drop | Action::Hold(_) => None,
+            Action::Drop | Action::Reject | Action::Hold(_) => None,
         },
         reason: config.explain(&event.decision),
     }

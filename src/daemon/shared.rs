@@ -57,6 +57,7 @@ impl Deciding {
             Action::Route(uplink) => Verdict::Mark(self.marks.decided(mark, uplink) | watched),
             Action::Keep => Verdict::Keep,
             Action::Drop => Verdict::Drop,
+            Action::Reject => Verdict::Mark(self.marks.refuse(mark)),
             Action::Hold(_) => Verdict::HandOver(self.watch_queue),
         }
     }

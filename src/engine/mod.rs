@@ -40,13 +40,13 @@ use hold::Held;
 use names::{Names, Origin};
 use packet::{Family, Fragment, Packet};
 use rule::RuleSet;
-use rule::model::{Choice, Live, Rule, RuleId, WhenNone};
+use rule::model::{Live, NoLine, Policy, Rule, RuleId, WhenNone};
 use sniff::watch::Known;
 use sniff::{App, Hint, Ports, Sniffed};
 use sticky::Choices;
 use uplink::load::{self, Lines};
 use uplink::pick::Scene;
-use uplink::{Board, Turns, UplinkId, UplinkSet, pick};
+use uplink::{Board, Filling, Turns, UplinkId, UplinkSet, pick};
 use verdict::{Action, Decision, Reason};
 
 /// How long a flow's decision is remembered. Longer than a first packet can wait in the
@@ -78,6 +78,10 @@ pub struct Snapshot {
     pub board: Board,
     /// How full and how good the lines are.
     pub lines: Arc<Lines>,
+    /// Who has just come back.
+    pub filling: Filling,
+    /// What becomes of flows for which no rule and no line is left.
+    pub none: NoLine,
     /// Names of addresses.
     pub names: Arc<Names>,
     /// Choices that outlive their flows.
@@ -195,21 +199,42 @@ fn first_answer(turns: &mut Turns, snapshot: &Snapshot, facts: &Facts, now: Mill
         if let Some(uplink) = stuck_to(rule, snapshot, facts, now) {
             return Decision::route(uplink, Reason::Sticky, Some(id));
         }
-        if let Some(uplink) = pick_one(&rule.choice, id, turns, snapshot, facts) {
-            if let Some(sticky) = rule.sticky {
-                snapshot.choices.keep(sticky, facts, uplink, now);
-            }
-            return Decision::route(uplink, Reason::RuleMatched, Some(id));
+        if let Some(uplink) = pick_one(rule, id, turns, snapshot, facts, now) {
+            return route_by_rule(uplink, rule, id, snapshot, facts, now);
         }
         match rule.none {
             WhenNone::NextRule => start = id.0.checked_add(1).map(RuleId),
-            WhenNone::Any => {
-                return pick_any(turns, &snapshot.board, facts.family, Reason::AnyAfterRule, Some(id));
-            }
-            WhenNone::Drop => return Decision::drop_by(id),
+            WhenNone::Any => return pick_any(turns, snapshot, facts, now, Reason::AnyAfterRule, Some(id)),
+            WhenNone::Stop(NoLine::Drop) => return Decision::drop_by(id),
+            WhenNone::Stop(NoLine::Reject) => return Decision::reject_by(id),
+            WhenNone::Stop(NoLine::Keep) => return without_a_way(rule, id),
         }
     }
-    pick_any(turns, &snapshot.board, facts.family, Reason::NoRule, None)
+    pick_any(turns, snapshot, facts, now, Reason::NoRule, None)
+}
+
+/// Only what works is worth sticking to.
+fn route_by_rule(
+    uplink: UplinkId,
+    rule: &Rule,
+    id: RuleId,
+    snapshot: &Snapshot,
+    facts: &Facts,
+    now: Millis,
+) -> Decision {
+    if !snapshot.board.usable(facts.family).contains(uplink) {
+        return Decision::route(uplink, Reason::KeptByRule, Some(id));
+    }
+    if let Some(sticky) = rule.sticky {
+        snapshot.choices.keep(sticky, facts, uplink, now);
+    }
+    Decision::route(uplink, Reason::RuleMatched, Some(id))
+}
+
+/// By the rule's first line, although it has no way out: routing tells the client so, and no other line is used.
+fn without_a_way(rule: &Rule, id: RuleId) -> Decision {
+    let first = rule.choice.uplinks.first().map(|&(uplink, _)| uplink);
+    first.map_or(Decision::reject_by(id), |first| Decision::route(first, Reason::KeptByRule, Some(id)))
 }
 
 /// A packet that tells its flow.
@@ -299,12 +324,11 @@ fn worth_waiting(snapshot: &Snapshot, facts: &Facts, heard: &Heard) -> Duration 
 
 /// The rule that would decide by what is known now.
 fn winner(snapshot: &Snapshot, facts: &Facts) -> Option<RuleId> {
-    let usable = snapshot.board.usable(facts.family);
     let mut start = RuleId(0);
     loop {
         let id = snapshot.rules.first_match_from(start, facts)?;
         let rule = snapshot.rules.rule(id)?;
-        let has_uplink = pick::ordered(rule.choice.uplinks.iter().copied(), usable).is_some();
+        let has_uplink = !live::possible(rule, &snapshot.board, facts.family).is_empty();
         if has_uplink || rule.none != WhenNone::NextRule {
             return Some(id);
         }
@@ -317,9 +341,9 @@ fn stuck_to(rule: &Rule, snapshot: &Snapshot, facts: &Facts, now: Millis) -> Opt
     let sticky = rule.sticky?;
     let uplink = snapshot.choices.find(sticky, facts, now)?;
     let is_possible = match rule.live {
-        Live::MoveBack => live::preferred(&rule.choice, &snapshot.board, facts).contains(uplink),
+        Live::MoveBack => live::preferred(rule, &snapshot.board, facts).contains(uplink),
         Live::Keep | Live::ResetOnDown => {
-            live::possible(&rule.choice, &snapshot.board, facts).contains(uplink)
+            live::possible(rule, &snapshot.board, facts.family).contains(uplink)
         }
     };
     if is_possible && !is_dear(rule, snapshot, facts, uplink) {
@@ -331,36 +355,59 @@ fn stuck_to(rule: &Rule, snapshot: &Snapshot, facts: &Facts, now: Millis) -> Opt
 /// Whether a cheaper one of a rule's uplinks is usable. What sticks to a dear one does so no longer than was asked for
 /// when that was chosen, however many flows follow.
 fn is_dear(rule: &Rule, snapshot: &Snapshot, facts: &Facts, uplink: UplinkId) -> bool {
-    let uplinks = rule.choice.uplinks.iter().copied();
-    !snapshot.board.candidates(facts.family, uplinks).contains(uplink)
+    !snapshot.board.candidates(rule, facts.family).contains(uplink)
 }
 
 /// One of a rule's usable uplinks, by its policy.
 fn pick_one(
-    choice: &Choice,
+    rule: &Rule,
     id: RuleId,
     turns: &mut Turns,
     snapshot: &Snapshot,
     facts: &Facts,
+    now: Millis,
 ) -> Option<UplinkId> {
-    let usable = snapshot.board.candidates(facts.family, choice.uplinks.iter().copied());
-    let lines = &*snapshot.lines;
+    let board = &snapshot.board;
+    let all = board.candidates(rule, facts.family);
+    let usable = filled(rule.choice.uplinks.iter().copied(), all, rule.choice.policy, snapshot, facts, now);
     let (seat, begun) = turns.of_rule(id, facts.family);
-    seat.pick(choice, Scene { usable, family: facts.family, lines, begun }, &facts.key)
+    let scene = Scene { all, usable, family: facts.family, lines: &snapshot.lines, begun };
+    seat.pick(&rule.choice, scene, &facts.key)
 }
 
 /// One of all usable uplinks, in turn.
 fn pick_any(
     turns: &mut Turns,
-    board: &Board,
-    family: Family,
+    snapshot: &Snapshot,
+    facts: &Facts,
+    now: Millis,
     reason: Reason,
     rule: Option<RuleId>,
 ) -> Decision {
-    match turns.of_default(family).next(board.uplinks(), board.candidates(family, board.uplinks())) {
+    let uplinks = snapshot.board.uplinks();
+    let all = snapshot.board.cheapest(snapshot.board.usable(facts.family), uplinks.clone());
+    let usable = filled(uplinks.clone(), all, Policy::RoundRobin, snapshot, facts, now);
+    match turns.of_default(facts.family).next_filled(uplinks, all, usable, &facts.key) {
         Some(uplink) => Decision::route(uplink, reason, rule),
-        None => Decision::keep(Reason::NoUplink, rule),
+        None => Decision::without_line(snapshot.none, rule),
     }
+}
+
+/// The uplinks that this flow may have, while some are being filled; all of them where no other is left.
+fn filled(
+    mut uplinks: impl Iterator<Item = (UplinkId, u8)>,
+    all: UplinkSet,
+    policy: Policy,
+    snapshot: &Snapshot,
+    facts: &Facts,
+    now: Millis,
+) -> UplinkSet {
+    if snapshot.filling.ends().is_none_or(|end| end <= now) {
+        return all;
+    }
+    let lot = pick::lot(policy, &facts.key);
+    let filled = all.without_all(snapshot.filling.held_back(facts.family, lot, now));
+    if uplinks.any(|(uplink, _)| filled.contains(uplink)) { filled } else { all }
 }
 
 impl Snapshot {
@@ -379,16 +426,20 @@ impl Snapshot {
     }
 
     /// Whether a remembered decision may be given again. A flow whose uplink has gone, or that
-    /// was dropped for want of an uplink that has come, is decided anew: the
+    /// was refused, or left alone, for want of an uplink that has come, is decided anew: the
     /// kernel has forgotten the one and never learned of the other.
     fn upholds(&self, decision: &Decision, family: Family) -> bool {
+        let rule = || decision.rule.and_then(|id| self.rules.rule(id));
         let usable = self.board.usable(family);
         match decision.action {
-            Action::Route(uplink) => usable.union(self.board.suspected.of(family)).contains(uplink),
+            _ if decision.reason == Reason::NoUplink => usable.is_empty(),
+            Action::Route(uplink) => {
+                let allowed = rule().map_or(usable, |rule| self.board.allowed(rule, family));
+                allowed.union(self.board.suspected.of(family)).contains(uplink)
+            }
             Action::Keep | Action::Hold(_) => true,
-            Action::Drop => {
-                let rule = decision.rule.and_then(|id| self.rules.rule(id));
-                rule.is_some_and(|rule| pick::ordered(rule.choice.uplinks.iter().copied(), usable).is_none())
+            Action::Drop | Action::Reject => {
+                rule().is_some_and(|rule| live::possible(rule, &self.board, family).is_empty())
             }
         }
     }

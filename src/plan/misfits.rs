@@ -70,7 +70,11 @@ fn missing_devices(config: &Config, observed: &Observed) -> Vec<Misfit> {
 
 fn taken_tables(config: &Config, observed: &Observed) -> Vec<Misfit> {
     let own = [("the router's own traffic", config.routing.first_table)];
-    let tables = own.into_iter().chain(config.uplinks.iter().map(|uplink| (&*uplink.name, uplink.table)));
+    let refused = config.refuses().then_some(("what is refused", config.routing.refused_table));
+    let tables = own
+        .into_iter()
+        .chain(refused)
+        .chain(config.uplinks.iter().map(|uplink| (&*uplink.name, uplink.table)));
     tables
         .filter(|(_, table)| observed.foreign_tables.contains(table))
         .map(|(user, table)| {

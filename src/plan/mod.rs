@@ -22,8 +22,8 @@ use self::routing::RoutingState;
 use self::sysctls::Setting;
 use crate::config::Config;
 use crate::engine::packet::Family;
-use crate::engine::uplink::UplinkSet;
 use crate::engine::uplink::cost::Cost;
+use crate::engine::uplink::{Avoided, UplinkSet};
 
 /// The kernel state we want.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -70,5 +70,13 @@ impl Plan {
     #[must_use]
     pub fn usable(&self, family: Family) -> UplinkSet {
         self.lines.iter().filter(|line| line.is_usable(family)).map(|line| line.id).collect()
+    }
+
+    /// The uplinks that have a way out, but which probes call down.
+    #[must_use]
+    pub fn doubted(&self) -> Avoided {
+        let all = self.lines.iter().flat_map(|line| Family::BOTH.map(|family| (line, family)));
+        all.filter(|&(line, family)| line.is_doubted(family))
+            .fold(Avoided::default(), |all, (line, family)| all.with(family, line.id))
     }
 }

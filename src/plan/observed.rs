@@ -57,6 +57,8 @@ pub struct Link {
     pub name: String,
     /// Administratively up, and with a carrier (`IFF_UP` and `IFF_LOWER_UP`).
     pub up: bool,
+    /// Administratively up (`IFF_UP`), with a carrier or not: routes may lead there.
+    pub enabled: bool,
     /// Largest packet in bytes.
     pub mtu: u32,
     /// `IFF_POINTOPOINT`: PPP, tunnels; no next hop is needed.

@@ -5,19 +5,20 @@
 //! there too, default route included, but for flows that have an uplink already,
 //! as answers to outside do; the router's own sockets that are bound to an
 //! uplink's device go out by it, whatever their mark; a mark goes to its
-//! uplink's table; a mark whose uplink has no way goes nowhere, rather than
-//! split a flow; the router's own sockets that are bound to an uplink's address
+//! uplink's table; what is refused goes as far as the firewall that refuses it;
+//! a mark whose uplink has no way goes nowhere, rather than split a flow; the router's own sockets that are bound to an uplink's address
 //! go out by it; the rest, the router's own new flows, goes by the own-traffic
 //! table.
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use std::net::{Ipv4Addr, Ipv6Addr};
 
-use super::lines::{Line, Way, candidates};
+use super::lines::{Line, Way};
 use super::observed::Observed;
 use super::routing::{Hop, Route, RoutingState, Rule, RuleAction, Selector};
 use crate::config::{Config, RouterTraffic, Source};
 use crate::engine::packet::Family;
+use crate::engine::uplink::cost::cheapest;
 use crate::engine::uplink::{UplinkId, UplinkSet};
 
 /// The main table's number (include/uapi/linux/rtnetlink.h, `RT_TABLE_MAIN`).
@@ -36,7 +37,7 @@ pub fn routing(config: &Config, lines: &[Line], observed: &Observed) -> RoutingS
     let mut rules: Vec<Rule> =
         Family::BOTH.into_iter().flat_map(|family| rules(config, lines, observed, family)).collect();
     let mut routes: Vec<Route> =
-        Family::BOTH.into_iter().flat_map(|family| routes(config, lines, family)).collect();
+        Family::BOTH.into_iter().flat_map(|family| routes(config, lines, observed, family)).collect();
     rules.sort();
     rules.dedup();
     routes.sort();
@@ -68,6 +69,10 @@ fn rules(config: &Config, lines: &[Line], observed: &Observed, family: Family) -
         let bound = Selector { bound_to: Some(uplink.interface.clone()), ..Selector::default() };
         rules.push(rule(2, bound, lookup(uplink.table)));
         rules.push(rule(3, marked(uplink.id), lookup(uplink.table)));
+    }
+    if config.refuses() {
+        let refused = Selector { fwmark: Some((config.marks.refused, mask)), ..Selector::default() };
+        rules.push(rule(3, refused, lookup(config.routing.refused_table)));
     }
     rules.push(rule(4, any_mark, RuleAction::Unreachable));
     for (uplink, line) in config.uplinks.iter().zip(lines) {
@@ -108,18 +113,29 @@ fn bypassed(config: &Config, family: Family) -> impl Iterator<Item = Selector> +
         .chain(from.map(move |&net| Selector { from: Some(net), ..by_source.clone() }))
 }
 
-fn routes(config: &Config, lines: &[Line], family: Family) -> Vec<Route> {
+fn routes(config: &Config, lines: &[Line], observed: &Observed, family: Family) -> Vec<Route> {
+    // The router itself goes on trying, by name for one: else nobody would find out that a line works again.
+    let is_lost = !lines.iter().any(|line| line.is_usable(family));
     let mut routes = Vec::new();
     let mut usable: Vec<(&Line, &Way)> = Vec::new();
     for (uplink, line) in config.uplinks.iter().zip(lines) {
         let (Ok(way), table) = (line.way(family), uplink.table) else { continue };
         routes.extend(connected(line, family, table));
         routes.push(default_route(family, table, METRIC, preferred_source(line, way), vec![alone(&way.hop)]));
-        usable.extend(line.is_usable(family).then_some((line, way)));
+        usable.extend((is_lost || line.is_usable(family)).then_some((line, way)));
     }
-    let cheapest: UplinkSet = candidates(lines, family, lines.iter().map(|line| line.id)).collect();
+    let cheapest = cheapest(usable.iter().map(|(line, _)| (line.id, line.cost)));
     routes.extend(own_traffic(config, &usable, cheapest, family));
+    routes.extend(refused(config, observed, family));
     routes
+}
+
+/// Where packets go that are refused before they leave: to any uplink's device that takes routes.
+fn refused(config: &Config, observed: &Observed, family: Family) -> Option<Route> {
+    let mut links = config.uplinks.iter().filter_map(|uplink| observed.link(&uplink.interface));
+    let link = links.find(|link| link.enabled).filter(|_| config.refuses())?;
+    let hop = Hop { interface: link.name.clone(), gateway: None, weight: 1, onlink: false };
+    Some(default_route(family, config.routing.refused_table, METRIC, None, vec![hop]))
 }
 
 /// The nets on the uplink's own link.

@@ -14,7 +14,7 @@ use nix::unistd::geteuid;
 use serde::{Deserialize, Serialize};
 
 use super::firewall::Backend;
-use crate::engine::uplink::{Avoided, UplinkId, UplinkSet};
+use crate::engine::uplink::{Avoided, ByHand, UplinkId, UplinkSet};
 
 /// What is kept over restarts may be at most so long, in bytes: the directory is in memory.
 pub const MOST_LEARNED: u64 = 16 << 20;
@@ -58,6 +58,9 @@ pub struct State {
     /// The uplinks whose quotas are used up.
     #[serde(default)]
     pub used_up: UplinkSet,
+    /// What people said of uplinks.
+    #[serde(default)]
+    pub by_hand: ByHand,
     /// The numbers of the uplinks, by their devices: running flows are marked with them.
     #[serde(default)]
     pub numbers: BTreeMap<String, UplinkId>,

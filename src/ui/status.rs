@@ -6,7 +6,7 @@ use super::human::{age, bar, bytes, count, counted, duration, percent, printable
 use super::style::{Paint, Style};
 use super::table::{Cell, Table, UNBROKEN, indented, name, number, word};
 use crate::control::message::{
-    Health, Heard, Holds, Lane, Names, Quota, Recent, Status, Tally, Uplink, UplinkFamily, Usable,
+    Health, Heard, Holds, Lane, Names, Ordered, Quota, Recent, Status, Tally, Uplink, UplinkFamily, Usable,
 };
 
 /// Width of a bar of shares.
@@ -32,6 +32,20 @@ pub fn render(status: &Status, style: Style, flows: bool) -> String {
         heard(status, style),
         latest,
     ])
+}
+
+/// How a line is after something was done to it by hand.
+#[must_use]
+pub fn ordered(ordered: &Ordered) -> String {
+    let flows = ordered.flows_now.map(|flows| format!("; {} on it now", counted(flows, "connection")));
+    let state = match ordered.by_hand.as_deref() {
+        Some("drained") => "is drained: no new flows",
+        Some("down") => "is down by hand",
+        _ => "is used if it works",
+    };
+    let name = printable(&ordered.uplink);
+    let warnings = ordered.warnings.iter().map(|warning| format!("warning: {}\n", printable(warning)));
+    format!("{name} {state}{}\n{}", flows.unwrap_or_default(), warnings.collect::<String>())
 }
 
 /// The status for programs.
@@ -140,8 +154,8 @@ fn uplinks(status: &Status, style: Style) -> String {
         table.row(vec![
             (&uplink.name).into(),
             (&uplink.interface).into(),
-            usable(&uplink.ipv4),
-            usable(&uplink.ipv6),
+            usable(&uplink.ipv4, uplink.by_hand.as_deref()),
+            usable(&uplink.ipv6, uplink.by_hand.as_deref()),
             uplink.flows_now.map_or("-".to_owned(), count).into(),
             count(uplink.flows_total).into(),
             percent(due(uplink), weights).into(),
@@ -165,8 +179,9 @@ pub(super) fn decided_flows(status: &Status) -> u64 {
     status.uplinks.iter().fold(0, |sum, uplink| sum.saturating_add(uplink.flows_total))
 }
 
-fn usable(family: &UplinkFamily) -> Cell {
+fn usable(family: &UplinkFamily, by_hand: Option<&str>) -> Cell {
     match family.state {
+        Usable::Down if by_hand == Some("drained") => Cell::painted("drained", Paint::Bad),
         Usable::Up => Cell::painted("up", Paint::Good),
         Usable::Down => Cell::painted("DOWN", Paint::Bad),
         Usable::Unused => Cell::painted("-", Paint::Faint),

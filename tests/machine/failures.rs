@@ -123,7 +123,7 @@ fn without_the_second_line(router: &Router) -> String {
 fn fails_at_each_call_of_a_reload(router: &Router, saboteur: &Path, from: &str, to: &str) -> usize {
     let counter = router.files.path().join("calls");
     let sabotage =
-        |call| write_wrappers(saboteur, &counter, &PROGRAMS, call, "echo 'made to fail' >&2; exit 1");
+        |call| write_wrappers(saboteur, &counter, &CHANGING, call, "echo 'made to fail' >&2; exit 1");
     let reload = |file| {
         router.configure(file);
         router.wansplit(&["reload"])

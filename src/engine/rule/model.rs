@@ -312,7 +312,21 @@ pub enum WhenNone {
     NextRule,
     /// Weighted round-robin over all usable uplinks.
     Any,
-    /// The flow is dropped; holds in the kernel too, when nobody answers the queue, unless the rule
+    /// The flow ends here. Holds in the kernel too, when nobody answers the queue, unless the rule
     /// asks for contents, a country or an autonomous system.
+    Stop(NoLine),
+}
+
+/// What becomes of a flow for which no line is left.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum NoLine {
+    /// It is sent by a line that is called down, and its client may try again.
+    #[default]
+    Keep,
+    /// Its client is told: a TCP connection is reset, any other flow gets "administratively prohibited"
+    /// (ICMP type 3 code 13, RFC 1812, 5.2.7.1; ICMPv6 type 1 code 1, RFC 4443, 3.1), which programs hear of. "Network unreachable" the
+    /// most of them do not: systems take it for something that will pass (RFC 1122, 4.2.3.9).
+    Reject,
+    /// Its packets go nowhere. The kernel alone rejects them.
     Drop,
 }

@@ -3,6 +3,7 @@
 use super::cost::{Cost, cheapest};
 use super::{MAX_UPLINKS, UplinkId, UplinkSet};
 use crate::engine::packet::Family;
+use crate::engine::rule::model::{NoLine, Rule, WhenNone};
 
 /// Uplinks that work by what the machine says, but that new flows should keep off, by family.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
@@ -42,6 +43,49 @@ pub struct ByHand {
     pub down: UplinkSet,
 }
 
+/// What people can do to an uplink by hand.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Order {
+    /// No new flows.
+    Drain,
+    /// New flows again.
+    Undrain,
+    /// As if it were dead.
+    Down,
+    /// As it is.
+    Up,
+}
+
+impl ByHand {
+    /// What it is after an order.
+    #[must_use]
+    pub fn after(self, order: Order, uplink: UplinkId) -> Self {
+        match order {
+            Order::Drain => ByHand { drained: self.drained.with(uplink), ..self },
+            Order::Undrain => ByHand { drained: self.drained.without(uplink), ..self },
+            Order::Down => ByHand { down: self.down.with(uplink), ..self },
+            Order::Up => ByHand { down: self.down.without(uplink), ..self },
+        }
+    }
+
+    /// What of it is about these uplinks.
+    #[must_use]
+    pub fn only(self, uplinks: UplinkSet) -> Self {
+        let kept = |set: UplinkSet| set.iter().filter(|&uplink| uplinks.contains(uplink)).collect();
+        ByHand { drained: kept(self.drained), down: kept(self.down) }
+    }
+
+    /// What was done to an uplink, for people; `None`: nothing.
+    #[must_use]
+    pub fn of(self, uplink: UplinkId) -> Option<&'static str> {
+        if self.down.contains(uplink) {
+            return Some("down");
+        }
+        self.drained.contains(uplink).then_some("drained")
+    }
+}
+
 /// The uplinks that new flows may use at one moment, and their shares.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Board {
@@ -51,6 +95,8 @@ pub struct Board {
     pub usable_v6: UplinkSet,
     /// Of those that are not usable, the ones that are only suspected or drained: flows that run on them stay.
     pub suspected: Avoided,
+    /// Uplinks with a way out that probes call down; usable all the same where no other is left.
+    pub doubted: Avoided,
     /// Share of new flows of each uplink, by [`UplinkId`], 1 to 255; 0 or absent: none.
     pub weights: Vec<u8>,
     /// What it costs to use each uplink, by [`UplinkId`]; none where all cost the same.
@@ -67,18 +113,36 @@ impl Board {
         }
     }
 
-    /// Of some uplinks with their weights those that a new flow of a family may get: the usable ones of the lowest cost.
+    /// Those of one family that a flow of a rule may go by, which says what becomes of flows that have none.
+    ///
+    /// Whoever wants flows to be refused believes the probes. Whoever wants them to be sent
+    /// all the same gets a line that is called down, where the rule has no better.
     #[must_use]
-    pub fn candidates(
+    pub fn allowed(&self, rule: &Rule, family: Family) -> UplinkSet {
+        let (usable, doubted) = (self.usable(family), self.doubted.of(family));
+        let has_usable = || rule.choice.uplinks.iter().any(|&(uplink, _)| usable.contains(uplink));
+        match rule.none {
+            WhenNone::Stop(NoLine::Reject | NoLine::Drop) => usable.without_all(doubted),
+            WhenNone::Stop(NoLine::Keep) if !has_usable() => doubted,
+            WhenNone::NextRule | WhenNone::Any | WhenNone::Stop(NoLine::Keep) => usable,
+        }
+    }
+
+    /// A rule's uplinks that a new flow of a family may get: the cheapest of those that are allowed.
+    #[must_use]
+    pub fn candidates(&self, rule: &Rule, family: Family) -> UplinkSet {
+        self.cheapest(self.allowed(rule, family), rule.choice.uplinks.iter().copied())
+    }
+
+    /// Of some uplinks with their weights the allowed ones of the lowest cost.
+    #[must_use]
+    pub fn cheapest(
         &self,
-        family: Family,
+        allowed: UplinkSet,
         uplinks: impl Iterator<Item = (UplinkId, u8)> + Clone,
     ) -> UplinkSet {
-        let usable = self.usable(family);
-        let usable = uplinks
-            .filter(|&(uplink, weight)| weight > 0 && usable.contains(uplink))
-            .map(|(uplink, _)| (uplink, self.cost(uplink)));
-        cheapest(usable)
+        let allowed = uplinks.filter(|&(uplink, weight)| weight > 0 && allowed.contains(uplink));
+        cheapest(allowed.map(|(uplink, _)| (uplink, self.cost(uplink))))
     }
 
     /// What it costs to use an uplink.

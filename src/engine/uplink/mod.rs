@@ -1,10 +1,11 @@
 //! The lines to choose from: [`UplinkId`], sets of them, who is usable now
 //! ([`Board`]) and why ([`health`], [`silence`]), how full they are ([`load`]), what they cost ([`cost`], [`quota`]),
-//! and how one is picked ([`pick`]).
+//! how one is picked ([`pick`]), and what spares one that has just come back ([`Filling`]).
 
 mod begun;
 mod board;
 pub mod cost;
+mod filling;
 pub mod health;
 pub mod load;
 pub mod pick;
@@ -13,7 +14,8 @@ pub mod silence;
 mod turns;
 
 pub use begun::Begun;
-pub use board::{Avoided, Board, ByHand};
+pub use board::{Avoided, Board, ByHand, Order};
+pub use filling::Filling;
 pub use turns::Turns;
 
 /// Most uplinks one configuration may have: a [`UplinkSet`] is one machine word.
@@ -46,10 +48,22 @@ impl UplinkSet {
         UplinkSet(self.0 | bit(uplink))
     }
 
+    /// The set with `uplink` taken away.
+    #[must_use]
+    pub fn without(self, uplink: UplinkId) -> Self {
+        UplinkSet(self.0 & !bit(uplink))
+    }
+
     /// The uplinks that are in one of the two.
     #[must_use]
     pub fn union(self, other: UplinkSet) -> Self {
         UplinkSet(self.0 | other.0)
+    }
+
+    /// The set without those of another.
+    #[must_use]
+    pub fn without_all(self, others: UplinkSet) -> Self {
+        UplinkSet(self.0 & !others.0)
     }
 
     /// Whether no uplink is in the set.

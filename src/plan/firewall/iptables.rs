@@ -537,6 +537,13 @@ fn matching(firewall: &Firewall, condition: &Match, family: Family) -> String {
     }
 }
 
+fn prohibited(family: Family) -> &'static str {
+    match family {
+        Family::V4 => "icmp-admin-prohibited",
+        Family::V6 => "icmp6-adm-prohibited",
+    }
+}
+
 fn icmp_module(family: Family) -> &'static str {
     match family {
         Family::V4 => "icmp",
@@ -602,6 +609,7 @@ fn acting(firewall: &Firewall, action: &Action, family: Family) -> String {
         Action::Return => "-j RETURN".into(),
         Action::Drop => "-j DROP".into(),
         Action::Reset => "-j REJECT --reject-with tcp-reset".into(),
+        Action::Prohibit => format!("-j REJECT --reject-with {}", prohibited(family)),
         Action::NoTrack => "-j CT --notrack".into(),
         Action::Queue { first, count: 1 } => format!("-j NFQUEUE --queue-num {first} --queue-bypass"),
         Action::Queue { first, count } => {

@@ -471,6 +471,7 @@ fn acting(firewall: &Firewall, action: &Action, family: Family) -> String {
         Action::Return => "return".into(),
         Action::Drop => "counter drop".into(),
         Action::Reset => "reject with tcp reset".into(),
+        Action::Prohibit => "reject with icmpx type admin-prohibited".into(),
         Action::NoTrack => "notrack".into(),
         Action::Queue { first, count: 1 } => format!("queue flags bypass to {first}"),
         Action::Queue { first, count } => format!("queue flags bypass to {first}-{}", first + count - 1),

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use super::candidates;
 use crate::engine::flow::FlowKey;
-use crate::engine::rule::model::HashKey;
+use crate::engine::rule::model::{HashKey, Policy};
 use crate::engine::uplink::{UplinkId, UplinkSet};
 
 /// Weighted rendezvous hashing (Thaler and Ravishankar 1998; weights by Schindelhauer and
@@ -19,9 +19,19 @@ pub fn by_hash(
 ) -> Option<UplinkId> {
     let hash = hash(key, flow);
     candidates(uplinks, usable)
-        .map(|(uplink, weight)| (lot(hash, uplink, weight), uplink))
+        .map(|(uplink, weight)| (draw(hash, uplink, weight), uplink))
         .min_by(|(a, _), (b, _)| a.total_cmp(b))
         .map(|(_, uplink)| uplink)
+}
+
+/// A flow's lot among those of a line that is being filled, by the same parts of the flow as its policy.
+#[must_use]
+pub fn lot(policy: Policy, flow: &FlowKey) -> u8 {
+    let key = match policy {
+        Policy::Hash(key) => key,
+        _ => HashKey::FiveTuple,
+    };
+    (hash(key, flow) >> 56) as u8
 }
 
 fn hash(key: HashKey, flow: &FlowKey) -> u64 {
@@ -51,7 +61,7 @@ fn stir(hash: u64, address: IpAddr) -> u64 {
 }
 
 /// An uplink's lot; the smallest wins: exponentially distributed with its weight as rate.
-fn lot(hash: u64, uplink: UplinkId, weight: u8) -> f64 {
+fn draw(hash: u64, uplink: UplinkId, weight: u8) -> f64 {
     let drawn = mix(hash ^ mix(u64::from(uplink.0) + 1));
     // The upper 53 bits, all that an f64 holds, moved off 0 and 1.
     let uniform = ((drawn >> 11) as f64 + 0.5) / (1_u64 << 53) as f64;

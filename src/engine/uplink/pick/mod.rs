@@ -14,7 +14,7 @@ mod overflow;
 mod quality;
 mod rotation;
 
-pub use hash::by_hash;
+pub use hash::{by_hash, lot};
 pub use quality::rating;
 pub use rotation::Rotation;
 
@@ -37,7 +37,9 @@ pub struct Seat {
 /// How things are when a flow is decided.
 #[derive(Debug, Clone, Copy)]
 pub struct Scene<'a> {
-    /// The uplinks that may be picked.
+    /// The uplinks that take turns.
+    pub all: UplinkSet,
+    /// Those of them that may be picked.
     pub usable: UplinkSet,
     /// The flow's family.
     pub family: Family,
@@ -72,7 +74,7 @@ impl Seat {
         let uplinks = choice.uplinks.iter().copied();
         let candidates = candidates(uplinks.clone(), scene.usable);
         let best = match choice.policy {
-            Policy::RoundRobin => return self.rotation.next(uplinks, scene.usable),
+            Policy::RoundRobin => return self.rotation.next_filled(uplinks, scene.all, scene.usable, flow),
             Policy::Ordered => return ordered(uplinks, scene.usable),
             Policy::Hash(key) => return by_hash(uplinks, scene.usable, key, flow),
             Policy::LeastLoad(direction) => least_load::best(candidates, scene, direction),
@@ -167,7 +169,7 @@ mod testing {
     }
 
     pub(super) fn scene<'a>(lines: &'a Lines, begun: &'a Begun, usable: UplinkSet) -> Scene<'a> {
-        Scene { usable, family: Family::V4, lines, begun }
+        Scene { all: usable, usable, family: Family::V4, lines, begun }
     }
 
     /// An idle line.
@@ -237,7 +239,7 @@ mod tests {
                 _ => {}
             }
             let (seat, choice) = &mut rules[dice.roll(8) as usize];
-            let scene = Scene { usable, family: Family::V4, lines: &known, begun: &begun };
+            let scene = Scene { all: usable, usable, family: Family::V4, lines: &known, begun: &begun };
             let possible: UplinkSet =
                 candidates(choice.uplinks.iter().copied(), usable).map(|(id, _)| id).collect();
             match seat.pick(choice, scene, &flow(step)) {
