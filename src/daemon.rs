@@ -56,8 +56,8 @@ use crate::plan::{self, Plan};
 use crate::system::gate::Gate;
 use crate::system::links::Changes;
 use crate::system::mark_writers::mark_writers;
-use crate::system::queue::PacketQueue;
-use crate::system::queue::nfq::{A_PACKET, NfqQueue, SEVERAL_PACKETS};
+use crate::system::queue::batch::BatchQueue;
+use crate::system::queue::{A_PACKET, PacketQueue, SEVERAL_PACKETS};
 use crate::system::state::{Lock, RunDirectory};
 use crate::system::{clock, guard};
 
@@ -615,7 +615,7 @@ impl Queues {
 }
 
 fn open_queue(number: u16, length: u32, range: u16) -> Result<BoxedQueue> {
-    let queue = NfqQueue::open(number, length, range).with_context(|| {
+    let queue = BatchQueue::open(number, length, range).with_context(|| {
         format!(
             "cannot bind queue {number} (needs root; another program may have it, see `first` under [queue])"
         )
