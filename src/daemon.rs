@@ -1,15 +1,23 @@
 //! Wiring: builds the parts and the threads, feeds them events, and ends them in order.
 
 pub mod accounts;
+mod by_hand;
 pub mod changed_files;
+pub mod crew;
 pub mod explain;
 pub mod health;
+mod herald;
 pub mod keeper;
 pub mod learned;
 pub mod listener;
 pub mod live;
+pub mod load;
 pub mod machine;
+mod news;
+pub mod quotas;
+mod reload;
 pub mod report;
+pub mod settling;
 pub mod shared;
 pub mod sources;
 pub mod vigil;
@@ -17,54 +25,55 @@ pub mod vigil;
 pub mod watcher;
 pub mod worker;
 
-use std::collections::HashMap;
 use std::mem;
 use std::path::PathBuf;
-use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, PoisonError, mpsc as reply};
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail};
+use arc_swap::ArcSwap;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::time::{Interval, MissedTickBehavior};
 
 use self::accounts::{Accounts, Bookkeeping};
 use self::changed_files::Watch;
+use self::crew::{Crew, Queues, workers};
 use self::health::Lookout;
+use self::herald::Herald;
 use self::keeper::Keeper;
 use self::live::Follower;
+use self::load::Traffic;
 use self::machine::{Machine, Pending};
+use self::quotas::Quotas;
 use self::report::Reporter;
+use self::settling::Settling;
 use self::shared::{Deciding, Shared};
 use self::sources::Sources;
 use self::vigil::Vigil;
-use crate::config::{Config, Guard, Problems};
+use crate::config::{Config, Guard, Numbers};
+use crate::control::feed::Feed;
 use crate::control::message::{Request, Response};
 use crate::control::server::{Server, Serving};
 use crate::engine::Snapshot;
-use crate::engine::hold::MOST_PACKETS;
+use crate::engine::flow::Millis;
 use crate::engine::names::Names;
 use crate::engine::packet::Family;
 use crate::engine::rule::RuleSet;
 use crate::engine::sticky::Choices;
-use crate::engine::uplink::Board;
+use crate::engine::uplink::{Avoided, Board, ByHand};
 use crate::plan::lines::Line;
+use crate::plan::misfits::Misfit;
 use crate::plan::observed::Observed;
 use crate::plan::{self, Plan};
 use crate::system::gate::Gate;
 use crate::system::links::Changes;
 use crate::system::mark_writers::mark_writers;
-use crate::system::queue::PacketQueue;
-use crate::system::queue::nfq::{A_PACKET, NfqQueue, SEVERAL_PACKETS};
 use crate::system::state::{Lock, RunDirectory};
 use crate::system::{clock, guard};
 
 /// Decisions on their way to the accounts.
 const EVENTS: usize = 65_536;
-/// News about links comes in bursts; the machine is looked at when this long after the first.
-const SETTLING: Duration = Duration::from_millis(100);
 /// How often rules, routes and the firewall are looked at without news. The kernel gives news of
 /// all but the firewall; while that is not whole, running connections may lose their line.
 const REVIEW: Duration = Duration::from_secs(5);
@@ -74,18 +83,13 @@ const TIME_STEP: Duration = Duration::from_secs(5);
 const UNLOCKING: Duration = Duration::from_secs(1);
 /// How often lists and databases are looked at. A change is taken in when it has lasted from one look to the next.
 const LISTS_STEP: Duration = Duration::from_secs(1);
-/// How long a client waits for a reload.
-const RELOAD: Duration = Duration::from_secs(20);
+/// How long a client waits for a change.
+const CHANGE: Duration = Duration::from_secs(20);
 
 /// Names of each kind that are remembered.
 const NAMES: usize = 16_384;
 /// Sticky choices that are remembered.
 const CHOICES: usize = 65_536;
-
-/// Packets that find room where flows wait: those that are held, and as many that have just come.
-const WATCHED: u32 = 2 * MOST_PACKETS as u32;
-
-type BoxedQueue = Box<dyn PacketQueue>;
 
 /// How to run.
 #[derive(Debug, Clone)]
@@ -103,7 +107,7 @@ pub struct Options {
 /// # Errors
 /// [`Problems`], or that a file cannot be read.
 pub fn load(path: &std::path::Path) -> Result<Config> {
-    Ok(sources::read(path)?.load()?)
+    Ok(sources::read(path)?.load(&Numbers::default())?)
 }
 
 /// Sets up, decides, until a signal ends it. Must not be called inside a tokio runtime.
@@ -112,9 +116,9 @@ pub fn load(path: &std::path::Path) -> Result<Config> {
 /// A broken configuration, or a set-up that failed and was rolled back.
 pub fn run(options: &Options) -> Result<()> {
     let sources = sources::read(&options.config)?;
-    let config = sources.load()?;
+    let run = RunDirectory::new(options.run_directory.clone());
+    let config = sources.load(&numbers(&run))?;
     runtime()?.block_on(async {
-        let run = RunDirectory::new(options.run_directory.clone());
         let lock = lock(&run).await?;
         let signals = Signals::listen()?;
         let daemon = Daemon::start(options, sources, config, run.clone(), lock).await?;
@@ -128,11 +132,16 @@ pub fn run(options: &Options) -> Result<()> {
 /// # Errors
 /// A broken configuration, or a machine that cannot be read.
 pub fn pending(options: &Options, all: bool) -> Result<(Plan, Pending)> {
-    let config = load(&options.config)?;
+    let run = RunDirectory::new(options.run_directory.clone());
+    let config = sources::read(&options.config)?.load(&numbers(&run))?;
     runtime()?.block_on(async {
-        let run = RunDirectory::new(options.run_directory.clone());
         let machine = Machine::open(config.backend, run)?;
-        let observed = Observed { avoided: machine.avoided(), ..machine.observe(&config).await? };
+        let observed = Observed {
+            avoided: machine.avoided(),
+            used_up: machine.used_up(),
+            by_hand: machine.by_hand(),
+            ..machine.observe(&config).await?
+        };
         let plan = plan::plan(&config, &observed, workers(&config));
         let pending = machine.pending(&plan, &observed, all)?;
         Ok((plan, pending))
@@ -149,6 +158,11 @@ pub fn down(run_directory: Option<PathBuf>) -> Result<()> {
         let _lock = lock(&run).await?;
         machine::down(&run).await
     })
+}
+
+/// The numbers that uplinks have had here.
+fn numbers(run: &RunDirectory) -> Numbers {
+    Numbers(run.load().numbers)
 }
 
 /// Ticks that were missed, while the process was stopped say, are not made up for.
@@ -178,12 +192,6 @@ async fn lock(run: &RunDirectory) -> Result<Lock> {
     }
 }
 
-/// One queue a worker, one worker a core unless told otherwise.
-fn workers(config: &Config) -> u16 {
-    let cores = || std::thread::available_parallelism().map_or(1, |cores| cores.get().min(64) as u16);
-    config.queue.workers.unwrap_or_else(cores)
-}
-
 /// The signals we heed; listened to from before set-up, which they must not cut in half.
 struct Signals {
     terminate: Signal,
@@ -201,6 +209,9 @@ impl Signals {
     }
 }
 
+/// What a client asks to be changed, and where the answer goes.
+type Asked = (Request, reply::SyncSender<Response>);
+
 /// The running daemon.
 struct Daemon {
     options: Options,
@@ -215,14 +226,17 @@ struct Daemon {
     rules: Arc<RuleSet>,
     shared: Arc<Shared>,
     reporter: Arc<Reporter>,
-    reloads: mpsc::Receiver<reply::SyncSender<Response>>,
+    orders: mpsc::Receiver<Asked>,
     keeper: Keeper,
     health: Lookout,
+    quotas: Quotas,
+    /// What people said of uplinks.
+    by_hand: ByHand,
+    herald: Herald,
     follower: Follower,
     /// The board by which running flows were followed last.
     followed: Board,
-    /// The workers, who listens to DNS answers, and who watches flows for their names.
-    workers: Vec<JoinHandle<()>>,
+    crew: Crew,
     /// Why the machine could not be followed when it was looked at last.
     complaint: Option<String>,
     _serving: Serving,
@@ -243,13 +257,16 @@ impl Daemon {
         let watch = Watch::new(sources.seen());
         sources.forget_lists();
         let machine = Machine::open(config.backend, run.clone())?;
-        let observed = machine.observe(&config).await?;
+        let traffic = Arc::<Traffic>::default();
+        let quotas = Quotas::start(&config, &run, Arc::clone(&traffic))?;
+        let by_hand = machine.by_hand().only(config.uplinks.iter().map(|uplink| uplink.id).collect());
+        let observed = Observed { used_up: quotas.used_up(), by_hand, ..machine.observe(&config).await? };
         let plan = plan::plan(&config, &observed, workers(&config));
         heed_misfits(&plan)?;
         let mut gate = Gate::new(machine.backend()).context("cannot reach the kernel's firewall")?;
         // Without an earlier run there is no gate to close.
         let _ = gate.close();
-        let Queues { of_workers, of_names, of_watch } = Queues::open(&config)?;
+        let queues = Queues::open(&config)?;
         machine.apply(&config, &plan, &observed).await?;
 
         let rules = Arc::new(RuleSet::compile(Arc::clone(&config.rules)));
@@ -259,21 +276,17 @@ impl Daemon {
             ..Snapshot::default()
         };
         learned::restore(&run, &config, &snapshot);
-        let shared =
-            Arc::new(Shared::new(deciding(&config, &plan, &observed, &rules, &snapshot), of_workers.len()));
+        let shared = Arc::new(Shared::new(deciding(&config, &plan, &observed, &rules, &snapshot)));
         shared.set_local_time(clock::local_time());
         let accounts = Arc::new(Accounts::default());
         let (events, decisions) = crossbeam_channel::bounded(EVENTS);
-        let mut health = Lookout::start(&config)?;
-        let bookkeeping = accounts.keep(decisions, Vigil::new(health.suspicions()))?;
-        let mut workers = Vec::new();
-        for (place, queue) in of_workers.into_iter().enumerate() {
-            workers.push(worker::start(place, queue, Arc::clone(&shared), events.clone())?);
-        }
-        workers.push(listener::start(of_names, Arc::clone(&shared))?);
-        workers.push(watcher::start(of_watch, Arc::clone(&shared), events)?);
+        let mut health = Lookout::start(&config, Arc::clone(&traffic))?;
+        let vigil = Vigil::new(health.suspicions());
+        let bookkeeping = accounts.keep(decisions, vigil, Arc::clone(&traffic))?;
+        let crew = Crew::start(queues, Arc::clone(&shared), events)?;
         let keeper = Keeper::start(gate, Arc::clone(&shared))?;
         health.follow(&config, &plan.lines, &observed);
+        load::start(&traffic, &shared, health.lines())?;
         let followed = shared.deciding.load().snapshot.board.clone();
         let reporter = Arc::new(Reporter {
             config_path: options.config.clone(),
@@ -284,13 +297,17 @@ impl Daemon {
             health: health.lines(),
             current: Mutex::new((config.clone(), plan.clone())),
             lists_complaint: Mutex::default(),
-            last_counters: Mutex::new((Instant::now(), HashMap::new())),
+            traffic,
+            quotas: quotas.ledger(),
+            by_hand: ArcSwap::from_pointee(by_hand),
         });
         let follower = Follower::start(Arc::clone(&reporter))?;
         // Flows that run by a line which died while nobody looked.
         follower.lines_changed();
-        let (reload, reloads) = mpsc::channel(16);
-        let serving = serve_control(&run, &reporter, reload)?;
+        let (asked, orders) = mpsc::channel(16);
+        let feed = Arc::new(Feed::new()?);
+        let herald = Herald::start(Arc::clone(&feed), config.hooks.clone())?;
+        let serving = serve_control(&run, &reporter, feed, asked)?;
         Ok(Self {
             options: options.clone(),
             run,
@@ -303,12 +320,15 @@ impl Daemon {
             rules,
             shared,
             reporter,
-            reloads,
+            orders,
             keeper,
             health,
+            quotas,
+            by_hand,
+            herald,
             follower,
             followed,
-            workers,
+            crew,
             complaint: None,
             _serving: serving,
             _bookkeeping: bookkeeping,
@@ -322,15 +342,16 @@ impl Daemon {
         let mut review = every(REVIEW);
         let mut time = every(TIME_STEP);
         let mut lists = every(LISTS_STEP);
-        let mut followed = true;
+        let (mut followed, mut settling) = (true, Settling::default());
         self.announce();
+        self.tell_news();
         let end = loop {
             tokio::select! {
                 _ = signals.terminate.recv() => break Ok(()),
                 _ = signals.interrupt.recv() => break Ok(()),
                 _ = signals.hang_up.recv() => drop(self.reload().await),
-                Some(answer) = self.reloads.recv() => {
-                    let response = self.reload().await;
+                Some((request, answer)) = self.orders.recv() => {
+                    let response = self.obey(request).await;
                     let _ = answer.try_send(response);
                 }
                 // A change that failed and was undone is news too: without this it would go round and round.
@@ -339,15 +360,19 @@ impl Daemon {
                         break Err(error.into());
                     }
                     self.leave_lost_lines().await;
-                    tokio::time::sleep(SETTLING).await;
+                    settling.heard(Instant::now());
+                }
+                () = settling.settled() => {
+                    settling.looks(Instant::now());
                     followed = self.follow_machine().await;
                 }
                 () = self.health.changed() => followed = self.heed_health().await,
+                () = self.quotas.changed() => followed = self.heed_quotas().await,
                 _ = review.tick() => followed = self.follow_machine().await,
                 _ = lists.tick() => self.follow_lists().await,
                 _ = time.tick() => {
                     self.shared.set_local_time(clock::local_time());
-                    if self.workers.iter().any(JoinHandle::is_finished) {
+                    if self.crew.has_lost_one() {
                         break Err(anyhow!("a worker lost its queue; the kernel goes on balancing alone"));
                     }
                 }
@@ -376,7 +401,7 @@ impl Daemon {
         }
         for line in &self.plan.lines {
             for family in Family::BOTH {
-                let name = &self.config.uplinks[usize::from(line.id.0)].name;
+                let name = self.config.uplink_name(line.id);
                 match line.way(family) {
                     Ok(way) => tracing::info!(
                         "uplink {name}: {family} by {} {}",
@@ -387,83 +412,10 @@ impl Daemon {
                 }
             }
         }
-        let (queues, rules) = (self.shared.workers.len(), self.config.rules.len());
+        let (queues, rules) = (self.crew.workers(), self.config.rules.len());
         tracing::info!("backend {}, {queues} queues, {rules} rules", self.machine.backend().name());
         tracing::info!("ready");
         let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
-    }
-
-    /// Reads the rule files again and takes them in as a whole, or not at all.
-    async fn reload(&mut self) -> Response {
-        match self.take_in_files().await {
-            Ok(()) => {
-                let rules = self.config.rules.len();
-                tracing::info!("{rules} rules read");
-                Response::Reloaded { rules }
-            }
-            Err(error) => refused(&error),
-        }
-    }
-
-    async fn take_in_files(&mut self) -> Result<()> {
-        let sources = sources::read(&self.options.config)?;
-        let fresh = sources.load()?;
-        if without_rules(&fresh) != without_rules(&self.config) {
-            tracing::warn!("the configuration file has changed too; restart to take that in (flows live on)");
-        }
-        self.take_in_rules(fresh).await?;
-        self.sources = sources;
-        self.watch_lists();
-        self.complain_of_lists(None);
-        Ok(())
-    }
-
-    /// Takes in lists and databases that have changed, as a whole, or none of them.
-    async fn follow_lists(&mut self) {
-        if !self.watch.have_changed() {
-            return;
-        }
-        let loaded = self.sources.load();
-        self.watch_lists();
-        let taken_in = match loaded {
-            Ok(fresh) => self.take_in_rules(fresh).await.map_err(|error| format!("{error:#}")),
-            Err(problems) => Err(first_of(&problems)),
-        };
-        if taken_in.is_ok() {
-            tracing::info!("lists have changed and are in force");
-        }
-        self.complain_of_lists(taken_in.err());
-    }
-
-    /// The lists and databases that were just read are watched from now on, and no longer kept.
-    fn watch_lists(&mut self) {
-        self.watch = Watch::new(self.sources.seen());
-        self.sources.forget_lists();
-    }
-
-    /// What stays wrong is said once; status shows it until it is mended.
-    fn complain_of_lists(&self, why: Option<String>) {
-        let why = why.map(|why| format!("lists have changed and cannot be used; those before stay: {why}"));
-        let mut complaint = self.reporter.lists_complaint.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(why) = why.iter().find(|_| why != *complaint) {
-            tracing::error!("{why}");
-        }
-        *complaint = why;
-    }
-
-    /// Puts fresh rules in force, and what they ask.
-    async fn take_in_rules(&mut self, fresh: Config) -> Result<()> {
-        let config = Config { rules: fresh.rules, geo: fresh.geo, ..self.config.clone() };
-        let observed = self.observe(&config).await?;
-        let plan = plan::plan(&config, &observed, self.shared.workers.len() as u16);
-        self.machine.apply(&config, &plan, &observed).await?;
-        self.rules = Arc::new(RuleSet::compile(Arc::clone(&config.rules)));
-        self.config = config;
-        self.observed = observed;
-        self.plan = plan;
-        self.reporter.accounts.rules_changed();
-        self.publish();
-        Ok(())
     }
 
     /// Looks at the machine and mends or follows what has changed; tells whether that could be done.
@@ -480,7 +432,8 @@ impl Daemon {
     /// The machine as it is, and what probes have found.
     async fn observe(&self, config: &Config) -> Result<Observed> {
         let observed = self.machine.observe(config).await?;
-        Ok(Observed { avoided: self.health.avoided(), ..observed })
+        let (avoided, used_up) = (self.health.avoided(), self.quotas.used_up());
+        Ok(Observed { avoided, used_up, by_hand: self.by_hand, ..observed })
     }
 
     /// New flows leave lines that have lost their link at once; all else waits until the news have settled.
@@ -494,7 +447,7 @@ impl Daemon {
             }
         }
         if lines != self.plan.lines {
-            plan::lines::keep_off(&mut lines, self.health.avoided());
+            plan::lines::keep_off(&mut lines, self.health.avoided(), self.by_hand, self.config.none);
             self.health.follow(&self.config, &lines, &observed);
             self.tell_usability(&lines);
             self.plan.lines = lines;
@@ -502,22 +455,30 @@ impl Daemon {
         }
     }
 
-    /// New flows keep off the lines that probes call down at once, and the kernel's own choice soon after.
+    /// New flows keep off the lines that probes or people call down at once, and the kernel's own choice soon after.
     async fn heed_health(&mut self) -> bool {
-        plan::lines::keep_off(&mut self.plan.lines, self.health.avoided());
+        plan::lines::keep_off(&mut self.plan.lines, self.health.avoided(), self.by_hand, self.config.none);
+        self.tell_workers();
+        self.follow_machine().await
+    }
+
+    /// New flows keep off the lines whose quotas are used up at once, and the kernel's own choice soon after.
+    async fn heed_quotas(&mut self) -> bool {
+        plan::lines::price(&mut self.plan.lines, &self.config, self.quotas.used_up());
         self.tell_workers();
         self.follow_machine().await
     }
 
     async fn try_to_follow(&mut self) -> Result<()> {
         let observed = self.observe(&self.config).await?;
-        let plan = plan::plan(&self.config, &observed, self.shared.workers.len() as u16);
+        let plan = plan::plan(&self.config, &observed, self.crew.workers());
         let pending = self.machine.pending(&plan, &observed, false)?;
         if !pending.is_empty() {
             self.machine.apply(&self.config, &plan, &observed).await?;
             tracing::info!("followed a change of the machine: {}", pending.summary());
         }
         self.tell_usability(&plan.lines);
+        self.tell_misfits(&plan);
         self.health.follow(&self.config, &plan.lines, &observed);
         self.observed = observed;
         self.plan = plan;
@@ -527,7 +488,7 @@ impl Daemon {
 
     fn tell_usability(&self, lines: &[Line]) {
         for (before, after) in self.plan.lines.iter().zip(lines) {
-            let name = &self.config.uplinks[usize::from(after.id.0)].name;
+            let name = self.config.uplink_name(after.id);
             for family in Family::BOTH {
                 match (before.way(family), after.way(family)) {
                     (Err(_), Ok(_)) => tracing::info!("uplink {name} is usable for {family}"),
@@ -540,13 +501,20 @@ impl Daemon {
         }
     }
 
+    /// What others have done to the machine since, and does not fit.
+    fn tell_misfits(&self, plan: &Plan) {
+        let is_new = |misfit: &&Misfit| !self.plan.misfits.contains(misfit);
+        plan.misfits.iter().filter(is_new).for_each(|misfit| tracing::warn!("{misfit}"));
+    }
+
     /// Workers and status get the configuration and plan in force.
     fn publish(&mut self) {
+        let reporter = Arc::clone(&self.reporter);
+        let mut current = reporter.current.lock().unwrap_or_else(PoisonError::into_inner);
         self.tell_workers();
+        let last = mem::replace(&mut *current, (self.config.clone(), self.plan.clone()));
+        drop(current);
         let board = self.shared.deciding.load().snapshot.board.clone();
-        let current = (self.config.clone(), self.plan.clone());
-        let last =
-            mem::replace(&mut *self.reporter.current.lock().unwrap_or_else(PoisonError::into_inner), current);
         // Running flows wait for the kernel: before that they would only come back to where they were.
         if mem::replace(&mut self.followed, board.clone()) != board || last.1.lines != self.plan.lines {
             self.follower.lines_changed();
@@ -554,38 +522,55 @@ impl Daemon {
     }
 
     /// Workers need not wait for the kernel; status does, for it tells what is in force.
-    fn tell_workers(&self) {
-        let before = self.shared.deciding.load_full();
-        let mut deciding = deciding(&self.config, &self.plan, &self.observed, &self.rules, &before.snapshot);
-        deciding.snapshot.board.suspected = self.health.suspected();
-        // The queues stay, whatever becomes of the cores that they were counted by.
-        deciding.watch_queue = before.watch_queue;
-        self.shared.deciding.store(Arc::new(deciding));
+    fn tell_workers(&mut self) {
+        self.shared.deciding.rcu(|before| {
+            let mut deciding =
+                deciding(&self.config, &self.plan, &self.observed, &self.rules, &before.snapshot);
+            deciding.snapshot.board.suspected = self.staying(&self.plan.lines);
+            fill_what_returned(&self.config, &before.snapshot, &mut deciding.snapshot);
+            deciding
+        });
+        self.tell_news();
+    }
+
+    fn tell_news(&mut self) {
+        let health = self.health.lines();
+        let now = news::standings(&self.config, &self.plan.lines, &health, self.by_hand);
+        self.herald.tell(now);
+    }
+
+    /// The lines that running flows stay on although new ones keep off.
+    fn staying(&self, lines: &[Line]) -> Avoided {
+        plan::lines::staying(lines, self.health.avoided(), self.health.suspected(), self.by_hand)
     }
 
     /// Stops deciding without losing a packet; the kernel's part stays, and what was learned.
-    fn stop(self) {
+    fn stop(mut self) {
         let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
-        self.keeper.close_and_drain();
-        self.shared.stop.store(true, Relaxed);
-        for worker in self.workers {
-            let _ = worker.join();
-        }
+        let _gate = self.keeper.close_and_drain();
+        self.crew.stop();
         learned::save(&self.run, &self.config, &self.shared.deciding.load().snapshot);
+        tell_what_stays_avoided(&self.config, &self.plan);
         tracing::info!("stopped; the kernel goes on balancing (`wansplit down` takes it all away)");
     }
 }
 
-fn without_rules(config: &Config) -> Config {
-    Config { rules: Arc::default(), geo: Arc::default(), ..config.clone() }
+/// A line that comes back gets its flows little by little.
+fn fill_what_returned(config: &Config, before: &Snapshot, after: &mut Snapshot) {
+    let takes = config.by_number(|uplink| uplink.map_or(Duration::ZERO, |uplink| uplink.health.fill));
+    let now = Millis(clock::monotonic_ms());
+    after.filling = before.filling.follow(&before.board, &after.board, &takes, now);
 }
 
-/// The first of all that is wrong, in one line.
-fn first_of(problems: &Problems) -> String {
-    let first = problems.iter().next().map(ToString::to_string).unwrap_or_default();
-    match problems.iter().count() {
-        0 | 1 => first,
-        more => format!("{first} (and {} more)", more - 1),
+/// The kernel is left with what was last known, rather than sent to lines that were dead a moment ago: whoever
+/// restarts the program would lose flows by that, and the kernel follows no other change by itself either.
+fn tell_what_stays_avoided(config: &Config, plan: &Plan) {
+    for line in &plan.lines {
+        let name = config.uplink_name(line.id);
+        let is_left_out = |&&family: &&Family| line.is_doubted(family) && !line.is_usable(family);
+        for family in Family::BOTH.iter().filter(is_left_out) {
+            tracing::warn!("uplink {name} was called down for {family} and stays out of the kernel's choice");
+        }
     }
 }
 
@@ -593,34 +578,6 @@ fn heed_misfits(plan: &Plan) -> Result<()> {
     let fatal: Vec<String> =
         plan.misfits.iter().filter(|misfit| misfit.is_fatal).map(ToString::to_string).collect();
     if fatal.is_empty() { Ok(()) } else { bail!("this machine does not fit:\n  {}", fatal.join("\n  ")) }
-}
-
-/// All queues: one for each worker, behind them one for DNS answers, and one for flows that wait.
-struct Queues {
-    of_workers: Vec<BoxedQueue>,
-    of_names: BoxedQueue,
-    of_watch: BoxedQueue,
-}
-
-impl Queues {
-    fn open(config: &Config) -> Result<Self> {
-        let (queue, workers) = (config.queue, workers(config));
-        let of_workers = (queue.first..queue.of_names(workers))
-            .map(|number| open_queue(number, queue.length, A_PACKET))
-            .collect::<Result<_>>()?;
-        let of_names = open_queue(queue.of_names(workers), queue.length, A_PACKET)?;
-        let of_watch = open_queue(queue.of_watch(workers), WATCHED, SEVERAL_PACKETS)?;
-        Ok(Queues { of_workers, of_names, of_watch })
-    }
-}
-
-fn open_queue(number: u16, length: u32, range: u16) -> Result<BoxedQueue> {
-    let queue = NfqQueue::open(number, length, range).with_context(|| {
-        format!(
-            "cannot bind queue {number} (needs root; another program may have it, see `first` under [queue])"
-        )
-    })?;
-    Ok(Box::new(queue))
 }
 
 /// What workers decide by; what was learned stays.
@@ -639,38 +596,39 @@ fn deciding(
             board: Board {
                 usable_v4: plan.usable(Family::V4),
                 usable_v6: plan.usable(Family::V6),
-                weights: config.uplinks.iter().map(|uplink| uplink.weight).collect(),
+                doubted: plan.doubted(),
+                weights: config.weights_by_number(),
+                costs: plan.costs(),
                 ..Board::default()
             },
+            none: config.none,
             ..learned.clone()
         },
         lan: config.lan.iter().map(index).collect(),
         marks: config.marks.clone(),
-        watch_queue: config.queue.of_watch(workers(config)),
+        watch_queue: config.queue.of_watch(),
     }
 }
 
-/// Status is answered by the socket's own thread; a reload is the main thread's.
+/// Status is answered by the socket's own thread; changes are the main thread's.
 fn serve_control(
     run: &RunDirectory,
     reporter: &Arc<Reporter>,
-    reload: mpsc::Sender<reply::SyncSender<Response>>,
+    feed: Arc<Feed>,
+    orders: mpsc::Sender<Asked>,
 ) -> Result<Serving> {
     let reporter = Arc::clone(reporter);
     let server = Server::bind(&run.socket())?;
-    Ok(server.serve(move |request| match request {
+    Ok(server.serve(feed, move |request| match request {
         Request::Status => Response::Status(Box::new(reporter.status())),
         Request::Explain { flow, down } => reporter.explain(&flow, &down),
-        Request::Reload => {
+        // The server answers that itself.
+        Request::Events => Response::Following,
+        Request::Reload | Request::Uplink { .. } => {
             let (answer, answered) = reply::sync_channel(1);
-            let sent = reload.try_send(answer).is_ok();
-            let response = if sent { answered.recv_timeout(RELOAD).ok() } else { None };
+            let sent = orders.try_send((request, answer)).is_ok();
+            let response = if sent { answered.recv_timeout(CHANGE).ok() } else { None };
             response.unwrap_or_else(|| Response::Failed { message: "the daemon is busy".into() })
         }
     })?)
-}
-
-fn refused(error: &anyhow::Error) -> Response {
-    tracing::error!("nothing was changed: {error:#}");
-    Response::Failed { message: format!("{error:#}") }
 }

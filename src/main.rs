@@ -22,13 +22,18 @@ use wansplit::lab::interrupt::Interrupt;
 use wansplit::lab::session::{self, Lab, RouterFile, Update};
 use wansplit::lab::world::{Entered, World};
 use wansplit::system::state::RunDirectory;
-use wansplit::ui::cli::{self, Args, Command, Exit};
+use wansplit::ui::cli::{self, Args, Command, Direction, Exit};
 use wansplit::ui::explain as view_of_flow;
 use wansplit::ui::human::counted;
 use wansplit::ui::lab as view;
 use wansplit::ui::problems::{ProblemJson, Report, Severity};
 use wansplit::ui::status;
 use wansplit::ui::style::{CLEAR, Style, redraw, stdout_is_terminal};
+
+/// Gives back to the machine what lists of a million names took when they are read anew; the C
+/// library's keeps twice as much.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
     let args = Args::parse();
@@ -82,6 +87,15 @@ fn execute(args: &Args, world: Option<World>) -> anyhow::Result<Exit> {
         }
         Command::Status { json, watch, flows } => show_status(args, *json, *watch, *flows),
         Command::Reload => reload(args),
+        Command::Events { json } => follow_events(args, *json),
+        Command::Drain { uplink, force, json } => order(args, uplink, "drain", *force, *json),
+        Command::Undrain { uplink, json } => order(args, uplink, "undrain", false, *json),
+        Command::Uplink { uplink, action: Direction::Down, force, json } => {
+            order(args, uplink, "down", *force, *json)
+        }
+        Command::Uplink { uplink, action: Direction::Up, json, .. } => {
+            order(args, uplink, "up", false, *json)
+        }
         Command::Explain { flow, down, live, json } => explain(args, flow, down, *live, *json),
         Command::Replay { files, json } => replay::replay(args, files, *json),
         Command::Lab(lab) => try_lab(args, lab, world.context("the lab has a world of its own")?),
@@ -128,7 +142,7 @@ fn require_root_with(args: &Args, command: &str) -> anyhow::Result<()> {
 fn check(args: &Args, json: bool) -> anyhow::Result<Exit> {
     let path = args.config_path();
     let sources = daemon::sources::read(&path)?;
-    let (problems, rules) = match sources.load() {
+    let (problems, rules) = match sources.load(&config::Numbers::default()) {
         Ok(config) => (config::warnings(&config, &sources.rules, &sources.lists), Some(config.rules.len())),
         Err(problems) => (problems, None),
     };
@@ -203,15 +217,14 @@ fn fetch_status(args: &Args) -> anyhow::Result<Status> {
     match ask(args, Request::Status)? {
         Response::Status(status) => Ok(*status),
         Response::Failed { message } => anyhow::bail!(message),
-        Response::Reloaded { .. } | Response::Explained(_) => {
-            anyhow::bail!("the daemon answered something else")
-        }
+        _ => anyhow::bail!("the daemon answered something else"),
     }
 }
 
 fn reload(args: &Args) -> anyhow::Result<Exit> {
     match ask(args, Request::Reload)? {
-        Response::Reloaded { rules } => {
+        Response::Reloaded { rules, changes } => {
+            changes.iter().for_each(|change| println!("{change}"));
             println!("{} in force", counted(rules as u64, "rule"));
             Ok(Exit::Good)
         }
@@ -219,10 +232,41 @@ fn reload(args: &Args) -> anyhow::Result<Exit> {
             eprintln!("nothing was changed: {message}");
             Ok(Exit::Failed)
         }
-        Response::Status(_) | Response::Explained(_) => {
-            anyhow::bail!("the daemon answered something else")
-        }
+        _ => anyhow::bail!("the daemon answered something else"),
     }
+}
+
+/// Until the daemon ends, or nobody reads any more.
+fn follow_events(args: &Args, json: bool) -> anyhow::Result<Exit> {
+    let socket = RunDirectory::new(args.run_dir.clone()).socket();
+    let mut refusal = None;
+    client::follow(&socket, |response| {
+        let line = match response {
+            Response::Event(event) if json => serde_json::to_string(&event).unwrap_or_default(),
+            Response::Event(event) => status::event(&event),
+            Response::LeftOut { events } if json => serde_json::json!({ "left_out": events }).to_string(),
+            Response::LeftOut { events } => format!("({events} events were left out)"),
+            Response::Failed { message } => {
+                refusal = Some(message);
+                return false;
+            }
+            _ => return true,
+        };
+        let mut out = std::io::stdout().lock();
+        writeln!(out, "{line}").and_then(|()| out.flush()).is_ok()
+    })?;
+    refusal.map_or(Ok(Exit::Good), |message| Err(anyhow::anyhow!(message)))
+}
+
+fn order(args: &Args, uplink: &str, order: &str, force: bool, json: bool) -> anyhow::Result<Exit> {
+    let request = Request::Uplink { name: uplink.to_owned(), order: order.to_owned(), force };
+    match ask(args, request)? {
+        Response::Ordered(ordered) if json => println!("{}", serde_json::to_string_pretty(&ordered)?),
+        Response::Ordered(ordered) => print!("{}", status::ordered(&ordered)),
+        Response::Failed { message } => anyhow::bail!(message),
+        _ => anyhow::bail!("the daemon answered something else"),
+    }
+    Ok(Exit::Good)
 }
 
 fn explain(args: &Args, flow: &[String], down: &[String], live: bool, json: bool) -> anyhow::Result<Exit> {

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use ipnet::IpNet;
 use proptest::prelude::*;
 use wansplit::config::{
-    self, BackendChoice, Bypass, Config, Forward, Gateway, Guard, Health, Helper, Lists, Mss, Queue,
+    self, BackendChoice, Bypass, Config, Forward, Gateway, Guard, Health, Helper, Hooks, Lists, Mss, Queue,
     RouterTraffic, Routing, Severity, Source, SourceFile, Uplink,
 };
 use wansplit::engine::flow::{LanId, Mac};
@@ -19,13 +19,15 @@ use wansplit::engine::geo::{Asn, Country, Geo, Places, Ranges};
 use wansplit::engine::packet::Family;
 use wansplit::engine::rule::hosts::{HostName, HostSet, Reach};
 use wansplit::engine::rule::model::{
-    Choice, HashKey, IcmpType, Live, Matchers, OnMismatch, Payload, Policy, Rule, TimeSpan, WhenNone,
+    Choice, HashKey, IcmpType, Live, Matchers, NoLine, OnMismatch, Payload, Policy, Rule, TimeSpan, WhenNone,
 };
 use wansplit::engine::rule::texts::{Expressions, Texts};
 use wansplit::engine::sniff::App;
 use wansplit::engine::sticky::{Sticky, StickyBy};
 use wansplit::engine::uplink::UplinkId;
 use wansplit::engine::uplink::health::{Limits, Page, Settings, Target};
+use wansplit::engine::uplink::load::Both;
+use wansplit::engine::uplink::quota::Quota;
 use wansplit::engine::verdict::Marks;
 
 #[path = "support/mmdb.rs"]
@@ -54,6 +56,9 @@ fn the_articles_router_needs_nothing_but_its_lines_and_its_forward() {
         mss: Mss::Auto,
         optional: false,
         health: Health::default(),
+        cost: 0,
+        quota: None,
+        capacity: Both::default(),
     };
     let slingbox = Forward {
         name: "slingbox".to_owned(),
@@ -72,11 +77,18 @@ fn the_articles_router_needs_nothing_but_its_lines_and_its_forward() {
         geo: Arc::default(),
         backend: BackendChoice::Auto,
         queue: Queue { first: 0, workers: None, limit: 50_000, length: 8192 },
-        marks: Marks { mask: 0xff, decided: 0x100, watched: 0x200, values: vec![1, 2] },
-        routing: Routing { first_table: 100, first_priority: 20_000, router: RouterTraffic::Multipath },
+        marks: Marks { mask: 0xff, decided: 0x100, watched: 0x200, values: vec![1, 2], refused: 0xff },
+        routing: Routing {
+            first_table: 100,
+            refused_table: 165,
+            first_priority: 20_000,
+            router: RouterTraffic::Multipath,
+        },
         bypass: Bypass::default(),
         guard: Guard::Warn,
         helpers: vec![],
+        hooks: Hooks { on_change: None, timeout: ms(10_000) },
+        none: NoLine::Keep,
     };
     assert_eq!(load(ARTICLE, &[]), expected);
 }
@@ -105,6 +117,7 @@ fn every_key_of_the_main_file_is_obeyed() {
             rejoin: limits(3, 300, 50),
             rejoin_for: ms(8000),
         },
+        fill: ms(30_000),
     };
     let uplink = |id: u8, interface: &str| Uplink {
         id: UplinkId(id),
@@ -119,6 +132,9 @@ fn every_key_of_the_main_file_is_obeyed() {
         mss: Mss::Auto,
         optional: false,
         health: health.clone(),
+        cost: 0,
+        quota: None,
+        capacity: Both::default(),
     };
     let isp1 = Uplink {
         weight: 3,
@@ -131,6 +147,7 @@ fn every_key_of_the_main_file_is_obeyed() {
         health: Health {
             targets: vec![Target::Gateway],
             settings: Settings { quorum: Some(1), leave: limits(50, 700, 100), ..health.settings },
+            ..health.clone()
         },
         ..uplink(0, "ppp0")
     };
@@ -142,7 +159,12 @@ fn every_key_of_the_main_file_is_obeyed() {
         health: Health { targets: vec![], ..health.clone() },
         ..uplink(1, "eth2.35")
     };
-    let isp3 = Uplink { gateway_v6: Gateway::Address(ip("fe80::1")), ..uplink(2, "wwan0") };
+    let isp3 = Uplink {
+        gateway_v6: Gateway::Address(ip("fe80::1")),
+        cost: 10,
+        quota: Some(Quota { bytes: 100_000_000_000, reset_day: 15 }),
+        ..uplink(2, "wwan0")
+    };
     let games = Forward {
         name: "games".to_owned(),
         protocols: vec![6, 17],
@@ -175,8 +197,14 @@ fn every_key_of_the_main_file_is_obeyed() {
             decided: 0x10_0000,
             watched: 0x20_0000,
             values: vec![0x200, 0x100, 0x300],
+            refused: 0xf00,
         },
-        routing: Routing { first_table: 200, first_priority: 10_000, router: RouterTraffic::Uplink(ISP2) },
+        routing: Routing {
+            first_table: 200,
+            refused_table: 265,
+            first_priority: 10_000,
+            router: RouterTraffic::Uplink(ISP2),
+        },
         bypass: Bypass {
             destinations: vec![net("192.0.2.0/24"), net("2001:db8:99::/48")],
             clients: vec![net("10.77.0.9/32")],
@@ -188,6 +216,11 @@ fn every_key_of_the_main_file_is_obeyed() {
             helper("RAS", 17, 1719),
             helper("Q.931", 6, 1720),
         ],
+        hooks: Hooks {
+            on_change: Some(["/usr/local/bin/line-changed", "-v"].map(String::from).into()),
+            timeout: ms(3000),
+        },
+        none: NoLine::Reject,
     };
     assert_eq!(load(EVERY_KEY, &[]), expected);
 }
@@ -222,7 +255,7 @@ fn every_key_of_a_rule_is_obeyed() {
         not: Matchers::default(),
         choice: Choice { policy: Policy::Hash(HashKey::FiveTuple), uplinks: vec![(ISP3, 200), (ISP1, 1)] },
         sticky: Some(Sticky { by: StickyBy::Client, lasts: Duration::from_secs(5400) }),
-        none: WhenNone::Drop,
+        none: WhenNone::Stop(NoLine::Drop),
         hold: Duration::from_millis(750),
         on_mismatch: OnMismatch::Reset,
         live: Live::MoveBack,
@@ -388,6 +421,23 @@ fn the_flag_bit_is_the_first_free_one_above_the_mask_or_else_below() {
     assert_eq!(decided("0x3f00"), 0x4000);
     assert_eq!(decided("0xff000000"), 0x80_0000);
     assert_eq!(decided("0x80000001"), 0x4000_0000);
+}
+
+#[test]
+fn a_quota_is_a_number_of_bytes_as_providers_write_it() {
+    let quota = |keys: &str| load(&one_uplink(keys), &[]).uplinks[0].quota;
+    assert_eq!(quota(""), None);
+    for (monthly, bytes) in [
+        ("500mb", 500_000_000),
+        ("100gb", 100_000_000_000),
+        ("2 TB", 2_000_000_000_000),
+        ("1gib", 1 << 30),
+        ("1.5gb", 1_500_000_000),
+    ] {
+        let expected = Some(Quota { bytes, reset_day: 1 });
+        assert_eq!(quota(&format!("monthly = \"{monthly}\"")), expected, "{monthly}");
+    }
+    assert_eq!(quota("monthly = \"1gb\"\nreset_day = 31").map(|quota| quota.reset_day), Some(31));
 }
 
 #[test]

@@ -90,7 +90,7 @@ mod every_scenario_holds_on_debians_kernel {
         scenarios: "nft", ["the_log"];
         machine: "nft", ["starting_again"];
         traffic: "nft", [
-            "contents::a_first", "hold::a_hello", "live::a_line", "watch::a_connection_on", "every_condition",
+            "contents::a_first", "hold::a_hello", "live::a_line", "refused::a_flow", "watch::a_connection_on", "every_condition",
         ];
         kernel_alone: "nft", [];
     }

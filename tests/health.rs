@@ -3,6 +3,9 @@
 #[path = "support/router.rs"]
 mod router;
 
+#[path = "support/tun.rs"]
+mod tun;
+
 #[allow(dead_code, reason = "each test program uses its own part of this")]
 #[path = "traffic/common.rs"]
 mod common;
@@ -16,6 +19,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use common::*;
+use nix::sys::signal::Signal;
 use router::*;
 use serde_json::Value;
 use wansplit::engine::packet::Family;
@@ -77,6 +81,37 @@ fn a_dead_path_with_a_carrier_is_left_by_new_flows_in_the_kernel_too_and_used_ag
         });
         router.stop();
     });
+}
+
+#[test]
+fn a_line_that_returns_takes_few_flows_first_and_its_whole_share_in_the_end() {
+    let mut router = Router::new(&backends()[0], &[1, 1]);
+    let text = router.configuration();
+    // Longer than this part takes on the slowest machine.
+    router.configure(&text.replace("health.fill = \"0s\"", "health.fill = \"10m\""));
+    router.start();
+    let client = &router.network.client().host.clone();
+    let lose_and_regain = |router: &Router| {
+        Down::ByIsp.take(&router.network, 1);
+        wait_for_line(router, 1, false);
+        Down::ByIsp.undo(&router.network, 1);
+        wait_for_line(router, 1, true);
+    };
+    lose_and_regain(&router);
+    for family in Family::BOTH {
+        let lines = by_line(&router.network, &tcp(client, router.echo(family), 200));
+        assert!((1..50).contains(&lines[1]) && lines[0] + lines[1] == 200, "{family}: {lines:?}");
+    }
+    router.stop();
+
+    router.configure(&text.replace("health.fill = \"0s\"", "health.fill = \"1s\""));
+    router.start();
+    lose_and_regain(&router);
+    std::thread::sleep(Duration::from_secs(2));
+    for family in Family::BOTH {
+        assert_eq!(by_line(&router.network, &tcp(client, router.echo(family), 200)), [100, 100]);
+    }
+    router.stop();
 }
 
 #[test]
@@ -322,6 +357,98 @@ fn a_fifth_of_the_packets_lost_is_measured_and_no_reason_to_leave_and_most_of_th
     wait_for_health(&router, 0, "ipv4", "down");
     heal(&router.network.lines[0]);
     wait_for_health(&router, 0, "ipv4", "up");
+    router.stop();
+}
+
+#[test]
+fn a_daemon_that_was_stopped_for_seconds_takes_no_line_for_dead() {
+    side_by_side(|backend| {
+        let mut router = two_lines(backend, &PUBLIC);
+        for line in [0, 1] {
+            wait_for_health(&router, line, "ipv4", "up");
+            wait_for_health(&router, line, "ipv6", "up");
+        }
+        router.forget_what_was_said();
+        let client = &router.network.client().host.clone();
+        for _ in 0..5 {
+            router.signal(Signal::SIGSTOP);
+            // Flows that begin meanwhile, and wait for an answer so long, are no evidence either.
+            let (client, to) = (client.clone(), router.echo(Family::V4));
+            let flows = std::thread::spawn(move || udp(&client, to, 20));
+            std::thread::sleep(Duration::from_secs(2));
+            router.signal(Signal::SIGCONT);
+            flows.join().unwrap();
+            std::thread::sleep(Duration::from_secs(2));
+        }
+        assert!(!router.said().contains("is avoided"), "{}", router.said());
+        router.stop();
+    });
+}
+
+#[test]
+fn a_line_that_is_called_down_when_the_program_ends_stays_out_of_the_kernels_choice_and_that_is_said() {
+    side_by_side(|backend| {
+        let mut router = two_lines(backend, &PUBLIC);
+        wait_for_health(&router, 0, "ipv4", "up");
+        cut(&router.network.lines[0], "meta nfproto ipv4");
+        wait_for_health(&router, 0, "ipv4", "down");
+        wait_for_the_plan(&router);
+        router.stop();
+        let said = "uplink isp1 was called down for IPv4 and stays out of the kernel's choice";
+        assert!(router.said().contains(said), "{}", router.said());
+        assert!(!router.said().contains("isp2 was called down"), "{}", router.said());
+        let client = &router.network.client().host.clone();
+        assert_eq!(by_line(&router.network, &udp(client, router.echo(Family::V4), 40)), [0, 40]);
+        let both = by_line(&router.network, &udp(client, router.echo(Family::V6), 40));
+        assert!(both.iter().all(|&count| count > 0), "{both:?}");
+        // Whoever starts it again has it found out anew.
+        heal(&router.network.lines[0]);
+        router.start();
+        wait_for_health(&router, 0, "ipv4", "up");
+        assert_eq!(by_line(&router.network, &tcp(client, router.echo(Family::V4), 10)), [5, 5]);
+        router.stop();
+    });
+}
+
+#[test]
+fn answers_that_take_three_times_as_long_count_where_the_limit_says_so_and_nowhere_else() {
+    let mut router = Router::new(&backends()[0], &[1, 1]);
+    let slow = tun::Cable::between(&router.network.router, &router.network.lines[0].isp, "ppp0");
+    let isp = &router.network.lines[0].isp;
+    for (host, here, there) in [(&router.network.router, "77", "76"), (isp, "76", "77")] {
+        ip(host, &format!("address add 198.51.100.{here} peer 198.51.100.{there} dev ppp0"));
+        ip(host, "link set ppp0 up");
+    }
+    let limits = "leave = { latency = \"300ms\" }, rejoin = { latency = \"280ms\", for = \"2s\" }";
+    router.configure(&format!(
+        "backend = \"{}\"\nlan.interfaces = [\"lan0\"]\n[health]\ntargets = [\"icmp://192.0.2.1\"]\n\
+         [[uplink]]\nname = \"isp1\"\ninterface = \"ppp0\"\nhealth = {{ {limits} }}\n\
+         [[uplink]]\nname = \"isp2\"\ninterface = \"wan2\"\ngateway = \"203.0.113.1\"\n",
+        backends()[0]
+    ));
+    slow.delay(Duration::from_millis(80));
+    router.start();
+    wait_for_health(&router, 0, "ipv4", "up");
+    let latency = health(&router.status(), 0, "ipv4")["latency_ms"].as_f64().unwrap();
+    assert!(latency >= 160.0, "{latency}");
+    slow.delay(Duration::from_millis(240));
+    wait_for_health(&router, 0, "ipv4", "down");
+    assert!(router.said().contains("isp1 is avoided for IPv4: answers take too long"), "{}", router.said());
+    assert_eq!(health(&router.status(), 1, "ipv4")["state"], "up");
+    slow.delay(Duration::from_millis(80));
+    wait_for_health(&router, 0, "ipv4", "up");
+    router.stop();
+
+    // The default limit is beyond that.
+    router.configure(&router.configuration().replace(&format!("health = {{ {limits} }}\n"), ""));
+    router.start();
+    wait_for_health(&router, 0, "ipv4", "up");
+    router.forget_what_was_said();
+    slow.delay(Duration::from_millis(240));
+    std::thread::sleep(Duration::from_secs(8));
+    let latency = health(&router.status(), 0, "ipv4")["latency_ms"].as_f64().unwrap();
+    assert!(latency >= 480.0, "{latency}");
+    assert!(!router.said().contains("isp1 is avoided"), "{}", router.said());
     router.stop();
 }
 

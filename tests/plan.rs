@@ -16,6 +16,7 @@ use wansplit::daemon::machine::Pending;
 use wansplit::engine::packet::Family;
 use wansplit::plan::firewall::flow_hash::bytecode;
 use wansplit::plan::firewall::iptables::{Flavour, PREFIX};
+use wansplit::plan::firewall::model::Action;
 use wansplit::plan::observed::{Address, Link, Observed};
 use wansplit::plan::routing::{Hop, Route, RoutingState};
 use wansplit::plan::routing_diff::diff;
@@ -164,6 +165,12 @@ proptest! {
         prop_assert_eq!(&made, &plan(&config, &observed, QUEUES));
         diff(&RoutingState::default(), &made.routing).iter().for_each(|change| drop(change.to_string()));
         prop_assert_eq!(nothing_of(NFT).up(&made.firewall).len(), 1);
+        let chains = &made.firewall.chains;
+        for action in chains.iter().flat_map(|chain| &chain.rules).map(|rule| &rule.action) {
+            if let Action::Jump(to) | Action::Goto(to) = action {
+                prop_assert!(chains.iter().any(|chain| chain.name == *to), "there is no chain {}", to);
+            }
+        }
         for step in IPTABLES.iter().flat_map(|&flavour| nothing_of(flavour).up(&made.firewall)) {
             for (name, longest) in names(&step) {
                 prop_assert!(name.len() <= longest && name.starts_with(PREFIX), "{} is too long", name);
@@ -253,7 +260,7 @@ fn link(line: &str, index: u32) -> Link {
     let mtu = words.next().and_then(|mtu| mtu.parse().ok()).expect("a size");
     let addresses: Vec<Address> = words.map(address).collect();
     let point_to_point = addresses.iter().any(|address| address.peer.is_some());
-    Link { index, name, up: true, mtu, point_to_point, hardware: None, addresses }
+    Link { index, name, up: true, enabled: true, mtu, point_to_point, hardware: None, addresses }
 }
 
 fn address(word: &str) -> Address {

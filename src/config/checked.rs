@@ -3,13 +3,17 @@
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
 use std::sync::Arc;
+use std::time::Duration;
 
 use ipnet::{IpNet, Ipv6Net};
 
 use crate::engine::geo::Geo;
 use crate::engine::packet::Family;
-use crate::engine::rule::model::Rule;
+use crate::engine::rule::model::{NoLine, Rule, WhenNone};
+use crate::engine::uplink::cost::Cost;
 use crate::engine::uplink::health::{Settings, Target};
+use crate::engine::uplink::load::Both;
+use crate::engine::uplink::quota::Quota;
 use crate::engine::uplink::{UplinkId, UplinkSet};
 use crate::engine::verdict::{Action, Decision, Marks};
 
@@ -18,7 +22,7 @@ use crate::engine::verdict::{Action, Decision, Marks};
 pub struct Config {
     /// Names of the LAN's interfaces; [`crate::engine::flow::LanId`] counts them.
     pub lan: Vec<String>,
-    /// The uplinks; [`UplinkId`] counts them.
+    /// The uplinks, in the file's order.
     pub uplinks: Vec<Uplink>,
     /// Port forwards.
     pub forwards: Vec<Forward>,
@@ -40,19 +44,65 @@ pub struct Config {
     pub guard: Guard,
     /// Connection helpers to attach.
     pub helpers: Vec<Helper>,
+    /// What is run when a line changes.
+    pub hooks: Hooks,
+    /// What becomes of flows for which no rule and no line is left.
+    pub none: NoLine,
 }
 
 impl Config {
+    /// Whether any flow may be refused or dropped for want of a line.
+    #[must_use]
+    pub fn refuses(&self) -> bool {
+        let refuses = |none: WhenNone| matches!(none, WhenNone::Stop(NoLine::Reject | NoLine::Drop));
+        self.none != NoLine::Keep || self.rules.iter().any(|rule| refuses(rule.none))
+    }
+
     /// Whether any rule asks what a flow's host is called.
     #[must_use]
     pub fn asks_for_names(&self) -> bool {
         self.rules.iter().any(Rule::asks_for_names)
     }
 
+    /// What it costs to use each uplink while no quota is used up, by number.
+    #[must_use]
+    pub fn costs(&self) -> Vec<Cost> {
+        self.by_number(|uplink| Cost::tier(uplink.map_or(0, |uplink| uplink.cost)))
+    }
+
+    /// The uplink of a number.
+    #[must_use]
+    pub fn uplink(&self, id: UplinkId) -> Option<&Uplink> {
+        self.uplinks.iter().find(|uplink| uplink.id == id)
+    }
+
     /// What people call an uplink.
     #[must_use]
     pub fn uplink_name(&self, id: UplinkId) -> &str {
-        self.uplinks.get(usize::from(id.0)).map_or("?", |uplink| &uplink.name)
+        self.uplink(id).map_or("?", |uplink| &uplink.name)
+    }
+
+    /// The names of the uplinks, by number; empty where no uplink has it.
+    #[must_use]
+    pub fn names_by_number(&self) -> Vec<&str> {
+        self.by_number(|uplink| uplink.map_or("", |uplink| uplink.name.as_str()))
+    }
+
+    /// The weights of the uplinks, by number; 0 where no uplink has it.
+    #[must_use]
+    pub fn weights_by_number(&self) -> Vec<u8> {
+        self.by_number(|uplink| uplink.map_or(0, |uplink| uplink.weight))
+    }
+
+    /// Something of each uplink, by number, up to the highest that an uplink has.
+    pub fn by_number<'a, T>(&'a self, of: impl FnMut(Option<&'a Uplink>) -> T) -> Vec<T> {
+        self.numbers().map(|id| self.uplink(id)).map(of).collect()
+    }
+
+    /// All numbers up to the highest that an uplink has.
+    fn numbers(&self) -> impl Iterator<Item = UplinkId> {
+        let highest = self.uplinks.iter().map(|uplink| uplink.id.0).max();
+        (0..=u8::MAX).take(highest.map_or(0, |highest| usize::from(highest) + 1)).map(UplinkId)
     }
 
     /// What people call the uplink that a flow leaves by, where the decision names one.
@@ -60,15 +110,14 @@ impl Config {
     pub fn uplink_of(&self, decision: &Decision) -> Option<&str> {
         match decision.action {
             Action::Route(id) => Some(self.uplink_name(id)),
-            Action::Keep | Action::Drop | Action::Hold(_) => None,
+            Action::Keep | Action::Drop | Action::Reject | Action::Hold(_) => None,
         }
     }
 
     /// A decision in a sentence.
     #[must_use]
     pub fn explain(&self, decision: &Decision) -> String {
-        let names: Vec<&str> = self.uplinks.iter().map(|uplink| uplink.name.as_str()).collect();
-        decision.explain(&self.rules, &names)
+        decision.explain(&self.rules, &self.names_by_number())
     }
 }
 
@@ -83,6 +132,8 @@ pub struct Uplink {
     pub interface: String,
     /// Share of new flows, 1 to 255.
     pub weight: u8,
+    /// What it can carry, in bytes per second; `None`: to be learned.
+    pub capacity: Both<Option<u64>>,
     /// The next hop for IPv4.
     pub gateway_v4: Gateway,
     /// The next hop for IPv6.
@@ -99,6 +150,10 @@ pub struct Uplink {
     pub optional: bool,
     /// How it is tried.
     pub health: Health,
+    /// Its tier: it is used only where no line of a lower one is usable for a flow.
+    pub cost: u8,
+    /// What it may carry in a month.
+    pub quota: Option<Quota>,
 }
 
 impl Uplink {
@@ -128,6 +183,8 @@ pub struct Health {
     pub targets: Vec<Target>,
     /// How to judge the answers.
     pub settings: Settings,
+    /// How long it takes until a line that comes back has its whole share of new flows again.
+    pub fill: Duration,
 }
 
 impl Health {
@@ -206,6 +263,18 @@ pub enum BackendChoice {
     IptablesLegacy,
 }
 
+/// What is run when a line changes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Hooks {
+    /// A program and its arguments; `None`: nothing.
+    pub on_change: Option<Vec<String>>,
+    /// How long it may run.
+    pub timeout: Duration,
+}
+
+/// Most worker threads.
+pub const MAX_WORKERS: u16 = 256;
+
 /// The queues to user space.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Queue {
@@ -220,16 +289,16 @@ pub struct Queue {
 }
 
 impl Queue {
-    /// Number of the queue for DNS answers, behind those of so many workers.
+    /// Number of the queue for DNS answers, behind those of as many workers as there can be.
     #[must_use]
-    pub fn of_names(&self, workers: u16) -> u16 {
-        self.first + workers
+    pub fn of_names(&self) -> u16 {
+        self.first + MAX_WORKERS
     }
 
     /// Number of the queue for flows whose names are waited for.
     #[must_use]
-    pub fn of_watch(&self, workers: u16) -> u16 {
-        self.first + workers + 1
+    pub fn of_watch(&self) -> u16 {
+        self.first + MAX_WORKERS + 1
     }
 }
 
@@ -238,6 +307,8 @@ impl Queue {
 pub struct Routing {
     /// The own-traffic table; uplinks' tables follow unless they name theirs.
     pub first_table: u32,
+    /// The table of flows that are refused: the first free one behind those of all uplinks.
+    pub refused_table: u32,
     /// Priority of the first of our rules.
     pub first_priority: u32,
     /// How the router's own new flows are routed.

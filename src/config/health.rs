@@ -32,7 +32,7 @@ impl Default for Health {
         let echoes = cloudflare.into_iter().chain(google).map(Target::Echo);
         let queries = quad9.into_iter().chain(opendns).map(query);
         let targets = echoes.chain(queries).chain([Target::Gateway]).collect();
-        Health { targets, settings: Settings::default() }
+        Health { targets, settings: Settings::default(), fill: Duration::from_secs(10) }
     }
 }
 
@@ -50,8 +50,9 @@ pub(super) fn read(section: Section, base: &Health) -> Health {
         rejoin,
         rejoin_for,
     };
+    let fill = section.or("fill", base.fill, values::fill);
     section.finish();
-    Health { targets, settings }
+    Health { targets, settings, fill }
 }
 
 fn targets(section: &Section) -> Option<Vec<Target>> {
@@ -84,7 +85,7 @@ fn quorum(section: &Section, targets: Option<&Vec<Target>>) -> Option<u8> {
 
 fn leave(section: Section, base: &Limits) -> Limits {
     let limits = Limits {
-        loss: section.or("loss", base.loss, percent),
+        loss: section.or("loss", base.loss, values::percent),
         latency: section.or("latency", base.latency, latency),
         jitter: section.optional("jitter", latency).map(Spanned::into_inner).or(base.jitter),
     };
@@ -97,7 +98,7 @@ fn rejoin(section: Section, base: &Settings, leave: &Limits) -> (Limits, Duratio
     let rejoin = &base.rejoin;
     let jitter = rejoin.jitter.into_iter().chain(leave.jitter).min();
     let limits = Limits {
-        loss: within(&section, "loss", percent, rejoin.loss, leave.loss),
+        loss: within(&section, "loss", values::percent, rejoin.loss, leave.loss),
         latency: within(&section, "latency", latency, rejoin.latency, leave.latency),
         jitter: match leave.jitter {
             Some(most) => Some(within(&section, "jitter", latency, jitter.unwrap_or(most), most)),
@@ -132,14 +133,6 @@ fn interval(value: &Value) -> Read<Duration> {
 fn latency(value: &Value) -> Read<Duration> {
     let expected = || Fault::not_a("a time like \"800ms\", up to \"10s\"");
     values::duration(value).ok().filter(|time| *time <= LONGEST_LATENCY).ok_or_else(expected)
-}
-
-fn percent(value: &Value) -> Read<u8> {
-    text("a share like \"30%\"", |text| {
-        let number = text.strip_suffix('%')?;
-        let is_number = !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit());
-        is_number.then(|| number.parse().ok()).flatten().filter(|&percent| percent <= 100)
-    })(value)
 }
 
 fn target(value: &Value) -> Read<Target> {

@@ -7,22 +7,30 @@ use toml::Spanned;
 use super::reader::{Fault, Read, Section, Value};
 use super::uplinks::Written;
 use super::values::bits;
+use crate::engine::uplink::UplinkId;
 use crate::engine::verdict::Marks;
 
 /// Room for 255 uplinks in the lowest byte, which most other software leaves alone.
 const DEFAULT_MASK: u32 = 0xff;
 
 /// Reads the mask and the flag bits, and gives every uplink its value.
-pub(super) fn read(section: Section, uplinks: &[Written]) -> Marks {
+pub(super) fn read(section: Section, ids: &[UplinkId], uplinks: &[Written]) -> Marks {
     let absent = section.value("mask").is_none();
     let written = section.optional("mask", bits);
     let mask = written.or(absent.then(|| Spanned::new(section.span(), DEFAULT_MASK)));
     // A mask that was refused: nothing can be said about the rest.
     let mask = mask.unwrap_or(Spanned::new(section.span(), u32::MAX >> 2));
     let (decided, watched) = flags(&section, &mask);
-    let marks = Marks { mask: *mask.get_ref(), decided, watched, values: values(&section, &mask, uplinks) };
+    let (values, refused) = values(&section, &mask, ids, uplinks);
+    let marks = Marks { mask: *mask.get_ref(), decided, watched, values, refused };
     section.finish();
     marks
+}
+
+/// How many uplinks the mask has values for, where it is a mask.
+pub(super) fn room(section: &Section) -> usize {
+    let mask = section.value("mask").and_then(|value| bits(value).ok()).unwrap_or(DEFAULT_MASK);
+    (u32::MAX >> mask.count_zeros()) as usize
 }
 
 /// The flag bits, each as written, or the first free one above the mask, or else below its highest bit.
@@ -53,28 +61,33 @@ fn flag_bit(value: &Value, taken: u32) -> Read<u32> {
     if bit.is_power_of_two() && bit & taken == 0 { Ok(bit) } else { Err(expected()) }
 }
 
-/// The value of each uplink: its own number or its position, counted from 1, moved into the mask.
-fn values(section: &Section, mask: &Spanned<u32>, uplinks: &[Written]) -> Vec<u32> {
+/// The value of each uplink, by its number: that which it names or its number counted from 1, moved into the mask;
+/// and the value of what is refused: the highest that is left.
+fn values(section: &Section, mask: &Spanned<u32>, ids: &[UplinkId], uplinks: &[Written]) -> (Vec<u32>, u32) {
     let most = u32::MAX >> mask.get_ref().count_zeros();
-    if uplinks.len() > most as usize {
+    if uplinks.len() >= most as usize {
         let message = format!("the mask is too small for {} uplinks", uplinks.len());
-        section.report().error(
-            mask.span(),
-            message,
-            format!("expected more bits, these have {most} values above 0"),
-        );
+        let hint =
+            format!("expected more bits, these have {most} values above 0, one of them for what is refused");
+        section.report().error(mask.span(), message, hint);
     }
     for mark in uplinks.iter().flat_map(|uplink| &uplink.mark).filter(|mark| *mark.get_ref() > most) {
         let message = format!("mark {} does not fit into the mask", mark.get_ref());
         section.report().error(mark.span(), message, format!("expected a number from 1 to {most}"));
     }
-    let numbers: Vec<u32> = (1..).zip(uplinks).map(|(position, uplink)| number(position, uplink)).collect();
+    let numbers: Vec<u32> = ids.iter().zip(uplinks).map(|(&id, uplink)| number(id, uplink)).collect();
     report_collisions(section, &numbers, uplinks);
-    numbers.into_iter().map(|number| deposit(number, *mask.get_ref())).collect()
+    let in_mask = |number| deposit(number, *mask.get_ref());
+    let refused = (1..=most).rev().find(|number| !numbers.contains(number)).unwrap_or_default();
+    let mut values = vec![0; ids.iter().map(|id| usize::from(id.0) + 1).max().unwrap_or(0)];
+    for (id, number) in ids.iter().zip(numbers) {
+        values[usize::from(id.0)] = in_mask(number);
+    }
+    (values, in_mask(refused))
 }
 
-fn number(position: u32, uplink: &Written) -> u32 {
-    uplink.mark.as_ref().map_or(position, |mark| *mark.get_ref())
+fn number(id: UplinkId, uplink: &Written) -> u32 {
+    uplink.mark.as_ref().map_or(u32::from(id.0) + 1, |mark| *mark.get_ref())
 }
 
 /// Two uplinks with one number: the place is the later number that was written out.

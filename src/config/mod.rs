@@ -9,16 +9,19 @@
 //! found at once, each with its file, line, column, the line itself and what
 //! was expected. A fault never causes a second message about its consequences.
 
+mod changes;
 mod checked;
 mod contents;
 mod covered;
 mod example;
 mod forwards;
 mod health;
+mod hooks;
 mod lists;
 mod marks;
 mod mmdb;
 mod names;
+mod numbers;
 mod problem;
 mod reader;
 mod router;
@@ -36,8 +39,10 @@ use reader::Fault;
 use crate::engine::flow::Facts;
 use crate::engine::rule::model::Rule;
 
+pub use changes::{Transition, differences, obstacles, transition};
 pub use checked::*;
 pub use lists::Lists;
+pub use numbers::Numbers;
 pub use problem::{Problem, Problems, Severity};
 pub use warnings::warnings;
 
@@ -56,8 +61,21 @@ pub struct SourceFile {
 /// # Errors
 /// All problems of all files, a rule's example that does not hold included.
 pub fn load(main: &SourceFile, rule_files: &[SourceFile], lists: &Lists) -> Result<Config, Problems> {
+    load_numbered(main, rule_files, lists, &Numbers::default())
+}
+
+/// The same, where uplinks have had numbers before.
+///
+/// # Errors
+/// As [`load`].
+pub fn load_numbered(
+    main: &SourceFile,
+    rule_files: &[SourceFile],
+    lists: &Lists,
+    known: &Numbers,
+) -> Result<Config, Problems> {
     let mut problems = Problems::default();
-    let router = reader::read_file(0, main, &mut problems, |root| router::read(root, lists));
+    let router = reader::read_file(0, main, &mut problems, |root| router::read(root, lists, known));
     let (names, config) = router.unzip();
     let names = names.unwrap_or_default();
     let rules = rules::read_files(rule_files, &names, lists, &mut problems);
@@ -91,17 +109,31 @@ pub fn rules_directory(main: &SourceFile) -> Result<String, Problems> {
     }
 }
 
+/// The uplink that people call so.
+///
+/// # Errors
+/// That there is none, and the nearest name.
+pub fn uplink_named<'c>(config: &'c Config, name: &str) -> Result<&'c Uplink, String> {
+    let known = config.uplinks.iter().map(|uplink| uplink.name.as_str());
+    let found = config.uplinks.iter().find(|uplink| uplink.name == name);
+    found.ok_or_else(|| sentence(names::unknown("uplink", name, known)))
+}
+
 /// The flow that a text like `tcp 10.77.0.5:40000 > 198.51.100.7:22 host=www.example.org` describes, as
 /// rules' examples do.
 ///
 /// # Errors
 /// What is wrong with it, and what was expected.
 pub fn flow(text: &str, config: &Config) -> Result<Facts<'static>, String> {
-    example::parse(text, &names::Names::of(config)).map_err(|fault| match fault {
+    example::parse(text, &names::Names::of(config)).map_err(sentence)
+}
+
+fn sentence(fault: Fault) -> String {
+    match fault {
         Fault::Refused { hint } => hint,
         Fault::Because { message, hint } => format!("{message}: {hint}"),
         Fault::Elsewhere => "a name in it is not known".into(),
-    })
+    }
 }
 
 /// `path`, seen from the directory that `file` is in.

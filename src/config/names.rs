@@ -6,10 +6,10 @@ use std::sync::Arc;
 
 use toml::Spanned;
 
-use super::Config;
 use super::contents;
 use super::reader::{Fault, Read, Report, Value, quoted, suggestion};
 use super::values::text;
+use super::{Config, Uplink};
 use crate::engine::flow::LanId;
 use crate::engine::geo::{Asn, Country, Geo};
 use crate::engine::uplink::UplinkId;
@@ -21,8 +21,8 @@ use crate::engine::uplink::UplinkId;
 /// one who uses it.
 #[derive(Default)]
 pub(super) struct Names {
-    /// Names and weights of the uplinks.
-    pub(super) uplinks: Vec<Option<(String, u8)>>,
+    /// Numbers, names and weights of the uplinks.
+    pub(super) uplinks: Vec<(UplinkId, Option<(String, u8)>)>,
     /// Names of the LAN's interfaces.
     pub(super) lan: Vec<String>,
     /// Whether all of the LAN's interfaces could be read.
@@ -36,9 +36,9 @@ pub(super) struct Names {
 impl Names {
     /// The names of a checked configuration.
     pub(super) fn of(config: &Config) -> Self {
-        let uplinks = config.uplinks.iter().map(|uplink| Some((uplink.name.clone(), uplink.weight)));
+        let named = |uplink: &Uplink| (uplink.id, Some((uplink.name.clone(), uplink.weight)));
         Names {
-            uplinks: uplinks.collect(),
+            uplinks: config.uplinks.iter().map(named).collect(),
             lan: config.lan.clone(),
             lan_complete: true,
             geo: Arc::clone(&config.geo),
@@ -48,25 +48,29 @@ impl Names {
 
     /// All uplinks.
     pub(super) fn all(&self) -> impl Iterator<Item = UplinkId> {
-        (0..=u8::MAX).take(self.uplinks.len()).map(UplinkId)
+        self.uplinks.iter().map(|(id, _)| *id)
     }
 
     /// An uplink's own weight.
     pub(super) fn weight(&self, uplink: UplinkId) -> u8 {
-        self.uplinks.get(usize::from(uplink.0)).and_then(Option::as_ref).map_or(1, |(_, weight)| *weight)
+        self.named(uplink).map_or(1, |(_, weight)| *weight)
+    }
+
+    /// An uplink's name and weight, where its name could be read.
+    pub(super) fn named(&self, uplink: UplinkId) -> Option<&(String, u8)> {
+        self.uplinks.iter().find(|(id, _)| *id == uplink)?.1.as_ref()
     }
 
     /// The uplink that a value names.
     pub(super) fn uplink(&self, value: &Value) -> Read<UplinkId> {
         let wanted = text("the name of an uplink", |name| Some(name.to_owned()))(value)?;
-        let known = self.uplinks.iter().flatten().map(|(name, _)| name.as_str());
-        let named = |entry: &Option<(String, u8)>| entry.as_ref().is_some_and(|(name, _)| *name == wanted);
-        match self.all().zip(&self.uplinks).find(|(_, entry)| named(entry)) {
+        let known = self.uplinks.iter().filter_map(|(id, named)| Some((*id, named.as_ref()?.0.as_str())));
+        match known.clone().find(|(_, name)| *name == wanted) {
             Some((uplink, _)) => Ok(uplink),
-            None if self.uplinks.is_empty() || self.uplinks.iter().any(Option::is_none) => {
+            None if self.uplinks.is_empty() || known.clone().count() < self.uplinks.len() => {
                 Err(Fault::Elsewhere)
             }
-            None => Err(unknown("uplink", &wanted, known)),
+            None => Err(unknown("uplink", &wanted, known.map(|(_, name)| name))),
         }
     }
 
@@ -112,7 +116,7 @@ fn without_database(what: &str, key: &str) -> Fault {
     }
 }
 
-fn unknown<'k>(what: &str, wanted: &str, known: impl Iterator<Item = &'k str> + Clone) -> Fault {
+pub(super) fn unknown<'k>(what: &str, wanted: &str, known: impl Iterator<Item = &'k str> + Clone) -> Fault {
     let message = format!("there is no {what} {}", quoted(wanted));
     Fault::Because { message, hint: suggestion(wanted, known) }
 }

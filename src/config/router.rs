@@ -4,21 +4,21 @@ use std::sync::Arc;
 
 use toml::Spanned;
 
-use super::checked::{BackendChoice, Bypass, Config, Guard, Helper, Queue};
+use super::checked::{BackendChoice, Bypass, Config, Guard, Helper, MAX_WORKERS, Queue};
 use super::lists::Lists;
 use super::names::{Names, Unique};
+use super::numbers::Numbers;
 use super::reader::{Section, values_of};
 use super::values::{self, INTERFACE, interface, number, one_of, text};
-use super::{forwards, marks, mmdb, routing, uplinks, words};
+use super::{forwards, hooks, marks, mmdb, routing, uplinks, words};
 use crate::engine::geo::Geo;
+use crate::engine::rule::model::NoLine;
 
 /// Most LAN interfaces: [`crate::engine::flow::LanId`] is one byte.
 const MAX_LAN: usize = 256;
-/// Most worker threads.
-const MAX_WORKERS: u64 = 256;
 /// The last number the first queue may have, so that any number of workers, DNS answers and flows under watch have
 /// queues (numbers are 16 bits).
-const LAST_FIRST_QUEUE: u64 = (1 << 16) - MAX_WORKERS - 2;
+const LAST_FIRST_QUEUE: u64 = (1 << 16) - MAX_WORKERS as u64 - 2;
 
 const BACKENDS: &[(&str, BackendChoice)] = &[
     ("auto", BackendChoice::Auto),
@@ -27,30 +27,35 @@ const BACKENDS: &[(&str, BackendChoice)] = &[
     ("iptables-legacy", BackendChoice::IptablesLegacy),
 ];
 
+const NONE: &[(&str, NoLine)] = &[("keep", NoLine::Keep), ("reject", NoLine::Reject), ("drop", NoLine::Drop)];
+
 const GUARDS: &[(&str, Guard)] = &[("on", Guard::On), ("warn", Guard::Warn), ("off", Guard::Off)];
 
 /// The names that rules may use, and the configuration; parts that could not be read are missing from both.
-pub(super) fn read(root: Section, lists: &Lists) -> (Names, Config) {
+pub(super) fn read(root: Section, lists: &Lists, known: &Numbers) -> (Names, Config) {
     directory(&root);
     let (lan, lan_complete) = lan(root.section("lan"));
     let written = uplinks::read(&root, &lan);
     let (geo, geo_complete) = geo(root.section("geo"), lists);
-    let uplinks = written.iter().map(uplinks::Written::name).collect();
+    let ids = known.assign(&uplinks::interfaces(&written), marks::room(&root.section("marks")));
+    let uplinks = ids.iter().copied().zip(written.iter().map(uplinks::Written::name)).collect();
     let names = Names { uplinks, lan, lan_complete, geo: Arc::new(geo), geo_complete };
-    let (routing, tables) = routing::read(root.section("routing"), &written, &names);
+    let (routing, tables) = routing::read(root.section("routing"), &ids, &written, &names);
     let config = Config {
         lan: names.lan.clone(),
-        uplinks: uplinks::checked(&written, &tables),
+        uplinks: uplinks::checked(&ids, &written, &tables),
         forwards: forwards::read(&root, &names),
         rules: Arc::default(),
         geo: Arc::clone(&names.geo),
         backend: root.or("backend", BackendChoice::default(), one_of(BACKENDS)),
         queue: queue(root.section("queue")),
-        marks: marks::read(root.section("marks"), &written),
+        marks: marks::read(root.section("marks"), &ids, &written),
         routing,
         bypass: bypass(root.section("bypass")),
         guard: root.or("guard", Guard::default(), one_of(GUARDS)),
         helpers: helpers(&root),
+        hooks: hooks::read(root.section("hooks")),
+        none: root.or("none", NoLine::default(), one_of(NONE)),
     };
     root.finish();
     (names, config)
@@ -99,7 +104,7 @@ fn geo(section: Section, lists: &Lists) -> (Geo, bool) {
 fn queue(section: Section) -> Queue {
     let queue = Queue {
         first: section.or("first", 0, number(0..=LAST_FIRST_QUEUE)),
-        workers: section.optional("workers", number(1..=MAX_WORKERS)).map(Spanned::into_inner),
+        workers: section.optional("workers", number(1..=u64::from(MAX_WORKERS))).map(Spanned::into_inner),
         limit: section.or("limit", 50_000, number(1..=u64::from(u32::MAX))),
         length: section.or("length", 8192, number(1..=1_000_000)),
     };

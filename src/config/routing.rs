@@ -9,6 +9,7 @@ use super::names::Names;
 use super::reader::{Fault, Read, Section, Value};
 use super::uplinks::Written;
 use super::values::number;
+use crate::engine::uplink::{MAX_UPLINKS, UplinkId};
 
 /// The own-traffic table; the uplinks' follow.
 const FIRST_TABLE: u32 = 100;
@@ -20,15 +21,21 @@ const PRIORITIES: u64 = 1000;
 const MAIN_PRIORITY: u64 = 32_766;
 
 /// Reads the section, and gives every uplink its table.
-pub(super) fn read(section: Section, uplinks: &[Written], names: &Names) -> (Routing, Vec<u32>) {
+pub(super) fn read(
+    section: Section,
+    ids: &[UplinkId],
+    uplinks: &[Written],
+    names: &Names,
+) -> (Routing, Vec<u32>) {
     let first_table = section.optional("first_table", number(1..=u64::from(u32::MAX)));
     let first_table = first_table.unwrap_or(Spanned::new(section.span(), FIRST_TABLE));
+    let tables = tables(&section, &first_table, ids, uplinks);
     let routing = Routing {
         first_table: *first_table.get_ref(),
+        refused_table: free_behind(*first_table.get_ref(), &tables),
         first_priority: section.or("first_priority", FIRST_PRIORITY, number(1..=MAIN_PRIORITY - PRIORITIES)),
         router: section.or("router", RouterTraffic::Multipath, |value| router(value, names)),
     };
-    let tables = tables(&section, &first_table, uplinks);
     section.finish();
     (routing, tables)
 }
@@ -42,18 +49,25 @@ fn router(value: &Value, names: &Names) -> Read<RouterTraffic> {
     }
 }
 
-/// The table of each uplink: its own, or the one at its position behind the own-traffic table.
-fn tables(section: &Section, first: &Spanned<u32>, uplinks: &[Written]) -> Vec<u32> {
+/// The table of each uplink: its own, or the one of its number behind the own-traffic table.
+fn tables(section: &Section, first: &Spanned<u32>, ids: &[UplinkId], uplinks: &[Written]) -> Vec<u32> {
     let mut owners = HashMap::new();
     own(section, &mut owners, first, "the router's own traffic".to_owned());
     let mut tables = Vec::new();
-    for (position, uplink) in (1..).zip(uplinks) {
-        let default = Spanned::new(first.span(), first.get_ref().saturating_add(position));
+    for (id, uplink) in ids.iter().zip(uplinks) {
+        let default = Spanned::new(first.span(), first.get_ref().saturating_add(u32::from(id.0) + 1));
         let table = uplink.table.as_ref().unwrap_or(&default);
         own(section, &mut owners, table, format!("uplink {}", uplink.label()));
         tables.push(*table.get_ref());
     }
     tables
+}
+
+/// The first table behind those that uplinks may have by their numbers that is neither one's own nor the kernel's.
+fn free_behind(first: u32, taken: &[u32]) -> u32 {
+    let is_free = |table: &u32| !taken.contains(table) && !(253..=255).contains(table);
+    let numbered = first.saturating_add(MAX_UPLINKS as u32);
+    (numbered.saturating_add(1)..=u32::MAX).chain(1..first).find(is_free).unwrap_or(first)
 }
 
 /// Notes who owns a table, and reports one that is the kernel's or somebody else's.

@@ -18,20 +18,26 @@ use super::words;
 use crate::engine::flow::Facts;
 use crate::engine::packet::{Family, PROTOCOLS_WITH_PORTS};
 use crate::engine::rule::model::{
-    Choice, HashKey, IcmpType, Live, Matchers, OnMismatch, Policy, Rule, WhenNone,
+    Choice, HashKey, IcmpType, Live, Matchers, NoLine, OnMismatch, Percent, Policy, Rule, WhenNone,
 };
 use crate::engine::rule::naive;
 use crate::engine::rule::texts::{Texts, Unusable};
 use crate::engine::sticky::{Sticky, StickyBy};
 use crate::engine::uplink::UplinkId;
+use crate::engine::uplink::load::Direction;
 
 /// Most rules of all files together: [`crate::engine::rule::model::RuleId`] has 16 bits.
 const MAX_RULES: usize = 1 << 16;
 
 const USE: &str = "the name of an uplink or { policy = ..., uplinks = [...] }";
 
-const NONE: &[(&str, WhenNone)] =
-    &[("next-rule", WhenNone::NextRule), ("any", WhenNone::Any), ("drop", WhenNone::Drop)];
+const NONE: &[(&str, WhenNone)] = &[
+    ("next-rule", WhenNone::NextRule),
+    ("any", WhenNone::Any),
+    ("keep", WhenNone::Stop(NoLine::Keep)),
+    ("reject", WhenNone::Stop(NoLine::Reject)),
+    ("drop", WhenNone::Stop(NoLine::Drop)),
+];
 
 const LIVE: &[(&str, Live)] =
     &[("keep", Live::Keep), ("reset-on-down", Live::ResetOnDown), ("move-back", Live::MoveBack)];
@@ -42,7 +48,16 @@ const POLICIES: &[(&str, Policy)] = &[
     ("round-robin", Policy::RoundRobin),
     ("ordered", Policy::Ordered),
     ("hash", Policy::Hash(HashKey::Client)),
+    ("least-load", Policy::LeastLoad(Direction::Down)),
+    ("overflow", Policy::Overflow(Direction::Down, Percent(80))),
+    ("lowest-latency", Policy::LowestLatency),
+    ("best-quality", Policy::BestQuality),
 ];
+
+const POLICY: &str = "\"round-robin\", \"ordered\", \"hash\", \"least-load\", \"overflow\", \"lowest-latency\" or \
+                      \"best-quality\"";
+
+const DIRECTIONS: &[(&str, Direction)] = &[("down", Direction::Down), ("up", Direction::Up)];
 
 const HASH_KEYS: &[(&str, HashKey)] = &[
     ("client", HashKey::Client),
@@ -305,20 +320,57 @@ fn one_uplink(value: &Value, names: &Names) -> Read<UplinkId> {
 }
 
 fn policy(section: Section, names: &Names) -> Option<Choice> {
-    let policy = section.required("policy", "\"round-robin\", \"ordered\" or \"hash\"", one_of(POLICIES));
-    let policy = policy.map(Spanned::into_inner);
-    let by = section.optional("by", one_of(HASH_KEYS));
+    let policy = section.required("policy", POLICY, one_of(POLICIES)).map(Spanned::into_inner);
+    let policy = particulars(&section, policy);
     let uplinks = uplinks(&section, policy, names);
-    if let Some(by) = by.as_ref().filter(|_| policy.is_some_and(|policy| !matches!(policy, Policy::Hash(_))))
-    {
-        section.report().error(by.span(), "`by` belongs to policy \"hash\"", "expected no `by` here");
-    }
     section.finish();
-    let policy = match (policy?, by) {
-        (Policy::Hash(_), Some(by)) => Policy::Hash(by.into_inner()),
-        (policy, _) => policy,
+    Some(Choice { policy: policy?, uplinks })
+}
+
+/// The policy with what its own keys say; a key that belongs to another policy is an error.
+fn particulars(section: &Section, policy: Option<Policy>) -> Option<Policy> {
+    let by = section.optional("by", one_of(HASH_KEYS));
+    let direction = section.optional("direction", one_of(DIRECTIONS));
+    let limit = section.optional("limit", limit);
+    let policy = policy?;
+    let (mut takes_by, mut takes_direction, mut takes_limit) = (false, false, false);
+    let whole = match policy {
+        Policy::Hash(usual) => {
+            takes_by = true;
+            Policy::Hash(value_or(&by, usual))
+        }
+        Policy::LeastLoad(usual) => {
+            takes_direction = true;
+            Policy::LeastLoad(value_or(&direction, usual))
+        }
+        Policy::Overflow(usual, most) => {
+            (takes_direction, takes_limit) = (true, true);
+            Policy::Overflow(value_or(&direction, usual), value_or(&limit, most))
+        }
+        Policy::RoundRobin | Policy::Ordered | Policy::LowestLatency | Policy::BestQuality => policy,
     };
-    Some(Choice { policy, uplinks })
+    report_stranger(section, "by", by.filter(|_| !takes_by), "policy \"hash\"");
+    let loads = "policies \"least-load\" and \"overflow\"";
+    report_stranger(section, "direction", direction.filter(|_| !takes_direction), loads);
+    report_stranger(section, "limit", limit.filter(|_| !takes_limit), "policy \"overflow\"");
+    Some(whole)
+}
+
+fn value_or<T: Copy>(value: &Option<Spanned<T>>, usual: T) -> T {
+    value.as_ref().map_or(usual, |value| *value.get_ref())
+}
+
+/// A key that another policy has.
+fn report_stranger<T>(section: &Section, key: &str, value: Option<Spanned<T>>, owner: &str) {
+    if let Some(value) = value {
+        let message = format!("`{key}` belongs to {owner}");
+        section.report().error(value.span(), message, format!("expected no `{key}` here"));
+    }
+}
+
+fn limit(value: &Value) -> Read<Percent> {
+    let expected = || Fault::not_a("a share from \"1%\" to \"100%\"");
+    values::percent(value).ok().filter(|&percent| percent > 0).map(Percent).ok_or_else(expected)
 }
 
 /// The key `sticky`: which later flows go the way of the first, and for how long.
@@ -348,8 +400,7 @@ fn uplinks(section: &Section, policy: Option<Policy>, names: &Names) -> Vec<(Upl
 fn report_twice(section: &Section, named: &[Spanned<UplinkId>], names: &Names) {
     let mut unique = Unique::new("uplink");
     for uplink in named {
-        let name = names.uplinks.get(usize::from(uplink.get_ref().0)).and_then(Option::as_ref);
-        if let Some((name, _)) = name {
+        if let Some((name, _)) = names.named(*uplink.get_ref()) {
             unique.note(section.report(), &Spanned::new(uplink.span(), name));
         }
     }

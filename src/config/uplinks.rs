@@ -8,6 +8,8 @@ use super::names::Unique;
 use super::reader::{Fault, Read, Section, Value, quoted};
 use super::values::{self, INTERFACE, NAME, interface, name, number, text};
 use crate::engine::packet::Family;
+use crate::engine::uplink::load::Both;
+use crate::engine::uplink::quota::Quota;
 use crate::engine::uplink::{MAX_UPLINKS, UplinkId};
 
 /// Names that mean something else where an uplink's name can stand (`routing.router`).
@@ -20,11 +22,14 @@ pub(super) struct Written {
     name: Option<Spanned<String>>,
     interface: Option<Spanned<String>>,
     weight: u8,
+    capacity: Both<Option<u64>>,
     gateway: PerFamily<Gateway>,
     source: PerFamily<Source>,
     mss: Mss,
     optional: bool,
     health: Health,
+    cost: u8,
+    quota: Option<Quota>,
     /// Its mark's number, before it is moved into the mask.
     pub(super) mark: Option<Spanned<u32>>,
     /// Its table.
@@ -61,15 +66,20 @@ pub(super) fn read(root: &Section, lan: &[String]) -> Vec<Written> {
     written
 }
 
+/// Their devices, by which they are known again.
+pub(super) fn interfaces(written: &[Written]) -> Vec<Option<&str>> {
+    written.iter().map(|uplink| Some(uplink.interface.as_ref()?.get_ref().as_str())).collect()
+}
+
 /// The uplinks in their final form; those that were refused are missing.
-pub(super) fn checked(written: &[Written], tables: &[u32]) -> Vec<Uplink> {
-    let numbered = (0..=u8::MAX).map(UplinkId).zip(written).zip(tables);
-    let checked = numbered.map(|((id, written), table)| {
+pub(super) fn checked(ids: &[UplinkId], written: &[Written], tables: &[u32]) -> Vec<Uplink> {
+    let checked = ids.iter().zip(written).zip(tables).map(|((id, written), table)| {
         Some(Uplink {
-            id,
+            id: *id,
             name: written.name.as_ref()?.get_ref().clone(),
             interface: written.interface.as_ref()?.get_ref().clone(),
             weight: written.weight,
+            capacity: written.capacity,
             gateway_v4: written.gateway.v4,
             gateway_v6: written.gateway.v6,
             source_v4: written.source.v4,
@@ -78,6 +88,8 @@ pub(super) fn checked(written: &[Written], tables: &[u32]) -> Vec<Uplink> {
             mss: written.mss,
             optional: written.optional,
             health: written.health.clone(),
+            cost: written.cost,
+            quota: written.quota,
         })
     });
     checked.flatten().collect()
@@ -89,16 +101,37 @@ fn uplink(section: Section, lan: &[String], health: &Health) -> Written {
         name: section.required("name", NAME, uplink_name),
         interface: section.required("interface", INTERFACE, |value| outside(value, lan)),
         weight: section.or("weight", 1, number(1..=255)),
+        capacity: capacity(section.section("capacity")),
         source: source(&section, gateway),
         gateway,
         mss: section.or("mss", Mss::Auto, mss),
         optional: section.or("optional", false, values::boolean),
         health: health::read(section.section("health"), health),
+        cost: section.or("cost", 0, number(0..=255)),
+        quota: quota(&section),
         mark: section.optional("mark", number(1..=u64::from(u32::MAX))),
         table: section.optional("table", number(1..=u64::from(u32::MAX))),
     };
     section.finish();
     written
+}
+
+fn quota(section: &Section) -> Option<Quota> {
+    let reset_day = section.optional("reset_day", number(1..=31));
+    if section.value("monthly").is_none()
+        && let Some(day) = &reset_day
+    {
+        section.report().error(day.span(), "`reset_day` without `monthly`", "expected `monthly` as well");
+    }
+    let bytes = section.optional("monthly", values::volume)?.into_inner();
+    Some(Quota { bytes, reset_day: reset_day.map_or(1, Spanned::into_inner) })
+}
+
+fn capacity(section: Section) -> Both<Option<u64>> {
+    let rate = |key| section.optional(key, values::rate).map(Spanned::into_inner);
+    let capacity = Both { down: rate("down"), up: rate("up") };
+    section.finish();
+    capacity
 }
 
 fn unique<'w>(root: &Section, what: &'static str, values: impl Iterator<Item = &'w Spanned<String>>) {

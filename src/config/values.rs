@@ -181,11 +181,55 @@ pub(super) fn duration(value: &Value) -> Read<Duration> {
     })(value)
 }
 
+/// A part of a whole in hundredths, 0 to 100.
+pub(super) fn percent(value: &Value) -> Read<u8> {
+    text("a share like \"30%\"", |text| {
+        let number = text.strip_suffix('%')?;
+        let is_number = !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit());
+        is_number.then(|| number.parse().ok()).flatten().filter(|&percent| percent <= 100)
+    })(value)
+}
+
+/// A rate of data as tc(8) writes it, in bytes per second; with a fraction if need be.
+pub(super) fn rate(value: &Value) -> Read<u64> {
+    text("a rate like \"500mbit\", \"2.5gbit\" or \"800kbit\", up to \"1000gbit\"", bits_per_second)(value)
+        .map(|bits| bits / 8)
+}
+
+fn bits_per_second(text: &str) -> Option<u64> {
+    const MOST: u64 = 1_000_000_000_000;
+    const UNITS: [(&str, u64); 3] = [("kbit", 1_000), ("mbit", 1_000_000), ("gbit", 1_000_000_000)];
+    measured(text, &UNITS).filter(|bits| (1_000..=MOST).contains(bits))
+}
+
+/// A number, with a fraction if need be, and one of these units.
+fn measured(text: &str, units: &[(&str, u64)]) -> Option<u64> {
+    let (number, unit) = text.split_at(text.find(|sign: char| sign.is_ascii_alphabetic())?);
+    let unit = find(units, unit)?;
+    match number.trim_end().split_once('.') {
+        None => decimal(number)?.checked_mul(unit),
+        Some((whole, fraction)) => {
+            let tenths =
+                10_u64.checked_pow(fraction.len().try_into().ok()?).filter(|_| !fraction.is_empty())?;
+            let parts = decimal(whole)?.checked_mul(tenths)?.checked_add(decimal(fraction)?)?;
+            Some(parts.checked_mul(unit)? / tenths)
+        }
+    }
+}
+
 /// How long a flow may be held.
 pub(super) fn hold(value: &Value) -> Read<Duration> {
     text("a time like \"20ms\", up to \"1s\", or \"0\"", |text| {
         if text == "0" { Some(Duration::ZERO) } else { span(text).filter(|span| *span <= LONGEST_HOLD) }
     })(value)
+}
+
+/// How long a line is filled.
+pub(super) fn fill(value: &Value) -> Read<Duration> {
+    const LONGEST: Duration = Duration::from_secs(600);
+    text("a time like \"10s\", up to \"10m\", or \"0s\"", |text| span(text).filter(|span| *span <= LONGEST))(
+        value,
+    )
 }
 
 /// A number and a unit.
@@ -195,6 +239,22 @@ fn span(text: &str) -> Option<Duration> {
     let unit = find(&[("ms", 1), ("s", 1000), ("m", 60_000), ("h", 3_600_000)], unit)?;
     let millis = number.parse::<u32>().ok().and_then(|number| u64::from(number).checked_mul(unit))?;
     Some(Duration::from_millis(millis))
+}
+
+/// A number of bytes, as providers write it: "gb" has 1000³ of them, "gib" 1024³.
+pub(super) fn volume(value: &Value) -> Read<u64> {
+    const UNITS: [(&str, u64); 6] = [
+        ("mb", 1_000_000),
+        ("gb", 1_000_000_000),
+        ("tb", 1_000_000_000_000),
+        ("mib", 1 << 20),
+        ("gib", 1 << 30),
+        ("tib", 1 << 40),
+    ];
+    text(
+        "a number of bytes like \"500mb\", \"1.5gb\" or \"2tb\" (\"mib\", \"gib\", \"tib\": of 1024)",
+        |text| measured(&text.to_ascii_lowercase(), &UNITS).filter(|&bytes| bytes > 0),
+    )(value)
 }
 
 /// A weekday or a span of them, both ends included; over Sunday if it ends before it begins.

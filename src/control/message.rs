@@ -18,8 +18,20 @@ pub const PROTOCOL: u32 = 1;
 pub enum Request {
     /// How things are.
     Status,
-    /// Read the rule files again, all or nothing.
+    /// Read all files again, all or nothing.
     Reload,
+    /// Be told what happens from now on, until the connection is closed.
+    Events,
+    /// Do something to an uplink by hand.
+    Uplink {
+        /// Its name.
+        name: String,
+        /// "drain", "undrain", "down" or "up".
+        order: String,
+        /// Also if it is the last one that works.
+        #[serde(default)]
+        force: bool,
+    },
     /// What would become of a flow now, and why.
     Explain {
         /// The flow, as rules' examples write it.
@@ -31,6 +43,15 @@ pub enum Request {
 }
 
 impl Request {
+    /// Whether it asks for more than to be told.
+    #[must_use]
+    pub fn changes_something(&self) -> bool {
+        match self {
+            Request::Reload | Request::Uplink { .. } => true,
+            Request::Status | Request::Events | Request::Explain { .. } => false,
+        }
+    }
+
     /// The request as one line, newline included.
     #[must_use]
     pub fn to_line(self) -> Vec<u8> {
@@ -69,11 +90,25 @@ struct Call {
 pub enum Response {
     /// How things are.
     Status(Box<Status>),
-    /// The rule files were read again and are in force.
+    /// All files were read again and are in force.
     Reloaded {
         /// How many rules there are now.
         rules: usize,
+        /// What is otherwise than before, a sentence each.
+        #[serde(default)]
+        changes: Vec<String>,
     },
+    /// Events follow.
+    Following,
+    /// Something happened.
+    Event(Event),
+    /// Events that were forgotten before they could be told: who follows is too slow.
+    LeftOut {
+        /// How many.
+        events: u64,
+    },
+    /// The uplink is now as it was asked for.
+    Ordered(Ordered),
     /// What would become of the flow.
     Explained(Box<Explanation>),
     /// It was not done.
@@ -140,6 +175,47 @@ pub struct Status {
     /// The latest decisions, newest first.
     pub recent: Vec<Recent>,
     /// What the owner should know.
+    pub warnings: Vec<String>,
+}
+
+/// Something that happened to an uplink.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Event {
+    /// Counted from 1 since the daemon started.
+    pub number: u64,
+    /// When: "2026-01-31T12:00:00.123Z".
+    pub at: String,
+    /// What: "up", "down", "suspected", "drained", "unused", "address", "removed"; and for all uplinks of
+    /// a family together "online" and "offline".
+    pub event: String,
+    /// The uplink's name; `None`: it is about all.
+    pub uplink: Option<String>,
+    /// Its device.
+    pub interface: Option<String>,
+    /// "IPv4" or "IPv6".
+    pub family: Option<String>,
+    /// How the uplink is in the family: the first five of `event`.
+    pub state: Option<String>,
+    /// Why it is not up.
+    pub why: Option<String>,
+    /// The device's addresses of the family.
+    pub addresses: Vec<String>,
+    /// The next hop, where there is one.
+    pub gateway: Option<String>,
+}
+
+/// An uplink after something was done to it by hand.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Ordered {
+    /// Its name.
+    pub uplink: String,
+    /// "drained", "down"; `None`: as the machine and probes have it.
+    pub by_hand: Option<String>,
+    /// Connections that the kernel tracks on it now; `None`: not counted.
+    pub flows_now: Option<u64>,
+    /// What its owner should know.
     pub warnings: Vec<String>,
 }
 
@@ -264,6 +340,8 @@ pub struct Uplink {
     pub interface: String,
     /// Share of new flows, 1 to 255.
     pub weight: u8,
+    /// What people did to it: "drained", "down"; `None`: nothing.
+    pub by_hand: Option<String>,
     /// How it stands with IPv4.
     pub ipv4: UplinkFamily,
     /// How it stands with IPv6.
@@ -284,6 +362,42 @@ pub struct Uplink {
     pub rate_out: u64,
     /// Bits per second received just now.
     pub rate_in: u64,
+    /// How full it is from the internet.
+    pub down: Lane,
+    /// How full it is to the internet.
+    pub up: Lane,
+    /// Its tier: it is used only where no line of a lower one is usable.
+    pub cost: u8,
+    /// What it may carry in a month, where that is limited.
+    pub quota: Option<Quota>,
+}
+
+/// How full a line is in one direction.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Lane {
+    /// Bits per second that it can carry; `None`: it has not carried enough yet to tell.
+    pub capacity: Option<u64>,
+    /// How that is known: "given" by the owner, "measured" when the line was full, "seen": it may be more; or "unknown".
+    pub capacity_is: String,
+    /// How much of the capacity is in use, in percent.
+    pub used_percent: Option<u64>,
+    /// Whether it carries all it can, by its capacity or because answers wait; `None`: nothing tells.
+    pub is_full: Option<bool>,
+}
+
+/// What a line may carry in a month, and what it has.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Quota {
+    /// Bytes, down and up together.
+    pub bytes: u64,
+    /// The day of the month on which counting begins anew.
+    pub reset_day: u8,
+    /// Bytes since it did.
+    pub used: u64,
+    /// All of it is used: the line is used only where no other is left.
+    pub used_up: bool,
 }
 
 /// How an uplink stands with one address family.
@@ -462,7 +576,7 @@ mod tests {
         };
         for response in [
             Response::Status(Box::new(status)),
-            Response::Reloaded { rules: 7 },
+            Response::Reloaded { rules: 7, changes: Vec::new() },
             Response::Failed { message: "line 1\nline 2".to_owned() },
         ] {
             let line = response.to_line();

@@ -15,11 +15,12 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 use dashmap::DashMap;
 
+use super::load::Traffic;
 use super::vigil::Vigil;
 use super::worker::Event;
 use crate::engine::flow::FlowKey;
 use crate::engine::rule::model::RuleId;
-use crate::engine::uplink::UplinkId;
+use crate::engine::uplink::{UplinkId, load};
 use crate::engine::verdict::{Action, Decision};
 use crate::system::clock;
 use crate::system::conntrack::{Conntrack, Counters, Destroyed, Ends, Flow, Tuple};
@@ -74,17 +75,24 @@ pub struct Bookkeeping {
 }
 
 impl Accounts {
-    /// Starts to listen to workers, who tell the vigil too, and to the kernel. Where the kernel gives no
+    /// Starts to listen to workers, who tell the vigil and `traffic` too, and to the kernel. Where the kernel gives no
     /// news of ended flows, flows are counted and bytes are not.
     ///
     /// # Errors
     /// When no thread can be started.
-    pub fn keep(self: &Arc<Self>, events: Receiver<Event>, mut vigil: Vigil) -> io::Result<Bookkeeping> {
+    pub fn keep(
+        self: &Arc<Self>,
+        events: Receiver<Event>,
+        mut vigil: Vigil,
+        traffic: Arc<Traffic>,
+    ) -> io::Result<Bookkeeping> {
         let stop = Arc::new(AtomicBool::new(false));
         let mut threads = Vec::new();
         let (accounts, stopped) = (Arc::clone(self), Arc::clone(&stop));
         let decisions = thread::Builder::new().name("accounts".into());
-        threads.push(decisions.spawn(move || accounts.hear_decisions(&events, &mut vigil, &stopped))?);
+        threads.push(decisions.spawn(move || {
+            accounts.hear_decisions(&events, &mut vigil, &traffic, &stopped);
+        })?);
         match Destroyed::listen(NEWS_ROOM, PATIENCE) {
             Ok(news) => {
                 let (accounts, stopped) = (Arc::clone(self), Arc::clone(&stop));
@@ -96,11 +104,22 @@ impl Accounts {
         Ok(Bookkeeping { stop, threads })
     }
 
-    fn hear_decisions(&self, events: &Receiver<Event>, vigil: &mut Vigil, stop: &AtomicBool) {
+    fn hear_decisions(
+        &self,
+        events: &Receiver<Event>,
+        vigil: &mut Vigil,
+        traffic: &Traffic,
+        stop: &AtomicBool,
+    ) {
         loop {
             match events.recv_timeout(PATIENCE) {
                 Ok(event) => {
                     vigil.decided(&event);
+                    if let Action::Route(uplink) = event.decision.action
+                        && load::counts(&event.key)
+                    {
+                        traffic.began(uplink);
+                    }
                     self.decided(event);
                 }
                 Err(RecvTimeoutError::Timeout) if !stop.load(Relaxed) => {}
@@ -210,7 +229,7 @@ impl Drop for Bookkeeping {
 fn account(decision: &Decision) -> Option<Account> {
     match decision.action {
         Action::Route(uplink) => Some((decision.rule, uplink)),
-        Action::Keep | Action::Drop | Action::Hold(_) => None,
+        Action::Keep | Action::Drop | Action::Reject | Action::Hold(_) => None,
     }
 }
 

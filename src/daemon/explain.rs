@@ -8,12 +8,13 @@ use anyhow::Result;
 use crate::config::{self, Config};
 use crate::control::message::{Explanation, Tried, Without};
 use crate::engine::flow::{Facts, Millis};
-use crate::engine::rule::model::{Live, OnMismatch, Rule, WhenNone};
+use crate::engine::rule::model::{Live, NoLine, OnMismatch, Rule, WhenNone};
 use crate::engine::rule::naive::{Objection, objections};
 use crate::engine::sniff::App;
-use crate::engine::uplink::{Board, UplinkId, UplinkSet};
-use crate::engine::verdict::Decision;
-use crate::engine::{Engine, Snapshot};
+use crate::engine::uplink::cost::Cost;
+use crate::engine::uplink::{Avoided, Board, Filling, UplinkId, UplinkSet};
+use crate::engine::verdict::{Action, Decision, Reason};
+use crate::engine::{Engine, Snapshot, live};
 
 const TCP: u8 = 6;
 
@@ -28,8 +29,10 @@ pub struct BadQuestion(String);
 /// A broken configuration, or a [`BadQuestion`].
 pub fn offline(path: &Path, flow: &str, down: &[String]) -> Result<Explanation> {
     let config = super::load(path)?;
-    let weights = config.uplinks.iter().map(|uplink| uplink.weight).collect();
-    let snapshot = Snapshot::where_all_works(Arc::clone(&config.rules), Arc::clone(&config.geo), weights);
+    let weights = config.weights_by_number();
+    let mut snapshot = Snapshot::where_all_works(Arc::clone(&config.rules), Arc::clone(&config.geo), weights);
+    snapshot.board.costs = config.costs();
+    snapshot.none = config.none;
     explain(&config, &snapshot, flow, down, Millis::default()).map_err(|error| BadQuestion(error).into())
 }
 
@@ -53,8 +56,7 @@ pub fn explain(
     }
     let mut board = snapshot.board.clone();
     for name in down {
-        let id = uplink_named(config, name)?;
-        board = without(&board, id);
+        board = without(&board, config::uplink_named(config, name)?.id);
     }
     let usable = board.usable(facts.family);
     let decision = judge(snapshot, &board, &facts, now);
@@ -72,38 +74,69 @@ pub fn explain(
         name: facts.name.map(|name| name.to_string()),
         country: facts.country.map(|country| country.to_string()),
         asn: facts.asn.map(|asn| asn.0.get()),
-        avoided: Vec::new(),
-        rules: tried(config, usable, &facts, &decision),
+        avoided: too_dear(config, snapshot, &board, &facts, &decision),
+        rules: tried(config, &board, &facts, &decision),
         uplink: uplink(config, &decision),
         reason: config.explain(&decision),
         hold_ms: if says_more { hold.as_millis() as u64 } else { 0 },
-        live: live(config, &decision).to_owned(),
+        live: live_of(config, &decision).to_owned(),
         without: without.collect(),
     })
 }
 
-/// Turns begin anew and choices are not remembered.
+/// The usable lines that the flow does not get because there are cheaper ones.
+fn too_dear(
+    config: &Config,
+    snapshot: &Snapshot,
+    board: &Board,
+    facts: &Facts,
+    decision: &Decision,
+) -> Vec<String> {
+    let ruling = decision.rule.filter(|_| decision.reason != Reason::AnyAfterRule);
+    let rule = ruling.and_then(|id| snapshot.rules.rule(id));
+    let none = rule.map(|rule| rule.none).unwrap_or_default();
+    let uplinks = rule.map_or_else(|| board.uplinks().collect(), |rule| rule.choice.uplinks.clone());
+    let candidates = board.candidates(facts.family, none, uplinks.iter().copied());
+    let usable = board.usable(facts.family);
+    let is_left_out = |id: UplinkId| {
+        usable.contains(id) && !candidates.contains(id) && decision.action != Action::Route(id)
+    };
+    let left_out = uplinks.iter().map(|&(id, _)| id).filter(|&id| is_left_out(id));
+    left_out.map(|id| format!("{}: {}", config.uplink_name(id), why_dear(board.cost(id)))).collect()
+}
+
+fn why_dear(cost: Cost) -> String {
+    match cost.as_tier() {
+        Some(tier) => format!("cost {tier}, and there is a cheaper line"),
+        None => "its quota is used up, and there is another line".into(),
+    }
+}
+
+/// Turns begin anew, choices are not remembered, and lines have their whole share.
 fn judge(snapshot: &Snapshot, board: &Board, facts: &Facts, now: Millis) -> Decision {
-    let snapshot = Snapshot { board: board.clone(), choices: Arc::default(), ..snapshot.clone() };
+    let (board, choices, filling) = (board.clone(), Arc::default(), Filling::default());
+    let snapshot = Snapshot { board, choices, filling, ..snapshot.clone() };
     Engine::new(1).judge(&snapshot, facts, now)
 }
 
 /// The rules up to the one that decides.
-fn tried(config: &Config, usable: UplinkSet, facts: &Facts, decision: &Decision) -> Vec<Tried> {
+fn tried(config: &Config, board: &Board, facts: &Facts, decision: &Decision) -> Vec<Tried> {
     let last = decision.rule.map_or(config.rules.len(), |rule| usize::from(rule.0) + 1);
-    config.rules.iter().take(last).map(|rule| try_one(rule, usable, facts)).collect()
+    config.rules.iter().take(last).map(|rule| try_one(rule, board, facts)).collect()
 }
 
-fn try_one(rule: &Rule, usable: UplinkSet, facts: &Facts) -> Tried {
+fn try_one(rule: &Rule, board: &Board, facts: &Facts) -> Tried {
     let late = on_mismatch(rule, facts);
     let objections: Vec<String> = objections(rule, facts).map(objection).collect();
-    let has_uplink = rule.choice.uplinks.iter().any(|(uplink, _)| usable.contains(*uplink));
+    let has_uplink = !live::possible(rule, board, facts.family).is_empty();
     let why = match rule.none {
         _ if !objections.is_empty() => objections.join(", "),
         _ if has_uplink => String::new(),
         WhenNone::NextRule => "none of its uplinks is usable: the next rule".into(),
         WhenNone::Any => "none of its uplinks is usable: any other".into(),
-        WhenNone::Drop => "none of its uplinks is usable: dropped".into(),
+        WhenNone::Stop(NoLine::Keep) => "none of its uplinks is usable: one all the same".into(),
+        WhenNone::Stop(NoLine::Reject) => "none of its uplinks is usable: refused".into(),
+        WhenNone::Stop(NoLine::Drop) => "none of its uplinks is usable: dropped".into(),
     };
     Tried {
         name: rule.name.clone(),
@@ -127,7 +160,7 @@ fn on_mismatch(rule: &Rule, facts: &Facts) -> &'static str {
 }
 
 /// What the rule that decided wants for its running flows; flows without one are treated by the default.
-fn live(config: &Config, decision: &Decision) -> &'static str {
+fn live_of(config: &Config, decision: &Decision) -> &'static str {
     let rule = decision.rule.and_then(|rule| config.rules.get(usize::from(rule.0)));
     match rule.map(|rule| rule.live).unwrap_or_default() {
         _ if config.uplink_of(decision).is_none() => "",
@@ -143,15 +176,8 @@ fn objection(Objection { key, under_not }: Objection) -> String {
 
 fn without(board: &Board, uplink: UplinkId) -> Board {
     let others = |set: UplinkSet| set.iter().filter(|&other| other != uplink).collect();
-    Board { usable_v4: others(board.usable_v4), usable_v6: others(board.usable_v6), ..board.clone() }
-}
-
-fn uplink_named(config: &Config, name: &str) -> Result<UplinkId, String> {
-    let found = config.uplinks.iter().find(|uplink| uplink.name == name);
-    let names = || config.uplinks.iter().map(|uplink| uplink.name.as_str()).collect::<Vec<_>>().join(", ");
-    found
-        .map(|uplink| uplink.id)
-        .ok_or_else(|| format!("no uplink is called {name:?}; there are {}", names()))
+    let doubted = Avoided { v4: others(board.doubted.v4), v6: others(board.doubted.v6) };
+    Board { usable_v4: others(board.usable_v4), usable_v6: others(board.usable_v6), doubted, ..board.clone() }
 }
 
 fn uplink(config: &Config, decision: &Decision) -> Option<String> {

@@ -13,6 +13,7 @@ use anyhow::{Context, Result};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
+use super::load::Traffic;
 use crate::config::{self, Config, Uplink};
 use crate::engine::flow::Millis;
 use crate::engine::packet::Family;
@@ -33,9 +34,15 @@ pub struct Lookout {
     news: mpsc::Sender<News>,
     verdicts: watch::Receiver<Verdicts>,
     lines: Arc<Lines>,
+    traffic: Arc<Traffic>,
     /// What was told last.
-    exits: Vec<Option<Exit>>,
+    exits: Vec<Exits>,
+    /// How many configurations there have been.
+    generation: u32,
 }
+
+/// How the probes of an uplink leave in one family; `None`: there is no way out.
+type Exits = (UplinkId, Family, Option<Exit>);
 
 /// Tells the thread of lines that look silent.
 pub struct Suspicions {
@@ -70,14 +77,16 @@ pub struct Report {
 
 /// The daemon tells the thread.
 enum News {
-    /// How each line's probes leave from now on, by [`place`].
-    Exits(Vec<Option<Exit>>),
+    /// How each line's probes leave from now on.
+    Exits(Vec<Exits>),
     /// New flows on a line get no answers.
     Suspicion(UplinkId, Family),
 }
 
 /// One line in one family.
 struct Tried {
+    /// Since which configuration it is tried as it is now.
+    generation: u32,
     uplink: UplinkId,
     name: String,
     family: Family,
@@ -91,16 +100,18 @@ struct Tried {
 }
 
 impl Lookout {
-    /// Starts the thread. No line has an exit before [`Lookout::follow`].
+    /// Starts the thread, which tells `traffic` how long answers take. No line has an exit before [`Lookout::follow`].
     ///
     /// # Errors
     /// When no thread is to be had.
-    pub fn start(config: &Config) -> Result<Self> {
+    pub fn start(config: &Config, traffic: Arc<Traffic>) -> Result<Self> {
         let (news, heard) = mpsc::channel(NEWS);
         let (tells, verdicts) = watch::channel(Verdicts::default());
-        let lines = Arc::new(Lines::of(config));
+        let lines = Arc::<Lines>::default();
+        lines.follow(config, 0);
         let trials = Trials {
             lines: Arc::clone(&lines),
+            traffic: Arc::clone(&traffic),
             news: heard,
             tells,
             prober: Prober::default(),
@@ -109,7 +120,7 @@ impl Lookout {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let thread = std::thread::Builder::new().name("health".into());
         thread.spawn(move || runtime.block_on(trials.run())).context("no thread for probes")?;
-        Ok(Self { news, verdicts, lines, exits: Vec::new() })
+        Ok(Self { news, verdicts, lines, traffic, exits: Vec::new(), generation: 0 })
     }
 
     /// The lines to keep off now.
@@ -132,8 +143,17 @@ impl Lookout {
         }
     }
 
+    /// Tries what another configuration says, as it says. What is known of lines that are tried as before
+    /// stays known.
+    pub fn reconfigure(&mut self, config: &Config) {
+        self.generation += 1;
+        self.lines.follow(config, self.generation);
+        self.exits.clear();
+    }
+
     /// Tells how lines stand now.
     pub fn follow(&mut self, config: &Config, lines: &[Line], observed: &Observed) {
+        self.traffic.follow(config, observed);
         let exits = exits(config, lines, observed);
         if exits != self.exits && self.news.try_send(News::Exits(exits.clone())).is_ok() {
             self.exits = exits;
@@ -162,17 +182,24 @@ impl Suspicions {
 }
 
 impl Lines {
-    fn of(config: &Config) -> Self {
+    fn follow(&self, config: &Config, generation: u32) {
         let now = Millis(clock::monotonic_ms());
-        let both = |uplink: &Uplink| Family::BOTH.map(|family| Tried::new(uplink, family, now));
-        Lines { tried: Mutex::new(config.uplinks.iter().flat_map(both).collect()) }
+        let mut tried = self.tried();
+        let mut before: Vec<Tried> = tried.drain(..).collect();
+        let each = config.uplinks.iter().flat_map(|uplink| Family::BOTH.map(|family| (uplink, family)));
+        *tried = each
+            .map(|(uplink, family)| match before.iter().position(|tried| tried.is_of(uplink, family)) {
+                Some(place) => Tried { name: uplink.name.clone(), ..before.swap_remove(place) },
+                None => Tried::new(uplink, family, generation, now),
+            })
+            .collect();
     }
 
     /// How a line does in one family.
     #[must_use]
     pub fn report(&self, uplink: UplinkId, family: Family) -> Option<Report> {
         let now = clock::monotonic_ms();
-        self.tried().get(place(uplink, family)).map(|tried| Report {
+        find(&mut self.tried(), uplink, family).map(|tried| Report {
             state: tried.health.state(),
             for_how_long: Duration::from_millis(now.saturating_sub(tried.health.since().0)),
             estimates: tried.health.estimates(),
@@ -185,14 +212,14 @@ impl Lines {
     }
 }
 
-/// Families in turn, for each uplink.
-fn place(uplink: UplinkId, family: Family) -> usize {
-    usize::from(uplink.0) * Family::BOTH.len() + usize::from(family == Family::V6)
+fn find(tried: &mut [Tried], uplink: UplinkId, family: Family) -> Option<&mut Tried> {
+    tried.iter_mut().find(|tried| (tried.uplink, tried.family) == (uplink, family))
 }
 
 /// How the probes of each line leave in each family; none where there is no way out.
-fn exits(config: &Config, lines: &[Line], observed: &Observed) -> Vec<Option<Exit>> {
-    let both = |line| Family::BOTH.map(|family| exit(config, line, family, observed));
+fn exits(config: &Config, lines: &[Line], observed: &Observed) -> Vec<Exits> {
+    let both =
+        |line: &Line| Family::BOTH.map(|family| (line.id, family, exit(config, line, family, observed)));
     lines.iter().flat_map(both).collect()
 }
 
@@ -212,9 +239,10 @@ fn exit(config: &Config, line: &Line, family: Family, observed: &Observed) -> Op
 }
 
 impl Tried {
-    fn new(uplink: &Uplink, family: Family, now: Millis) -> Self {
+    fn new(uplink: &Uplink, family: Family, generation: u32, now: Millis) -> Self {
         let health = Health::new(uplink.health.settings, now);
         Tried {
+            generation,
             uplink: uplink.id,
             name: uplink.name.clone(),
             family,
@@ -224,6 +252,11 @@ impl Tried {
             told: health.state(),
             health,
         }
+    }
+
+    /// Whether this is how the uplink is to be tried in this family.
+    fn is_of(&self, uplink: &Uplink, family: Family) -> bool {
+        (self.uplink, self.family) == (uplink.id, family) && self.wanted == uplink.health
     }
 
     fn follow(&mut self, exit: Option<Exit>, now: Millis) {
@@ -239,6 +272,14 @@ impl Tried {
             self.health.lost(now);
         }
         self.exit = exit;
+    }
+
+    /// A number for a host whose answers come over the whole line. The gateway's may not: it often is the
+    /// modem, before which nothing waits.
+    fn passes_the_line(&self, target: usize) -> Option<u64> {
+        let is_gateway = matches!(self.targets.get(target)?, Target::Gateway);
+        let number = target * Family::BOTH.len() + usize::from(self.family == Family::V6);
+        (!is_gateway).then_some(number as u64)
     }
 
     /// Says what has changed, once.
@@ -260,6 +301,7 @@ impl Tried {
 /// The thread's side.
 struct Trials {
     lines: Arc<Lines>,
+    traffic: Arc<Traffic>,
     news: mpsc::Receiver<News>,
     tells: watch::Sender<Verdicts>,
     prober: Prober,
@@ -268,7 +310,9 @@ struct Trials {
 
 /// What became of a probe, and of whose.
 struct Heard {
-    place: usize,
+    generation: u32,
+    uplink: UplinkId,
+    family: Family,
     probe: Probe,
     outcome: Option<Outcome>,
 }
@@ -295,7 +339,7 @@ impl Trials {
 
     fn send_what_is_due(&mut self) {
         let now = Millis(clock::monotonic_ms());
-        for (place, tried) in self.lines.tried().iter_mut().enumerate() {
+        for tried in self.lines.tried().iter_mut() {
             while self.in_flight.len() < IN_FLIGHT
                 && let Some(probe) = tried.health.poll(now)
             {
@@ -304,10 +348,12 @@ impl Trials {
                 };
                 let (prober, target, exit) = (self.prober.clone(), target.clone(), exit.clone());
                 let patience = tried.wanted.settings.patience();
+                let Tried { generation, uplink, family, .. } = *tried;
                 self.in_flight.spawn(async move {
                     let answer =
                         tokio::time::timeout(patience, prober.ask(&target, &exit, probe.number)).await;
-                    Heard { place, probe, outcome: outcome(answer, &target, &exit) }
+                    let outcome = outcome(answer, &target, &exit);
+                    Heard { generation, uplink, family, probe, outcome }
                 });
             }
         }
@@ -322,9 +368,14 @@ impl Trials {
     }
 
     fn note(&self, heard: Result<Heard, tokio::task::JoinError>) {
-        let Ok(Heard { place, probe, outcome: Some(outcome) }) = heard else { return };
-        if let Some(tried) = self.lines.tried().get_mut(place) {
+        let Ok(Heard { generation, uplink, family, probe, outcome: Some(outcome) }) = heard else { return };
+        if let Some(tried) = find(&mut self.lines.tried(), uplink, family)
+            && tried.generation == generation
+        {
             tried.health.heard(probe, outcome, Millis(clock::monotonic_ms()));
+            if let (Outcome::Answered(took), Some(asked)) = (outcome, tried.passes_the_line(probe.target)) {
+                self.traffic.answered(tried.uplink, asked, took);
+            }
         }
     }
 
@@ -333,12 +384,14 @@ impl Trials {
         let mut lines = self.lines.tried();
         match news {
             News::Exits(exits) => {
-                for (tried, exit) in lines.iter_mut().zip(exits) {
-                    tried.follow(exit, now);
+                for (uplink, family, exit) in exits {
+                    if let Some(tried) = find(&mut lines, uplink, family) {
+                        tried.follow(exit, now);
+                    }
                 }
             }
             News::Suspicion(uplink, family) => {
-                if let Some(tried) = lines.get_mut(place(uplink, family)) {
+                if let Some(tried) = find(&mut lines, uplink, family) {
                     tried.health.suspect(now);
                 }
             }

@@ -14,10 +14,10 @@ use crate::system::gate::Gate;
 /// The longest that draining the queues may take.
 const DRAINING: Duration = Duration::from_secs(5);
 
-/// The running keeper.
+/// The keeper, at work or at rest.
 pub struct Keeper {
     stop: Arc<AtomicBool>,
-    thread: JoinHandle<Gate>,
+    thread: Option<JoinHandle<Gate>>,
     shared: Arc<Shared>,
 }
 
@@ -27,21 +27,19 @@ impl Keeper {
     /// # Errors
     /// When no thread can be started.
     pub fn start(gate: Gate, shared: Arc<Shared>) -> io::Result<Self> {
-        let stop = Arc::new(AtomicBool::new(false));
-        let (stopped, with) = (Arc::clone(&stop), Arc::clone(&shared));
-        let thread =
-            thread::Builder::new().name("gate".into()).spawn(move || keep_open(gate, &with, &stopped))?;
-        Ok(Self { stop, thread, shared })
+        let mut keeper = Self { stop: Arc::default(), thread: None, shared };
+        keeper.resume(gate)?;
+        Ok(keeper)
     }
 
     /// Closes the gate and waits until every queue is empty, so that the
     /// workers can be stopped without losing a packet. From here on every new
     /// flow gets the kernel's choice, whether its packets were queued or not.
-    pub fn close_and_drain(self) {
+    pub fn close_and_drain(&mut self) -> Option<Gate> {
         self.stop.store(true, Relaxed);
-        let Ok(mut gate) = self.thread.join() else { return };
+        let mut gate = self.thread.take()?.join().ok()?;
         self.shared.open_until.store(0, Relaxed);
-        wait_for(&self.shared, |before, after| after.turns > before.turns);
+        wait_for_turns(&self.shared);
         if let Err(error) = gate.close() {
             tracing::warn!("the gate did not close ({error}); it will by itself");
         }
@@ -49,12 +47,31 @@ impl Keeper {
         for _ in 0..2 {
             wait_for(&self.shared, |before, after| after.idle > before.idle);
         }
+        Some(gate)
     }
+
+    /// Keeps the gate open again.
+    ///
+    /// # Errors
+    /// When no thread can be started.
+    pub fn resume(&mut self, gate: Gate) -> io::Result<()> {
+        self.stop = Arc::default();
+        let (stopped, with) = (Arc::clone(&self.stop), Arc::clone(&self.shared));
+        let thread = thread::Builder::new().name("gate".into());
+        self.thread = Some(thread.spawn(move || keep_open(gate, &with, &stopped))?);
+        Ok(())
+    }
+}
+
+/// Waits until every worker has done with what it took by what was in force before.
+pub fn wait_for_turns(shared: &Shared) {
+    wait_for(shared, |before, after| after.turns > before.turns);
 }
 
 fn keep_open(mut gate: Gate, shared: &Shared, stop: &AtomicBool) -> Gate {
     let mut keeper = GateKeeper::default();
     let mut complained = false;
+    let mut known_lapses = 0;
     while !stop.load(Relaxed) {
         let (now, progress) = (clock::monotonic_ms(), shared.progress());
         if keeper.wants_renewal(now, &progress) {
@@ -70,9 +87,9 @@ fn keep_open(mut gate: Gate, shared: &Shared, stop: &AtomicBool) -> Gate {
                 Err(_) => {}
             }
         }
-        let lapses = keeper.lapses() - shared.lapses.load(Relaxed);
-        if lapses > 0 {
-            add(&shared.lapses, lapses);
+        if keeper.lapses() > known_lapses {
+            add(&shared.lapses, keeper.lapses() - known_lapses);
+            known_lapses = keeper.lapses();
             tracing::warn!("the gate closed for a while: a worker did not keep up; the kernel decided alone");
         }
         thread::sleep(RENEWAL);

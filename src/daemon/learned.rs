@@ -26,7 +26,7 @@ pub fn save(run: &RunDirectory, config: &Config, snapshot: &Snapshot) {
     let learned = Learned {
         written: clock::wall_seconds(),
         names: snapshot.names.entries(now),
-        choices: snapshot.choices.entries(&uplinks(config), now),
+        choices: snapshot.choices.entries(&config.names_by_number(), now),
     };
     let saved =
         serde_json::to_vec(&learned).map_err(io::Error::from).and_then(|bytes| run.save_learned(&bytes));
@@ -54,18 +54,13 @@ impl Learned {
         // A clock that was set back meanwhile cannot tell; then nothing outlives its full time, at least.
         let passed = Duration::from_secs(clock::wall_seconds().saturating_sub(self.written));
         snapshot.names.restore(&self.names, passed, now);
-        snapshot.choices.restore(&self.choices, &uplinks(config), passed, now);
+        snapshot.choices.restore(&self.choices, &config.names_by_number(), passed, now);
         tracing::debug!("from {} s ago: {}", passed.as_secs(), self.summary());
     }
 
     fn summary(&self) -> String {
         format!("{} names, {} choices", self.names.count(), self.choices.len())
     }
-}
-
-/// The names of the uplinks, in the order of their numbers.
-fn uplinks(config: &Config) -> Vec<&str> {
-    config.uplinks.iter().map(|uplink| uplink.name.as_str()).collect()
 }
 
 #[cfg(test)]

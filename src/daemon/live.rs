@@ -4,7 +4,8 @@
 //! those that should no longer be where they are, so that being told twice, or late, changes
 //! nothing. The kernel forgets an ended flow. The next datagram or ping is decided anew; the next
 //! segment of a TCP connection meets the firewall's reset. A client that only receives would
-//! wait for ever, so both ends in the LAN are nudged to speak.
+//! wait for ever, so both ends in the LAN are nudged to speak; once more when there is a line for them
+//! again, if there was none at the time.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -20,6 +21,7 @@ use super::report::Reporter;
 use super::shared::Deciding;
 use crate::engine::flow::{Facts, Millis};
 use crate::engine::packet::Family;
+use crate::engine::rule::model::RuleId;
 use crate::engine::uplink::UplinkId;
 use crate::engine::{REMEMBER, live};
 use crate::plan::lines::Line;
@@ -35,9 +37,21 @@ const CALM: Duration = REMEMBER;
 /// long ago that may have been.
 const JUST_NOW: Duration = Duration::from_secs(5);
 
+/// Most flows that are remembered because they lost their line when there was no other.
+const STRANDED: usize = 4096;
+
+/// How long ending flows may take.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// An uplink that is no more, whose flows are those of a dead one: in no set, and nobody's number.
+const FORMER: UplinkId = UplinkId(u8::MAX);
+
+/// Lines have changed; who waits until that was followed is told.
+type News = Option<Sender<()>>;
+
 /// Tells the thread; it ends when this is dropped.
 pub struct Follower {
-    news: Option<Sender<()>>,
+    news: Option<Sender<News>>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -49,7 +63,7 @@ impl Follower {
     pub fn start(reporter: Arc<Reporter>) -> io::Result<Self> {
         let (news, changes) = bounded(1);
         let known = addresses(&reporter.plan().lines);
-        let following = Following { reporter, known };
+        let following = Following { reporter, known, stranded: Vec::new() };
         let thread = thread::Builder::new().name("live".into()).spawn(move || following.follow(&changes))?;
         Ok(Follower { news: Some(news), thread: Some(thread) })
     }
@@ -57,8 +71,17 @@ impl Follower {
     /// Lines or their addresses have changed, and workers know it already.
     pub fn lines_changed(&self) {
         // One that waits already will do for this change too.
-        if let Some(Err(TrySendError::Disconnected(()))) = self.news.as_ref().map(|news| news.try_send(())) {
+        if let Some(Err(TrySendError::Disconnected(_))) = self.news.as_ref().map(|news| news.try_send(None)) {
             tracing::error!("running flows no longer follow their lines");
+        }
+    }
+
+    /// Waits, within bounds, until the flows that leave their lines have been ended.
+    pub fn end_what_leaves(&self) {
+        let (done, is_done) = bounded(1);
+        let told = self.news.as_ref().is_some_and(|news| news.send_timeout(Some(done), PATIENCE).is_ok());
+        if !told || is_done.recv_timeout(PATIENCE).is_err() {
+            tracing::warn!("running flows are slow to follow their lines");
         }
     }
 }
@@ -76,31 +99,42 @@ struct Following {
     reporter: Arc<Reporter>,
     /// The addresses that uplinks had when connections were looked at last.
     known: BTreeSet<(UplinkId, IpAddr)>,
+    /// TCP connections that were ended when nothing could carry what their clients said to that.
+    stranded: Vec<Flow>,
 }
 
 impl Following {
-    fn follow(mut self, changes: &Receiver<()>) {
+    fn follow(mut self, changes: &Receiver<News>) {
         let mut calm_at: Option<Instant> = None;
         loop {
             let news = match calm_at {
                 Some(at) => changes.recv_deadline(at),
                 None => changes.recv().map_err(|_| RecvTimeoutError::Disconnected),
             };
-            let returned = match news {
-                Ok(()) => false,
-                Err(RecvTimeoutError::Timeout) => true,
+            let (returned, waiting) = match news {
+                Ok(waiting) => (false, waiting),
+                Err(RecvTimeoutError::Timeout) => (true, None),
                 Err(RecvTimeoutError::Disconnected) => return,
             };
-            calm_at = (!returned).then(|| Instant::now() + CALM);
+            calm_at = (!returned).then(|| Instant::now() + self.calm());
             if let Err(error) = self.end_what_leaves(returned) {
                 tracing::warn!("running flows could not follow their lines: {error}");
+            }
+            if let Some(waiting) = waiting {
+                let _ = waiting.send(());
             }
         }
     }
 
+    /// How long to wait until flows may move back: their line must take them all.
+    fn calm(&self) -> Duration {
+        let filled = self.reporter.shared.deciding.load().snapshot.filling.ends();
+        let left = filled.map_or(0, |end| end.0.saturating_sub(clock::monotonic_ms()));
+        CALM.max(Duration::from_millis(left))
+    }
+
     fn end_what_leaves(&mut self, returned: bool) -> io::Result<()> {
-        let deciding = self.reporter.shared.deciding.load_full();
-        let lines = self.reporter.plan().lines;
+        let (lines, deciding) = self.reporter.in_force();
         let present = addresses(&lines);
         let gone = self.known.difference(&present).copied().collect();
         let looking =
@@ -118,6 +152,11 @@ impl Following {
         let forgotten = self.reporter.accounts.ended_since(just_now);
         leaving.extend(forgotten.into_iter().filter(|flow| looking.leaves(flow)));
         self.known = present;
+        let told_again = self.stranded.extract_if(.., |flow| looking.gets_a_line(flow)).collect::<Vec<_>>();
+        let stranded = leaving.iter().filter(|flow| flow.orig.protocol == TCP && !looking.gets_a_line(flow));
+        self.stranded.extend(stranded.cloned());
+        self.stranded.truncate(STRANDED);
+        leaving.extend(told_again);
         nudge(&leaving, deciding.marks.decided)
     }
 }
@@ -135,7 +174,11 @@ struct Looking<'a> {
 impl Looking<'_> {
     /// The router's own flows stay where their sockets are.
     fn leaves(&self, flow: &Flow) -> bool {
-        let Some(on) = self.deciding.marks.uplink(flow.mark) else { return false };
+        let marks = &self.deciding.marks;
+        if flow.mark & marks.mask == 0 {
+            return false;
+        }
+        let on = marks.uplink(flow.mark).unwrap_or(FORMER);
         if self.is_address_of_a_line(flow.orig.src) || self.is_address_of_a_line(flow.reply.src) {
             return false;
         }
@@ -144,10 +187,17 @@ impl Looking<'_> {
             return true;
         }
         let comes_in = self.is_address_of_a_line(flow.orig.dst);
-        let decided_by = self.reporter.accounts.decided_by(&key(&flow.orig));
         let snapshot = &self.deciding.snapshot;
         let returned = self.returned && !comes_in;
-        live::leaves(snapshot, &self.facts(flow), decided_by, on, returned)
+        live::leaves(snapshot, &self.facts(flow), self.decided_by(flow), on, returned)
+    }
+
+    fn gets_a_line(&self, flow: &Flow) -> bool {
+        live::gets_a_line(&self.deciding.snapshot, &self.facts(flow), self.decided_by(flow))
+    }
+
+    fn decided_by(&self, flow: &Flow) -> Option<RuleId> {
+        self.reporter.accounts.decided_by(&key(&flow.orig))
     }
 
     fn facts(&self, flow: &Flow) -> Facts<'static> {

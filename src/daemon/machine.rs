@@ -22,8 +22,8 @@ pub use self::down::down;
 use self::down::{Failures, Saved, take_down};
 use self::flows::{adopt_flows, give_back};
 use self::settings::{read_setting, write_setting, write_settings};
-use crate::config::{BackendChoice, Config};
-use crate::engine::uplink::Avoided;
+use crate::config::{BackendChoice, Config, Numbers};
+use crate::engine::uplink::{Avoided, ByHand, UplinkSet};
 use crate::plan::firewall::iptables::Flavour;
 use crate::plan::observed::{Link, Observed};
 use crate::plan::routing::{RoutingChange, RoutingState};
@@ -91,7 +91,7 @@ impl fmt::Display for Pending {
 }
 
 /// The backends that a choice allows, the preferred one first.
-fn candidates(choice: BackendChoice) -> Vec<Backend> {
+pub fn candidates(choice: BackendChoice) -> Vec<Backend> {
     match choice {
         BackendChoice::Auto => firewall::all_backends().to_vec(),
         BackendChoice::Nft => vec![Backend::Nft],
@@ -124,13 +124,33 @@ impl Machine {
         Ok(self.netlink.observe_links().await?)
     }
 
+    /// Ends the connections that have one of these marks: who had the marks is no more.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn end_flows(&self, mask: u32, values: &[u32]) -> Result<()> {
+        flows::end(mask, values)
+    }
+
     /// The uplinks that the last set-up kept off.
     #[must_use]
     pub fn avoided(&self) -> Avoided {
         self.run.load().avoided
     }
 
-    /// Reads all that a plan for this configuration depends on, but for what probes have found.
+    /// The uplinks whose quotas were used up at the last set-up.
+    #[must_use]
+    pub fn used_up(&self) -> UplinkSet {
+        self.run.load().used_up
+    }
+
+    /// What people said of uplinks.
+    #[must_use]
+    pub fn by_hand(&self) -> ByHand {
+        self.run.load().by_hand
+    }
+
+    /// Reads all that a plan for this configuration depends on, but for what probes have found and people said.
     ///
     /// # Errors
     /// When the kernel does not answer.
@@ -147,6 +167,8 @@ impl Machine {
             lease_routers: leases::routers(Path::new("/"), &links, jiff::Timestamp::now()),
             sysctls: settings.collect(),
             avoided: Avoided::default(),
+            used_up: UplinkSet::EMPTY,
+            by_hand: ByHand::default(),
             links,
             main_routes: routing.main_routes,
             main_refuses: routing.main_refuses,
@@ -207,7 +229,7 @@ impl Machine {
     ) -> Result<()> {
         let changes = diff(&ours(before.observed), &plan.routing);
         let (own_traffic, marked): (Vec<_>, Vec<_>) =
-            changes.iter().partition(|change| takes_the_unmarked(change, config));
+            changes.iter().partition(|change| takes_the_unmarked(change, config, before.observed));
         let (forwarding, other): (Vec<_>, Vec<_>) =
             plan.settings.iter().partition(|setting| setting.name.ends_with("forwarding"));
 
@@ -219,6 +241,7 @@ impl Machine {
         }
         modules::load(&plan.firewall.helpers);
         firewall::run_all(&before.firewall.up(&plan.firewall))?;
+        firewall::remove_stale_sets(&plan.firewall, self.backend);
         self.route(&own_traffic).await?;
         write_settings(&forwarding)?;
 
@@ -256,7 +279,7 @@ impl Machine {
     }
 
     fn firewall_back_to(&self, before: &Installed) -> Result<(), firewall::Error> {
-        firewall::run_all(&firewall::observe(self.backend)?.back_to(before))
+        firewall::go_back(&firewall::observe(self.backend)?, before)
     }
 
     async fn routing_back_to(&self, before: &Observed) -> Result<()> {
@@ -298,6 +321,8 @@ fn remember(mut state: State, config: &Config, plan: &Plan, observed: &Observed)
     }
     state.mark_mask |= config.marks.on_connections();
     state.avoided = observed.avoided;
+    state.used_up = observed.used_up;
+    state.numbers = Numbers(state.numbers).with(config).0;
     state
 }
 
@@ -305,10 +330,21 @@ fn ours(observed: &Observed) -> RoutingState {
     RoutingState { rules: observed.our_rules.clone(), routes: observed.our_routes.clone() }
 }
 
-/// The last rule sends unmarked packets to the own-traffic table; it must wait for the marks.
-fn takes_the_unmarked(change: &RoutingChange, config: &Config) -> bool {
-    let last = config.routing.first_priority + tables::PRIORITIES - 1;
-    matches!(change, RoutingChange::AddRule(rule) if rule.priority == last)
+/// The last rule sends unmarked packets to the own-traffic table: it must wait for the marks. A line
+/// that is new in that table must wait for the firewall, which keeps off it what would leave with a
+/// source that is not the line's.
+fn takes_the_unmarked(change: &RoutingChange, config: &Config, observed: &Observed) -> bool {
+    let routing = &config.routing;
+    match change {
+        RoutingChange::AddRule(rule) => rule.priority == routing.first_priority + tables::PRIORITIES - 1,
+        RoutingChange::PutRoute(route) if route.table == routing.first_table => {
+            let before = observed.our_routes.iter().filter(|before| before.table == route.table);
+            let known: BTreeSet<&str> =
+                before.flat_map(|route| &route.hops).map(|hop| hop.interface.as_str()).collect();
+            route.hops.iter().any(|hop| !known.contains(hop.interface.as_str()))
+        }
+        _ => false,
+    }
 }
 
 fn nothing_of(backend: Backend) -> Installed {

@@ -6,29 +6,34 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use arc_swap::ArcSwap;
+
 use super::accounts::{Account, Accounts, Sum};
 use super::explain::explain;
 use super::health::{Lines, Report};
-use super::shared::Shared;
+use super::load::Traffic;
+use super::quotas::{Ledger, Standing};
+use super::shared::{Deciding, Shared};
 use super::worker::Event;
 use crate::config::{self, Config};
 use crate::control::message::{
-    Explanation, Gate, Health, Heard, Holds, Names, Queue, Reason as ReasonCount, Recent, Response, Rule,
-    Status, Tally, Uplink, UplinkFamily, Usable,
+    Explanation, Gate, Health, Heard, Holds, Lane, Names, Queue, Quota, Reason as ReasonCount, Recent,
+    Response, Rule, Status, Tally, Uplink, UplinkFamily, Usable,
 };
 use crate::engine::flow::{FlowKey, Millis};
 use crate::engine::gate::is_stale;
 use crate::engine::hold::Counts;
 use crate::engine::packet::Family;
 use crate::engine::rule::model::RuleId;
-use crate::engine::uplink::UplinkId;
 use crate::engine::uplink::health::Estimates;
+use crate::engine::uplink::load::{self, Capacity};
+use crate::engine::uplink::quota::Level;
+use crate::engine::uplink::{ByHand, UplinkId};
 use crate::engine::verdict::{Action, Reason};
 use crate::engine::watching;
 use crate::plan::Plan;
 use crate::plan::lines::{Line, NoWay};
 use crate::system::clock;
-use crate::system::device_counters::{self, DeviceCounters};
 use crate::system::firewall::Backend;
 use crate::system::queue::counters;
 
@@ -50,8 +55,12 @@ pub struct Reporter {
     pub current: Mutex<(Config, Plan)>,
     /// Why lists that have changed are not in force.
     pub lists_complaint: Mutex<Option<String>>,
-    /// Device counters of a moment ago, for rates.
-    pub last_counters: Mutex<(Instant, HashMap<String, DeviceCounters>)>,
+    /// What the lines carry.
+    pub traffic: Arc<Traffic>,
+    /// What lines with a quota have carried this month.
+    pub quotas: Arc<Ledger>,
+    /// What people said of uplinks.
+    pub by_hand: ArcSwap<ByHand>,
 }
 
 impl Reporter {
@@ -63,7 +72,9 @@ impl Reporter {
         match explain(&config, &deciding.snapshot, flow, down, Millis(clock::monotonic_ms())) {
             Ok(explanation) => {
                 let family = config::flow(flow, &config).map(|facts| facts.family);
-                let avoided = family.map(|family| self.avoided(&config, &plan, family)).unwrap_or_default();
+                let mut avoided =
+                    family.map(|family| self.avoided(&config, &plan, family)).unwrap_or_default();
+                avoided.extend(explanation.avoided);
                 Response::Explained(Box::new(Explanation { avoided, ..explanation }))
             }
             Err(message) => Response::Failed { message },
@@ -74,6 +85,13 @@ impl Reporter {
     #[must_use]
     pub fn plan(&self) -> Plan {
         self.current.lock().unwrap_or_else(PoisonError::into_inner).1.clone()
+    }
+
+    /// The lines, and what is decided by, of one configuration.
+    #[must_use]
+    pub fn in_force(&self) -> (Vec<Line>, Arc<Deciding>) {
+        let current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
+        (current.1.lines.clone(), self.shared.deciding.load_full())
     }
 
     /// How things are now.
@@ -104,7 +122,7 @@ impl Reporter {
             holds: holds(&self.shared.holds.load()),
             heard: heard(&self.shared.heard.load()),
             recent: self.accounts.recent().iter().map(|event| recent(event, &config, now)).collect(),
-            warnings: self.warnings(&plan),
+            warnings: self.warnings(&config, &plan),
         }
     }
 
@@ -115,53 +133,60 @@ impl Reporter {
         sums: &HashMap<Account, Sum>,
         marked: &HashMap<u32, u64>,
     ) -> Vec<Uplink> {
-        let counters = device_counters::read();
-        let mut last = self.last_counters.lock().unwrap_or_else(PoisonError::into_inner);
-        let seconds = last.0.elapsed().as_secs_f64();
         let uplinks = config.uplinks.iter().zip(&plan.lines).map(|(uplink, line)| {
             let value = config.marks.value(uplink.id);
-            let now = counters.get(&uplink.interface).copied().unwrap_or_default();
-            let before = last.1.get(&uplink.interface).copied().unwrap_or(now);
             let decided = sums.iter().filter(|((_, id), _)| *id == uplink.id);
             let held = marked.iter().filter(|(mark, _)| *mark & config.marks.mask == value);
+            let (counters, load) = self.traffic.report(uplink.id).unwrap_or_default();
             Uplink {
                 name: uplink.name.clone(),
                 interface: uplink.interface.clone(),
                 weight: uplink.weight,
+                by_hand: self.by_hand.load().of(uplink.id).map(str::to_owned),
                 ipv4: self.family(line, Family::V4),
                 ipv6: self.family(line, Family::V6),
                 mark: format!("{value:#x}"),
                 table: uplink.table,
                 flows_now: Some(held.map(|(_, count)| count).sum()),
                 flows_total: decided.map(|(_, sum)| sum.flows).sum(),
-                bytes_out: now.sent,
-                bytes_in: now.received,
-                rate_out: rate(before.sent, now.sent, seconds),
-                rate_in: rate(before.received, now.received, seconds),
+                bytes_out: counters.sent,
+                bytes_in: counters.received,
+                rate_out: load.up.rate * 8,
+                rate_in: load.down.rate * 8,
+                down: lane(&load.down),
+                up: lane(&load.up),
+                cost: uplink.cost,
+                quota: self.quotas.standing(uplink.id).map(quota),
             }
         });
-        let uplinks = uplinks.collect();
-        if seconds >= 1.0 {
-            *last = (Instant::now(), counters);
-        }
-        uplinks
+        uplinks.collect()
     }
 
     fn family(&self, line: &Line, of: Family) -> UplinkFamily {
-        family(line, of, self.health.report(line.id, of))
+        let health = self.health.report(line.id, of);
+        family(line, of, health, self.why_avoided(line.id, of))
+    }
+
+    /// Why new flows keep off a line although there is a way.
+    fn why_avoided(&self, id: UplinkId, family: Family) -> Option<&'static str> {
+        let by_hand = self.by_hand.load();
+        if by_hand.down.contains(id) {
+            return Some("it was taken down by hand");
+        }
+        let by_probes = self.health.report(id, family).filter(|report| report.state.is_avoided());
+        let drained = || by_hand.drained.contains(id).then_some("it is drained, flows that run on it stay");
+        by_probes.and_then(|report| report.state.why()).or_else(drained)
     }
 
     /// The lines that new flows of a family keep off although there is a way, and why.
     fn avoided(&self, config: &Config, plan: &Plan, family: Family) -> Vec<String> {
         let avoided = plan.lines.iter().filter(|line| line.avoided.contains(&family));
-        let why = |line: &Line| self.health.report(line.id, family)?.state.why();
-        avoided
-            .map(|line| format!("{}: {}", config.uplink_name(line.id), why(line).unwrap_or("it was down")))
-            .collect()
+        let why = |line: &Line| self.why_avoided(line.id, family).unwrap_or("it was down");
+        avoided.map(|line| format!("{}: {}", config.uplink_name(line.id), why(line))).collect()
     }
 
     /// What does not fit, lists that cannot be used, and families of which every line is called down.
-    fn warnings(&self, plan: &Plan) -> Vec<String> {
+    fn warnings(&self, config: &Config, plan: &Plan) -> Vec<String> {
         let misfits = plan.misfits.iter().map(ToString::to_string);
         let called_down = |family: &Family| {
             let is_called_down =
@@ -170,10 +195,29 @@ impl Reporter {
             with_a_way.peek().is_some() && with_a_way.all(|line| is_called_down(line.id))
         };
         let last = Family::BOTH.into_iter().filter(called_down).map(|family| {
-            format!("probes call every line down for {family}: those with a link are used all the same")
+            let then = match plan.usable(family).is_empty() {
+                true => "new flows are refused, as `none` says",
+                false => "those with a link are used all the same",
+            };
+            format!("probes call every line down for {family}: {then}")
         });
         let lists = self.lists_complaint.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        misfits.chain(lists).chain(last).collect()
+        misfits.chain(lists).chain(last).chain(self.drained_in_vain(config, plan)).collect()
+    }
+
+    /// Drained lines that new flows use for want of another.
+    fn drained_in_vain(&self, config: &Config, plan: &Plan) -> Vec<String> {
+        let drained = self.by_hand.load().drained;
+        let used = plan.lines.iter().filter(|line| drained.contains(line.id)).flat_map(|line| {
+            let families = Family::BOTH.into_iter().filter(|&family| line.is_usable(family));
+            families.map(|family| {
+                format!(
+                    "uplink {} is drained, but no other works for {family}: new flows use it",
+                    config.uplink_name(line.id)
+                )
+            })
+        });
+        used.collect()
     }
 
     fn reasons(&self) -> Vec<ReasonCount> {
@@ -201,7 +245,7 @@ impl Reporter {
                 errors: tally.errors.load(Relaxed),
             }
         };
-        self.shared.workers.iter().enumerate().map(queue).collect()
+        self.shared.workers().iter().enumerate().map(queue).collect()
     }
 }
 
@@ -215,14 +259,37 @@ fn heard(counts: &watching::Counts) -> Heard {
     Heard { watched, named, elsewhere, reset }
 }
 
-/// Bits per second.
-fn rate(before: u64, now: u64, seconds: f64) -> u64 {
-    if seconds < 0.1 { 0 } else { (now.saturating_sub(before) as f64 * 8.0 / seconds) as u64 }
+/// Bits, where the engine counts bytes.
+fn lane(lane: &load::Lane) -> Lane {
+    let used = |bytes: u64| u128::from(lane.rate) * 100 / u128::from(bytes.max(1));
+    let capacity_is = match lane.capacity {
+        Capacity::Unknown => "unknown",
+        Capacity::AtLeast(_) => "seen",
+        Capacity::Measured(_) => "measured",
+        Capacity::Given(_) => "given",
+    };
+    Lane {
+        capacity: lane.capacity.bytes().map(|bytes| bytes * 8),
+        capacity_is: capacity_is.into(),
+        used_percent: lane.capacity.bytes().map(|bytes| used(bytes) as u64),
+        is_full: lane.is_full,
+    }
 }
 
-fn family(line: &Line, family: Family, report: Option<Report>) -> UplinkFamily {
+fn quota(standing: Standing) -> Quota {
+    let Standing { quota, used, level } = standing;
+    let used_up = level == Level::UsedUp;
+    Quota { bytes: quota.bytes, reset_day: quota.reset_day, used, used_up }
+}
+
+fn family(
+    line: &Line,
+    family: Family,
+    report: Option<Report>,
+    why_avoided: Option<&'static str>,
+) -> UplinkFamily {
     let way = line.way(family);
-    let avoided = || report.filter(|_| !line.is_usable(family)).and_then(|report| report.state.why());
+    let avoided = || why_avoided.filter(|_| !line.is_usable(family));
     UplinkFamily {
         state: match way {
             Ok(_) if line.is_usable(family) => Usable::Up,
@@ -285,11 +352,10 @@ fn rule_line(
 }
 
 fn uplink_name(config: &Config, uplink: UplinkId) -> String {
-    config.uplinks.get(usize::from(uplink.0)).map_or_else(String::new, |uplink| uplink.name.clone())
+    config.uplink(uplink).map_or_else(String::new, |uplink| uplink.name.clone())
 }
 
 fn recent(event: &Event, config: &Config, now: u64) -> Recent {
-    let names: Vec<&str> = config.uplinks.iter().map(|uplink| uplink.name.as_str()).collect();
     let lan = event.lan.and_then(|lan| config.lan.get(usize::from(lan.0)));
     Recent {
         seconds_ago: now.saturating_sub(event.at) / 1000,
@@ -298,9 +364,9 @@ fn recent(event: &Event, config: &Config, now: u64) -> Recent {
         uplink: match event.decision.action {
             Action::Route(uplink) => Some(uplink_name(config, uplink)),
             Action::Keep => Some("(the kernel's choice)".into()),
-            Action::Drop | Action::Hold(_) => None,
+            Action::Drop | Action::Reject | Action::Hold(_) => None,
         },
-        reason: event.decision.explain(&config.rules, &names),
+        reason: config.explain(&event.decision),
     }
 }
 

@@ -2,12 +2,13 @@
 
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed};
 
 use arc_swap::ArcSwap;
 use crossbeam_channel::Sender;
 
 use super::worker::Event;
+use crate::config::MAX_WORKERS;
 use crate::engine::flow::{Arrival, LanId, LocalTime, Mac, Millis};
 use crate::engine::gate::{Progress, is_stale};
 use crate::engine::names::Names;
@@ -56,6 +57,7 @@ impl Deciding {
             Action::Route(uplink) => Verdict::Mark(self.marks.decided(mark, uplink) | watched),
             Action::Keep => Verdict::Keep,
             Action::Drop => Verdict::Drop,
+            Action::Reject => Verdict::Mark(self.marks.refuse(mark)),
             Action::Hold(_) => Verdict::HandOver(self.watch_queue),
         }
     }
@@ -72,8 +74,10 @@ pub struct Shared {
     pub lapses: AtomicU64,
     /// Workers end their work.
     pub stop: AtomicBool,
-    /// One for each worker.
-    pub workers: Vec<Tally>,
+    /// One for each worker that there can be.
+    tallies: Vec<Tally>,
+    /// How many workers there are.
+    active: AtomicUsize,
     /// Of the thread that hears DNS answers.
     pub listener: Tally,
     /// Of the thread that watches flows until they have said their names.
@@ -107,14 +111,15 @@ pub struct Tally {
 }
 
 impl Shared {
-    /// For so many workers.
+    /// Without workers.
     #[must_use]
-    pub fn new(deciding: Deciding, workers: usize) -> Self {
+    pub fn new(deciding: Deciding) -> Self {
         Self {
             open_until: AtomicU64::new(0),
             lapses: AtomicU64::new(0),
             stop: AtomicBool::new(false),
-            workers: std::iter::repeat_with(Tally::default).take(workers).collect(),
+            tallies: std::iter::repeat_with(Tally::default).take(MAX_WORKERS.into()).collect(),
+            active: AtomicUsize::new(0),
             listener: Tally::default(),
             watcher: Tally::default(),
             holds: ArcSwap::default(),
@@ -145,16 +150,27 @@ impl Shared {
         self.local_time.store(u32::from(now.weekday) << 16 | u32::from(now.minute), Relaxed);
     }
 
+    /// What each worker counts.
+    #[must_use]
+    pub fn workers(&self) -> &[Tally] {
+        self.tallies.get(..self.active.load(Relaxed)).unwrap_or_default()
+    }
+
+    /// There are so many workers now, at most [`MAX_WORKERS`].
+    pub fn set_workers(&self, workers: usize) {
+        self.active.store(workers.min(self.tallies.len()), Relaxed);
+    }
+
     /// How far every thread with a queue has come.
     #[must_use]
     pub fn progress(&self) -> Vec<Progress> {
-        self.workers.iter().chain([&self.listener, &self.watcher]).map(Tally::progress).collect()
+        self.workers().iter().chain([&self.listener, &self.watcher]).map(Tally::progress).collect()
     }
 
     /// How often a reason was given.
     #[must_use]
     pub fn reason_count(&self, reason: Reason) -> u64 {
-        let tallies = self.workers.iter().chain([&self.watcher]);
+        let tallies = self.tallies.iter().chain([&self.watcher]);
         tallies.map(|tally| tally.reasons[reason.index()].load(Relaxed)).sum()
     }
 }

@@ -9,7 +9,7 @@ use std::rc::Rc;
 use anyhow::{Context, Result, bail};
 
 use super::changed_files::{Seen, Stamp};
-use crate::config::{self, Config, Lists, Problems, SourceFile};
+use crate::config::{self, Config, Lists, Numbers, Problems, SourceFile};
 
 /// A configuration file larger than this is no configuration file.
 const LARGEST: u64 = 16 << 20;
@@ -31,12 +31,12 @@ pub struct Sources {
 }
 
 impl Sources {
-    /// Checks it all.
+    /// Checks it all. `known` are the numbers that uplinks have had before.
     ///
     /// # Errors
     /// Everything that is wrong.
-    pub fn load(&self) -> Result<Config, Problems> {
-        config::load(&self.main, &self.rules, &self.lists)
+    pub fn load(&self, known: &Numbers) -> Result<Config, Problems> {
+        config::load_numbered(&self.main, &self.rules, &self.lists, known)
     }
 
     /// Forgets the lists and databases, to read them anew when they are asked for; the texts stay.

@@ -54,7 +54,7 @@ struct Worker {
 impl Worker {
     /// Until told to stop; a broken socket ends it too, and the gate with it.
     fn work(mut self, mut queue: Box<dyn PacketQueue>, shared: &Shared) {
-        let tally = &shared.workers[self.place];
+        let Some(tally) = shared.workers().get(self.place) else { return };
         let mut deciding = Cache::new(&shared.deciding);
         while !shared.stop.load(Relaxed) {
             // Looked at for each packet: a turn may have waited long for its first.

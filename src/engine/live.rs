@@ -2,13 +2,15 @@
 
 use super::Snapshot;
 use super::flow::Facts;
-use super::rule::model::{Choice, Live, Policy, Rule, RuleId};
+use super::packet::Family;
+use super::rule::model::{Live, NoLine, Policy, Rule, RuleId, WhenNone};
 use super::uplink::{Board, UplinkId, UplinkSet, pick};
 
 /// Whether a flow that runs by `on` is to be ended there, so that it is decided anew.
 ///
 /// `decided_by` is the rule that is known to have decided it. While no line is
-/// usable in its family a flow stays: there is nothing to go to. It stays too on a line that is only suspected. With `returned`, lines have been
+/// usable in its family a flow stays, for there is nothing to go to, unless it is to be refused then. It stays
+/// too on a line that is only suspected. With `returned`, lines have been
 /// as they are for a while, so that flows may go back to those that returned.
 #[must_use]
 pub fn leaves(
@@ -18,15 +20,38 @@ pub fn leaves(
     on: UplinkId,
     returned: bool,
 ) -> bool {
-    let usable = snapshot.board.usable(facts.family);
+    let (board, family) = (&snapshot.board, facts.family);
+    let usable = board.usable(family);
     let rule = ruling(snapshot, facts, decided_by);
     let live = rule.map(|rule| rule.live).unwrap_or_default();
+    let usable = rule.map_or(usable, |rule| board.usable_for(family, rule.none, &rule.choice));
     if !usable.contains(on) {
-        let is_suspected = snapshot.board.suspected.of(facts.family).contains(on);
-        return live != Live::Keep && !usable.is_empty() && !is_suspected;
+        let is_suspected = board.suspected.of(family).contains(on);
+        return live != Live::Keep && !is_suspected && is_heard_elsewhere(snapshot, rule, family);
     }
-    let preferred = rule.map(|rule| preferred(&rule.choice, &snapshot.board, facts)).unwrap_or_default();
+    let preferred = rule.map(|rule| preferred(rule, board, facts)).unwrap_or_default();
     returned && live == Live::MoveBack && !preferred.is_empty() && !preferred.contains(on)
+}
+
+/// Whether a flow that is decided anew gets a line.
+#[must_use]
+pub fn gets_a_line(snapshot: &Snapshot, facts: &Facts, decided_by: Option<RuleId>) -> bool {
+    match ruling(snapshot, facts, decided_by) {
+        Some(rule) if matches!(rule.none, WhenNone::Stop(_)) => {
+            !possible(rule, &snapshot.board, facts.family).is_empty()
+        }
+        _ => !snapshot.board.usable(facts.family).is_empty(),
+    }
+}
+
+/// Whether a flow that has lost its line gets another, or is refused.
+fn is_heard_elsewhere(snapshot: &Snapshot, rule: Option<&Rule>, family: Family) -> bool {
+    let board = &snapshot.board;
+    match rule {
+        Some(rule) if rule.none == WhenNone::Stop(NoLine::Keep) => !possible(rule, board, family).is_empty(),
+        Some(Rule { none: WhenNone::Stop(_), .. }) => true,
+        _ => !board.usable(family).is_empty() || snapshot.none != NoLine::Keep,
+    }
 }
 
 /// The rule that would decide the flow now, or the one that did, whichever comes first: a flow
@@ -38,20 +63,25 @@ fn ruling<'a>(snapshot: &'a Snapshot, facts: &Facts, decided_by: Option<RuleId>)
 
 /// Those of a rule's uplinks that a flow may get.
 #[must_use]
-pub fn possible(choice: &Choice, board: &Board, facts: &Facts) -> UplinkSet {
-    let usable = board.usable(facts.family);
-    choice.uplinks.iter().map(|&(uplink, _)| uplink).filter(|&uplink| usable.contains(uplink)).collect()
+pub fn possible(rule: &Rule, board: &Board, family: Family) -> UplinkSet {
+    let usable = board.usable_for(family, rule.none, &rule.choice);
+    rule.choice.uplinks.iter().map(|&(uplink, _)| uplink).filter(|&uplink| usable.contains(uplink)).collect()
 }
 
 /// Those of a rule's uplinks that a flow would get while lines are as they are.
 #[must_use]
-pub fn preferred(choice: &Choice, board: &Board, facts: &Facts) -> UplinkSet {
-    let uplinks = choice.uplinks.iter().copied();
-    let usable = board.usable(facts.family);
-    match choice.policy {
-        Policy::RoundRobin => possible(choice, board, facts),
+pub fn preferred(rule: &Rule, board: &Board, facts: &Facts) -> UplinkSet {
+    let uplinks = rule.choice.uplinks.iter().copied();
+    let usable = board.candidates(facts.family, rule.none, uplinks.clone());
+    match rule.choice.policy {
         Policy::Ordered => pick::ordered(uplinks, usable).into_iter().collect(),
         Policy::Hash(key) => pick::by_hash(uplinks, usable, key, &facts.key).into_iter().collect(),
+        // Which line is best now says little about where a flow that runs does best, and moving it costs more.
+        Policy::RoundRobin
+        | Policy::LeastLoad(_)
+        | Policy::Overflow(..)
+        | Policy::LowestLatency
+        | Policy::BestQuality => usable,
     }
 }
 
@@ -62,10 +92,9 @@ mod tests {
 
     use super::*;
     use crate::engine::flow::FlowKey;
-    use crate::engine::packet::Family;
     use crate::engine::rule::RuleSet;
     use crate::engine::rule::arbitrary::rule;
-    use crate::engine::rule::model::Matchers;
+    use crate::engine::rule::model::{Choice, Matchers};
 
     const FIRST: UplinkId = UplinkId(0);
     const SECOND: UplinkId = UplinkId(1);
@@ -95,6 +124,23 @@ mod tests {
         for live in [Live::Keep, Live::ResetOnDown, Live::MoveBack] {
             assert!(!leaves(&world(live, &[]), &flow(443), None, FIRST, true));
         }
+    }
+
+    #[test]
+    fn a_flow_leaves_the_last_line_where_it_is_to_be_refused() {
+        let asked = |rule: NoLine, default: NoLine, doubted: bool| {
+            let mut world = world(Live::ResetOnDown, if doubted { &[FIRST, SECOND] } else { &[] });
+            let none = if rule == NoLine::Keep { WhenNone::NextRule } else { WhenNone::Stop(rule) };
+            let rule = Rule { none, ..world.rules.rules()[0].clone() };
+            let lines = [FIRST, SECOND].into_iter().filter(|_| doubted);
+            world.board.doubted = lines.fold(world.board.doubted, |all, line| all.with(Family::V4, line));
+            let world = Snapshot { rules: Arc::new(RuleSet::compile([rule])), none: default, ..world };
+            [443, 80].map(|port| leaves(&world, &flow(port), None, FIRST, false))
+        };
+        assert_eq!(asked(NoLine::Reject, NoLine::Keep, false), [true, false]);
+        assert_eq!(asked(NoLine::Drop, NoLine::Keep, false), [true, false]);
+        assert_eq!(asked(NoLine::Keep, NoLine::Reject, false), [true, true]);
+        assert_eq!(asked(NoLine::Reject, NoLine::Keep, true), [true, false], "it believes the probes");
     }
 
     #[test]

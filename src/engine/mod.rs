@@ -40,11 +40,13 @@ use hold::Held;
 use names::{Names, Origin};
 use packet::{Family, Fragment, Packet};
 use rule::RuleSet;
-use rule::model::{Choice, Live, Policy, Rule, RuleId, WhenNone};
+use rule::model::{Live, NoLine, Policy, Rule, RuleId, WhenNone};
 use sniff::watch::Known;
 use sniff::{App, Hint, Ports, Sniffed};
 use sticky::Choices;
-use uplink::{Board, Turns, UplinkId, UplinkSet, pick};
+use uplink::load::{self, Lines};
+use uplink::pick::Scene;
+use uplink::{Board, Filling, Turns, UplinkId, UplinkSet, pick};
 use verdict::{Action, Decision, Reason};
 
 /// How long a flow's decision is remembered. Longer than a first packet can wait in the
@@ -74,6 +76,12 @@ pub struct Snapshot {
     pub geo: Arc<Geo>,
     /// Who is usable.
     pub board: Board,
+    /// Who has just come back.
+    pub filling: Filling,
+    /// What becomes of flows for which no rule and no line is left.
+    pub none: NoLine,
+    /// How full and how good the lines are.
+    pub lines: Arc<Lines>,
     /// Names of addresses.
     pub names: Arc<Names>,
     /// Choices that outlive their flows.
@@ -170,30 +178,63 @@ impl Engine {
     }
 }
 
+/// Decides, and counts the flow where it goes.
+fn choose(turns: &mut Turns, snapshot: &Snapshot, facts: &Facts, now: Millis) -> Decision {
+    turns.count_since(&snapshot.lines);
+    let decision = first_answer(turns, snapshot, facts, now);
+    if let Action::Route(uplink) = decision.action
+        && load::counts(&facts.key)
+    {
+        turns.count(uplink);
+    }
+    decision
+}
+
 /// The first rule that matches and has an answer decides; where none does, all
 /// usable uplinks take turns.
-fn choose(turns: &mut Turns, snapshot: &Snapshot, facts: &Facts, now: Millis) -> Decision {
+fn first_answer(turns: &mut Turns, snapshot: &Snapshot, facts: &Facts, now: Millis) -> Decision {
     let mut start = Some(RuleId(0));
     while let Some(id) = start.and_then(|start| snapshot.rules.first_match_from(start, facts)) {
         let Some(rule) = snapshot.rules.rule(id) else { break };
         if let Some(uplink) = stuck_to(rule, snapshot, facts, now) {
             return Decision::route(uplink, Reason::Sticky, Some(id));
         }
-        if let Some(uplink) = pick_one(&rule.choice, id, turns, &snapshot.board, facts) {
-            if let Some(sticky) = rule.sticky {
-                snapshot.choices.keep(sticky, facts, uplink, now);
-            }
-            return Decision::route(uplink, Reason::RuleMatched, Some(id));
+        if let Some(uplink) = pick_one(rule, id, turns, snapshot, facts, now) {
+            return route_by_rule(uplink, rule, id, snapshot, facts, now);
         }
         match rule.none {
             WhenNone::NextRule => start = id.0.checked_add(1).map(RuleId),
-            WhenNone::Any => {
-                return pick_any(turns, &snapshot.board, facts.family, Reason::AnyAfterRule, Some(id));
-            }
-            WhenNone::Drop => return Decision::drop_by(id),
+            WhenNone::Any => return pick_any(turns, snapshot, facts, now, Reason::AnyAfterRule, Some(id)),
+            WhenNone::Stop(NoLine::Drop) => return Decision::drop_by(id),
+            WhenNone::Stop(NoLine::Reject) => return Decision::reject_by(id),
+            WhenNone::Stop(NoLine::Keep) => return without_a_way(rule, id),
         }
     }
-    pick_any(turns, &snapshot.board, facts.family, Reason::NoRule, None)
+    pick_any(turns, snapshot, facts, now, Reason::NoRule, None)
+}
+
+/// Only what works is worth sticking to.
+fn route_by_rule(
+    uplink: UplinkId,
+    rule: &Rule,
+    id: RuleId,
+    snapshot: &Snapshot,
+    facts: &Facts,
+    now: Millis,
+) -> Decision {
+    if !snapshot.board.usable(facts.family).contains(uplink) {
+        return Decision::route(uplink, Reason::KeptByRule, Some(id));
+    }
+    if let Some(sticky) = rule.sticky {
+        snapshot.choices.keep(sticky, facts, uplink, now);
+    }
+    Decision::route(uplink, Reason::RuleMatched, Some(id))
+}
+
+/// By the rule's first line, although it has no way out: routing tells the client so, and no other line is used.
+fn without_a_way(rule: &Rule, id: RuleId) -> Decision {
+    let first = rule.choice.uplinks.first().map(|&(uplink, _)| uplink);
+    first.map_or(Decision::reject_by(id), |first| Decision::route(first, Reason::KeptByRule, Some(id)))
 }
 
 /// A packet that tells its flow.
@@ -283,12 +324,11 @@ fn worth_waiting(snapshot: &Snapshot, facts: &Facts, heard: &Heard) -> Duration 
 
 /// The rule that would decide by what is known now.
 fn winner(snapshot: &Snapshot, facts: &Facts) -> Option<RuleId> {
-    let usable = snapshot.board.usable(facts.family);
     let mut start = RuleId(0);
     loop {
         let id = snapshot.rules.first_match_from(start, facts)?;
         let rule = snapshot.rules.rule(id)?;
-        let has_uplink = pick::ordered(rule.choice.uplinks.iter().copied(), usable).is_some();
+        let has_uplink = !live::possible(rule, &snapshot.board, facts.family).is_empty();
         if has_uplink || rule.none != WhenNone::NextRule {
             return Some(id);
         }
@@ -301,46 +341,67 @@ fn stuck_to(rule: &Rule, snapshot: &Snapshot, facts: &Facts, now: Millis) -> Opt
     let sticky = rule.sticky?;
     let uplink = snapshot.choices.find(sticky, facts, now)?;
     let is_possible = match rule.live {
-        Live::MoveBack => live::preferred(&rule.choice, &snapshot.board, facts).contains(uplink),
+        Live::MoveBack => live::preferred(rule, &snapshot.board, facts).contains(uplink),
         Live::Keep | Live::ResetOnDown => {
-            live::possible(&rule.choice, &snapshot.board, facts).contains(uplink)
+            live::possible(rule, &snapshot.board, facts.family).contains(uplink)
         }
     };
-    is_possible.then(|| {
+    if is_possible && !is_dear(rule, snapshot, facts, uplink) {
         snapshot.choices.keep(sticky, facts, uplink, now);
-        uplink
-    })
+    }
+    is_possible.then_some(uplink)
+}
+
+/// Whether a cheaper one of a rule's uplinks is usable. What sticks to a dear one does so no longer than was asked for
+/// when that was chosen, however many flows follow.
+fn is_dear(rule: &Rule, snapshot: &Snapshot, facts: &Facts, uplink: UplinkId) -> bool {
+    let uplinks = rule.choice.uplinks.iter().copied();
+    !snapshot.board.candidates(facts.family, rule.none, uplinks).contains(uplink)
 }
 
 /// One of a rule's usable uplinks, by its policy.
 fn pick_one(
-    choice: &Choice,
+    rule: &Rule,
     id: RuleId,
     turns: &mut Turns,
-    board: &Board,
+    snapshot: &Snapshot,
     facts: &Facts,
+    now: Millis,
 ) -> Option<UplinkId> {
-    let uplinks = choice.uplinks.iter().copied();
-    let usable = board.usable(facts.family);
-    match choice.policy {
-        Policy::RoundRobin => turns.of_rule(id, facts.family).next(uplinks, usable),
-        Policy::Ordered => pick::ordered(uplinks, usable),
-        Policy::Hash(key) => pick::by_hash(uplinks, usable, key, &facts.key),
-    }
+    let choice = &rule.choice;
+    let all = snapshot.board.candidates(facts.family, rule.none, choice.uplinks.iter().copied());
+    let usable = filled(all, choice.policy, snapshot, facts, now);
+    let lines = &*snapshot.lines;
+    let (seat, begun) = turns.of_rule(id, facts.family);
+    seat.pick(choice, Scene { all, usable, family: facts.family, lines, begun }, &facts.key)
 }
 
 /// One of all usable uplinks, in turn.
 fn pick_any(
     turns: &mut Turns,
-    board: &Board,
-    family: Family,
+    snapshot: &Snapshot,
+    facts: &Facts,
+    now: Millis,
     reason: Reason,
     rule: Option<RuleId>,
 ) -> Decision {
-    match turns.of_default(family).next(board.uplinks(), board.usable(family)) {
+    let (board, family) = (&snapshot.board, facts.family);
+    let all = board.candidates(family, WhenNone::NextRule, board.uplinks());
+    let usable = filled(all, Policy::RoundRobin, snapshot, facts, now);
+    match pick::in_turn(turns.of_default(family), board.uplinks(), all, usable, &facts.key) {
         Some(uplink) => Decision::route(uplink, reason, rule),
-        None => Decision::keep(Reason::NoUplink, rule),
+        None => Decision::without_line(snapshot.none, rule),
     }
+}
+
+/// Of the uplinks that a flow may get those that it gets while some are being filled; all of them where no other is left.
+fn filled(all: UplinkSet, policy: Policy, snapshot: &Snapshot, facts: &Facts, now: Millis) -> UplinkSet {
+    if snapshot.filling.ends().is_none_or(|end| end <= now) {
+        return all;
+    }
+    let lot = pick::lot(policy, &facts.key);
+    let filled = all.minus(snapshot.filling.held_back(facts.family, lot, now));
+    if filled.is_empty() { all } else { filled }
 }
 
 impl Snapshot {
@@ -359,16 +420,21 @@ impl Snapshot {
     }
 
     /// Whether a remembered decision may be given again. A flow whose uplink has gone, or that
-    /// was dropped for want of an uplink that has come, is decided anew: the
+    /// was refused, or left alone, for want of an uplink that has come, is decided anew: the
     /// kernel has forgotten the one and never learned of the other.
     fn upholds(&self, decision: &Decision, family: Family) -> bool {
+        let rule = || decision.rule.and_then(|id| self.rules.rule(id));
         let usable = self.board.usable(family);
         match decision.action {
-            Action::Route(uplink) => usable.contains(uplink),
+            _ if decision.reason == Reason::NoUplink => usable.is_empty(),
+            Action::Route(uplink) => {
+                let of_rule = |rule: &Rule| self.board.usable_for(family, rule.none, &rule.choice);
+                let usable = rule().map_or(usable, of_rule);
+                usable.union(self.board.suspected.of(family)).contains(uplink)
+            }
             Action::Keep | Action::Hold(_) => true,
-            Action::Drop => {
-                let rule = decision.rule.and_then(|id| self.rules.rule(id));
-                rule.is_some_and(|rule| pick::ordered(rule.choice.uplinks.iter().copied(), usable).is_none())
+            Action::Drop | Action::Reject => {
+                rule().is_some_and(|rule| live::possible(rule, &self.board, family).is_empty())
             }
         }
     }

@@ -98,11 +98,11 @@ impl Choices {
         self.memory.keep(facts.key.src, key, uplink, now.after(sticky.lasts));
     }
 
-    /// All choices that are still good. `uplinks` are the names of the uplinks, in their order.
+    /// All choices that are still good. `uplinks` are the names of the uplinks, by number.
     #[must_use]
     pub fn entries(&self, uplinks: &[&str], now: Millis) -> Vec<Entry> {
         let entry = |(client, subject): &(IpAddr, Subject), uplink: &UplinkId, left: Duration| {
-            let uplink = uplinks.get(usize::from(uplink.0))?.to_string();
+            let uplink = uplinks.get(usize::from(uplink.0)).filter(|name| !name.is_empty())?.to_string();
             let to = Destination::from(subject);
             Some(Entry { client: *client, to, uplink, seconds: left.as_secs() })
         };

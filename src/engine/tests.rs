@@ -8,10 +8,11 @@ use proptest::prelude::*;
 use super::packet::samples::{self, Builder};
 use super::rule::arbitrary::rule;
 use super::rule::hosts::HostName;
-use super::rule::model::{HashKey, Matchers, Rule};
+use super::rule::model::{Choice, HashKey, Matchers, NoLine, Policy, Rule};
 use super::sniff::Name;
 use super::sticky::{Sticky, StickyBy};
-use super::uplink::UplinkSet;
+use super::uplink::cost::Cost;
+use super::uplink::{Avoided, UplinkSet};
 use super::*;
 
 #[test]
@@ -84,7 +85,9 @@ fn a_rule_without_a_usable_uplink_does_what_it_says() {
     let cases = [
         (WhenNone::NextRule, routed(0, Reason::RuleMatched, Some(1))),
         (WhenNone::Any, routed(0, Reason::AnyAfterRule, Some(0))),
-        (WhenNone::Drop, Decision::drop_by(RuleId(0))),
+        (WhenNone::Stop(NoLine::Drop), Decision::drop_by(RuleId(0))),
+        (WhenNone::Stop(NoLine::Reject), Decision::reject_by(RuleId(0))),
+        (WhenNone::Stop(NoLine::Keep), routed(1, Reason::KeptByRule, Some(0))),
     ];
     for (none, expected) in cases {
         let first = Rule { none, ..to_port(53, ordered(&[1])) };
@@ -92,6 +95,53 @@ fn a_rule_without_a_usable_uplink_does_what_it_says() {
         router.up(&[0]);
         assert_eq!(router.udp(Family::V6, 1, 53), expected);
     }
+}
+
+#[test]
+fn a_line_that_has_come_back_is_filled_little_by_little_by_every_policy() {
+    let by_it = |router: &mut Router, source, port| {
+        router.udp(Family::V4, source, port).action == Action::Route(UplinkId(1))
+    };
+    // No rule, and each policy: of a thousand flows so many go by the line in the end.
+    for (port, whole) in [(80, 500.0), (53, 500.0), (54, 1000.0), (55, 500.0)] {
+        for (at, part) in [(0, 1.0 / 16.0), (50_000, 17.0 / 32.0), (100_000, 1.0)] {
+            let mut router = just_returned();
+            router.now.at = Millis(at);
+            let count = (0..1000).filter(|&source| by_it(&mut router, source, port)).count();
+            // Five standard deviations of a binomial count of a thousand are below 80.
+            let due: f64 = whole * part;
+            assert!((count as f64 - due).abs() < 80.0, "port {port}: {count} at {at}, due {due}");
+        }
+    }
+    let mut alone = just_returned();
+    alone.up(&[1]);
+    assert!((0..100).all(|source| by_it(&mut alone, source, 53)), "there is no other");
+}
+
+/// Two lines, of which the second takes a hundred seconds until it has its share, and a rule for each policy.
+fn just_returned() -> Router {
+    let policies = [Policy::RoundRobin, Policy::Ordered, Policy::Hash(HashKey::FiveTuple)];
+    let choice = |policy| Choice { policy, ..ordered(&[1, 0]) };
+    let rules = (53..).zip(policies).map(|(port, policy)| to_port(port, choice(policy)));
+    let mut router = Router::new(rules.collect(), &[1, 1]);
+    let lost = Board { usable_v4: [UplinkId(0)].into_iter().collect(), ..router.snapshot.board.clone() };
+    let takes = [Duration::from_secs(100); 2];
+    router.snapshot.filling = Filling::default().follow(&lost, &router.snapshot.board, &takes, Millis(0));
+    router
+}
+
+#[test]
+fn turns_go_on_exactly_where_they_were_while_a_line_is_filled() {
+    let mut router = Router::new(vec![], &[2, 1]);
+    let lost = Board { usable_v4: [UplinkId(0)].into_iter().collect(), ..router.snapshot.board.clone() };
+    let takes = [Duration::from_secs(10); 2];
+    router.snapshot.filling = Filling::default().follow(&lost, &router.snapshot.board, &takes, Millis(0));
+    for port in 0..100 {
+        let _ = router.udp(Family::V4, port, 80);
+    }
+    router.now.at = Millis(10_000);
+    let flows = (100..400).map(|port| router.udp(Family::V4, port, 80).action);
+    assert_eq!(flows.filter(|&action| action == Action::Route(UplinkId(1))).count(), 100);
 }
 
 #[test]
@@ -125,6 +175,42 @@ fn without_a_usable_uplink_of_its_family_a_flow_is_left_to_the_kernel() {
 }
 
 #[test]
+fn without_a_usable_uplink_a_flow_is_left_alone_or_refused_until_one_is_back() {
+    for none in [NoLine::Keep, NoLine::Reject, NoLine::Drop] {
+        let mut router = Router::new(vec![to_port(53, ordered(&[1]))], &[1, 1]);
+        router.snapshot.none = none;
+        router.up(&[]);
+        for port in [53, 54] {
+            let refused = Decision::without_line(none, None);
+            assert_eq!(router.udp(Family::V4, 1, port), refused);
+            assert_eq!(router.udp(Family::V4, 1, port), Decision { reason: Reason::Remembered, ..refused });
+        }
+        router.up(&[0, 1]);
+        assert_eq!(router.udp(Family::V4, 1, 53), routed(1, Reason::RuleMatched, Some(0)));
+    }
+}
+
+#[test]
+fn lines_that_are_called_down_are_believed_to_be_by_those_who_refuse_and_tried_by_those_who_keep() {
+    let of = |none: WhenNone, doubted: &[u8], up: &[u8]| {
+        let mut router = Router::new(vec![Rule { none, ..to_port(53, ordered(&[1])) }], &[1, 1]);
+        router.up(up);
+        let doubted = doubted.iter().map(|&line| UplinkId(line)).collect();
+        router.snapshot.board.doubted = Avoided { v4: doubted, v6: doubted };
+        router.udp(Family::V4, 1, 53)
+    };
+    use NoLine::{Drop, Keep, Reject};
+    let by_rule = routed(1, Reason::RuleMatched, Some(0));
+    // All lines are called down, and used all the same.
+    assert_eq!(of(WhenNone::NextRule, &[0, 1], &[0, 1]), by_rule);
+    assert_eq!(of(WhenNone::Stop(Keep), &[0, 1], &[0, 1]), by_rule);
+    assert_eq!(of(WhenNone::Stop(Reject), &[0, 1], &[0, 1]), Decision::reject_by(RuleId(0)));
+    assert_eq!(of(WhenNone::Stop(Drop), &[0, 1], &[0, 1]), Decision::drop_by(RuleId(0)));
+    // The rule's line alone is called down.
+    assert_eq!(of(WhenNone::Stop(Keep), &[1], &[0]), routed(1, Reason::KeptByRule, Some(0)));
+}
+
+#[test]
 fn a_remembered_flow_whose_uplink_has_gone_is_decided_anew() {
     let mut router = Router::new(vec![], &[1, 1]);
     let _ = router.udp(Family::V4, 1, 53);
@@ -134,7 +220,7 @@ fn a_remembered_flow_whose_uplink_has_gone_is_decided_anew() {
 
 #[test]
 fn a_dropped_flow_is_let_out_as_soon_as_its_uplink_is_back() {
-    let strict = Rule { none: WhenNone::Drop, ..to_port(53, ordered(&[1])) };
+    let strict = Rule { none: WhenNone::Stop(NoLine::Drop), ..to_port(53, ordered(&[1])) };
     let mut router = Router::new(vec![strict], &[1, 1]);
     router.up(&[0]);
     assert_eq!(router.udp(Family::V4, 1, 53), Decision::drop_by(RuleId(0)));
@@ -255,6 +341,74 @@ fn ends(packet: &[u8]) -> (IpAddr, IpAddr) {
 }
 
 /// An engine and all that it is told.
+#[test]
+fn a_dear_line_is_used_where_no_cheaper_one_is_left_or_a_rule_names_no_other() {
+    let mut router = Router::new(vec![to_port(53, ordered(&[1]))], &[1, 1]);
+    router.snapshot.board.costs = vec![Cost::tier(0), Cost::tier(1)];
+    let picked = [1, 2].map(|port| router.udp(Family::V4, port, 80));
+    assert_eq!(picked, [routed(0, Reason::NoRule, None); 2]);
+    assert_eq!(router.udp(Family::V4, 3, 53), routed(1, Reason::RuleMatched, Some(0)));
+    router.up(&[1]);
+    assert_eq!(router.udp(Family::V6, 4, 80), routed(1, Reason::NoRule, None));
+    router.up(&[0, 1]);
+    router.snapshot.board.costs[0] = Cost::USED_UP;
+    assert_eq!(router.udp(Family::V6, 5, 80), routed(1, Reason::NoRule, None));
+}
+
+#[test]
+fn what_sticks_to_a_dear_line_does_so_no_longer_than_was_asked_for_when_it_was_chosen() {
+    let sticky = Some(Sticky { by: StickyBy::Client, lasts: Duration::from_secs(600) });
+    let mut router = Router::new(vec![Rule { sticky, ..to_port(53, ordered(&[0, 1])) }], &[1, 1]);
+    router.snapshot.board.costs = vec![Cost::tier(0), Cost::tier(1)];
+    router.up(&[1]);
+    assert_eq!(router.udp(Family::V4, 1, 53), routed(1, Reason::RuleMatched, Some(0)));
+    router.up(&[0, 1]);
+    for (port, minute) in (2..).zip(1..10) {
+        router.now.at = Millis(minute * 60_000);
+        assert_eq!(router.udp(Family::V4, port, 53), routed(1, Reason::Sticky, Some(0)), "minute {minute}");
+    }
+    router.now.at = Millis(600_000);
+    assert_eq!(router.udp(Family::V4, 99, 53), routed(0, Reason::RuleMatched, Some(0)));
+}
+
+proptest! {
+    #[test]
+    fn a_flow_gets_a_usable_line_of_the_lowest_cost_that_its_rule_has(
+        usable in any::<[bool; 5]>(),
+        tiers in any::<[u8; 5]>().prop_map(|tiers| tiers.map(|tier| tier % 3)),
+        used_up in any::<[bool; 5]>(),
+        named in proptest::sample::subsequence(vec![0_u8, 1, 2, 3, 4], 1..5),
+        policy in 0..3_usize,
+        none in proptest::sample::select(&[WhenNone::NextRule, WhenNone::Any, WhenNone::Stop(NoLine::Drop)][..]),
+    ) {
+        let policy = [Policy::RoundRobin, Policy::Ordered, Policy::Hash(HashKey::FiveTuple)][policy];
+        let rule = Rule { none, ..to_port(53, Choice { policy, ..ordered(&named) }) };
+        let mut router = Router::new(vec![rule], &[1; 5]);
+        let up: Vec<u8> = (0..5).filter(|&line| usable[usize::from(line)]).collect();
+        router.up(&up);
+        let price = |line: u8| if used_up[usize::from(line)] { 999 } else { u32::from(tiers[usize::from(line)]) };
+        let cost = |line: u8| if used_up[usize::from(line)] { Cost::USED_UP } else { Cost::tier(tiers[usize::from(line)]) };
+        router.snapshot.board.costs = (0..5).map(cost).collect();
+        let cheapest = |lines: &[u8]| -> Vec<u8> {
+            let usable: Vec<u8> = lines.iter().copied().filter(|&line| usable[usize::from(line)]).collect();
+            usable.iter().copied().filter(|&line| usable.iter().all(|&other| price(line) <= price(other))).collect()
+        };
+        let (of_rule, of_all) = (cheapest(&named), cheapest(&[0, 1, 2, 3, 4]));
+        for port in 0..10 {
+            let action = router.udp(Family::V4, port, 53).action;
+            let expected = match (of_rule.is_empty(), none) {
+                (false, _) => &of_rule,
+                (true, WhenNone::Stop(_)) => { prop_assert_eq!(action, Action::Drop); continue }
+                (true, WhenNone::NextRule | WhenNone::Any) => &of_all,
+            };
+            match action {
+                Action::Route(UplinkId(line)) => prop_assert!(expected.contains(&line), "{} not in {:?}", line, expected),
+                _ => prop_assert!(expected.is_empty()),
+            }
+        }
+    }
+}
+
 struct Router {
     engine: Engine,
     snapshot: Snapshot,

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::engine::rule::model::{Rule, RuleId};
+use crate::engine::rule::model::{NoLine, Rule, RuleId};
 use crate::engine::uplink::UplinkId;
 
 /// What becomes of a flow, and why.
@@ -31,6 +31,8 @@ pub enum Action {
     Keep,
     /// Its packet is dropped.
     Drop,
+    /// Its packet is refused, and its client told so.
+    Reject,
     /// It is decided when its client has said its name, or after this time; its packets wait for
     /// that in a queue of their own.
     Hold(Duration),
@@ -52,6 +54,10 @@ pub enum Reason {
     AnyAfterRule,
     /// A rule matched, none of its uplinks is usable, and it asked for the flow to be dropped.
     DroppedByRule,
+    /// A rule matched, none of its uplinks is usable, and it asked for the flow to be refused.
+    RejectedByRule,
+    /// A rule matched, none of its uplinks is usable, and it asked for the flow to go by one of them all the same.
+    KeptByRule,
     /// A further first packet of a flow just decided: the same answer again.
     Remembered,
     /// The packet had waited too long to be decided otherwise than the kernel did.
@@ -69,13 +75,15 @@ pub enum Reason {
 
 impl Reason {
     /// All reasons, each at its [`Reason::index`].
-    pub const ALL: [Reason; 12] = [
+    pub const ALL: [Reason; 14] = [
         Reason::RuleMatched,
         Reason::Held,
         Reason::Sticky,
         Reason::NoRule,
         Reason::AnyAfterRule,
         Reason::DroppedByRule,
+        Reason::RejectedByRule,
+        Reason::KeptByRule,
         Reason::Remembered,
         Reason::Stale,
         Reason::Unparsable,
@@ -100,6 +108,8 @@ impl Reason {
             Reason::NoRule => "no-rule",
             Reason::AnyAfterRule => "any-after-rule",
             Reason::DroppedByRule => "dropped-by-rule",
+            Reason::RejectedByRule => "rejected-by-rule",
+            Reason::KeptByRule => "kept-by-rule",
             Reason::Remembered => "remembered",
             Reason::Stale => "stale",
             Reason::Unparsable => "unparsable",
@@ -121,11 +131,13 @@ impl Reason {
             Reason::NoRule => "no rule matched: weighted round-robin",
             Reason::AnyAfterRule => "a rule matched, none of its uplinks is usable: any other",
             Reason::DroppedByRule => "a rule matched, none of its uplinks is usable: dropped",
+            Reason::RejectedByRule => "a rule matched, none of its uplinks is usable: refused",
+            Reason::KeptByRule => "a rule matched, none of its uplinks is usable: one all the same",
             Reason::Remembered => "a further first packet of a flow just decided",
             Reason::Stale => "waited too long: the kernel's choice stands",
             Reason::Unparsable => "cannot be read: the kernel's choice stands",
             Reason::Fragment => "a fragment: the kernel's choice stands",
-            Reason::NoUplink => "no uplink is usable: the kernel's choice stands",
+            Reason::NoUplink => "no uplink is usable: as `none` says",
             Reason::TableFull => "too many new flows: the kernel's choice stands",
         }
     }
@@ -162,6 +174,23 @@ impl Decision {
         Decision { action: Action::Drop, reason: Reason::DroppedByRule, rule: Some(rule), watch: false }
     }
 
+    /// A flow that a rule refuses.
+    #[must_use]
+    pub fn reject_by(rule: RuleId) -> Self {
+        Decision { action: Action::Reject, reason: Reason::RejectedByRule, rule: Some(rule), watch: false }
+    }
+
+    /// A flow for which no line of any rule is left.
+    #[must_use]
+    pub fn without_line(none: NoLine, rule: Option<RuleId>) -> Self {
+        let action = match none {
+            NoLine::Keep => Action::Keep,
+            NoLine::Reject => Action::Reject,
+            NoLine::Drop => Action::Drop,
+        };
+        Decision { action, reason: Reason::NoUplink, rule, watch: false }
+    }
+
     /// The decision in a sentence, for people; what has no name here is named by its number.
     #[must_use]
     pub fn explain(&self, rules: &[Rule], uplinks: &[impl AsRef<str>]) -> String {
@@ -170,6 +199,7 @@ impl Decision {
             Action::Route(uplink) => format!("{why}: by {}", uplink_name(uplink, uplinks)),
             Action::Keep => format!("{why}: as the kernel chose"),
             Action::Drop => format!("{why}: dropped"),
+            Action::Reject => format!("{why}: refused"),
             Action::Hold(_) => format!("{why}: held"),
         }
     }
@@ -184,7 +214,10 @@ impl Decision {
             Reason::AnyAfterRule => {
                 format!("{rule} matched, none of its uplinks is usable, any other will do")
             }
-            Reason::DroppedByRule => format!("{rule} matched, none of its uplinks is usable"),
+            Reason::DroppedByRule | Reason::RejectedByRule => {
+                format!("{rule} matched, none of its uplinks is usable")
+            }
+            Reason::KeptByRule => format!("{rule} matched, none of its uplinks is usable, one all the same"),
             Reason::Remembered => "decided a moment ago".into(),
             Reason::Stale => "the packet waited too long".into(),
             Reason::Unparsable => "the packet cannot be read".into(),
@@ -222,8 +255,11 @@ pub struct Marks {
     /// The flag bit that says of a TCP connection "its client is still listened to", and of a packet
     /// that begins one that this shall be so, of any other that it is over; outside `mask`.
     pub watched: u32,
-    /// The value of each uplink inside `mask`, by [`UplinkId`]; never 0.
+    /// The value of each uplink inside `mask`, by [`UplinkId`]; 0 for a number that no uplink has.
     pub values: Vec<u32>,
+    /// The value inside `mask` that says "this packet is refused"; no uplink's, never 0, never on a
+    /// connection that lives.
+    pub refused: u32,
 }
 
 impl Marks {
@@ -234,16 +270,16 @@ impl Marks {
     }
 
     /// All uplinks, in the order of their numbers.
-    pub fn uplinks(&self) -> impl Iterator<Item = UplinkId> {
-        (0..self.values.len()).map(|place| UplinkId(place as u8))
+    pub fn uplinks(&self) -> impl Iterator<Item = UplinkId> + '_ {
+        let numbered = (0..=u8::MAX).map(UplinkId).zip(&self.values);
+        numbered.filter(|(_, value)| **value != 0).map(|(uplink, _)| uplink)
     }
 
     /// The uplink a mark names, if it names one.
     #[must_use]
     pub fn uplink(&self, mark: u32) -> Option<UplinkId> {
         let bits = mark & self.mask;
-        let place = self.values.iter().position(|&value| value == bits)?;
-        Some(UplinkId(place as u8))
+        self.uplinks().find(|&uplink| self.value(uplink) == bits)
     }
 
     /// All bits that wansplit writes on connections.
@@ -262,6 +298,12 @@ impl Marks {
     #[must_use]
     pub fn decided(&self, mark: u32, uplink: UplinkId) -> u32 {
         mark & !self.ours() | self.value(uplink) | self.decided
+    }
+
+    /// `mark` of a packet that user space refuses.
+    #[must_use]
+    pub fn refuse(&self, mark: u32) -> u32 {
+        mark & !self.ours() | self.refused | self.decided
     }
 
     /// The mark of a packet on its way through a watched connection, when the watch is over; `reset`: it
@@ -305,12 +347,14 @@ mod tests {
 
     #[test]
     fn others_bits_of_a_mark_survive_and_ours_are_replaced() {
-        let marks = Marks { mask: 0x0f0, decided: 0x100, watched: 0x200, values: vec![0x10, 0x20] };
+        let values = vec![0x10, 0x20];
+        let marks = Marks { mask: 0x0f0, decided: 0x100, watched: 0x200, values, refused: 0xf0 };
         let mark = marks.decided(0xffff_ffff, UplinkId(1));
         assert_eq!(mark, 0xffff_fd2f);
         assert_eq!([false, true].map(|reset| marks.watch_over(0x8020, reset)), [0x8220, 0x8320]);
         assert_eq!(marks.decided(0, UplinkId(0)), 0x110);
         assert_eq!(marks.uplink(mark), Some(UplinkId(1)));
-        assert_eq!([0, 0x30].map(|mark| marks.uplink(mark)), [None, None]);
+        assert_eq!(marks.refuse(0xffff_ffff), 0xffff_fdff);
+        assert_eq!([0, 0x30, 0xf0].map(|mark| marks.uplink(mark)), [None, None, None]);
     }
 }

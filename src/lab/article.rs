@@ -35,11 +35,15 @@ pub fn forward(network: &Network) -> String {
 
 /// The router's configuration: its LANs and lines with the addresses they have, and each
 /// line's weight; lines without one have 1. Lines are tried by their gateways, for the public
-/// resolvers are not in the lab's internet. Everything else is left at its default.
+/// resolvers are not in the lab's internet, and have their whole share as soon as they are back, for
+/// shares are counted. Everything else is left at its default.
 #[must_use]
 pub fn configuration(network: &Network, weights: &[u8]) -> String {
     let lans: Vec<String> = network.lans.iter().map(|lan| format!("\"{}\"", lan.device)).collect();
-    let mut text = format!("health.targets = \"arp://gateway\"\n[lan]\ninterfaces = [{}]\n", lans.join(", "));
+    let mut text = format!(
+        "health.targets = \"arp://gateway\"\nhealth.fill = \"0s\"\n[lan]\ninterfaces = [{}]\n",
+        lans.join(", ")
+    );
     for (number, line) in network.lines.iter().enumerate() {
         let weight = weights.get(number).unwrap_or(&1);
         let _ = write!(

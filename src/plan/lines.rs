@@ -9,7 +9,9 @@ use super::observed::{Link, Observed};
 use super::routing::Hop;
 use crate::config::{Config, Gateway, Source, Uplink};
 use crate::engine::packet::Family;
-use crate::engine::uplink::{Avoided, UplinkId};
+use crate::engine::rule::model::{NoLine, WhenNone};
+use crate::engine::uplink::cost::{Cost, cheapest};
+use crate::engine::uplink::{Avoided, ByHand, Order, UplinkId, UplinkSet};
 
 /// An uplink as the machine has it now.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,6 +30,10 @@ pub struct Line {
     pub v6: Result<Way, NoWay>,
     /// The families in which new flows keep off it, although there may be a way.
     pub avoided: BTreeSet<Family>,
+    /// The families in which probes call it down, whether or not it is used for want of others.
+    pub doubted: BTreeSet<Family>,
+    /// New flows use it only where no cheaper line is usable.
+    pub cost: Cost,
 }
 
 /// A usable way out in one family.
@@ -104,6 +110,12 @@ impl Line {
         self.way(family).is_ok() && !self.avoided.contains(&family)
     }
 
+    /// Whether it has a way in one family that probes call dead.
+    #[must_use]
+    pub fn is_doubted(&self, family: Family) -> bool {
+        self.way(family).is_ok() && self.doubted.contains(&family)
+    }
+
     /// The device's addresses of one family, without their nets.
     pub fn addresses(&self, family: Family) -> impl Iterator<Item = IpAddr> + '_ {
         self.nets.iter().map(IpNet::addr).filter(move |&address| Family::of(address) == family)
@@ -127,24 +139,100 @@ impl Line {
 #[must_use]
 pub fn lines(config: &Config, observed: &Observed) -> Vec<Line> {
     let mut lines: Vec<Line> = config.uplinks.iter().map(|uplink| line(uplink, observed)).collect();
-    keep_off(&mut lines, observed.avoided);
+    keep_off(&mut lines, observed.avoided, observed.by_hand, config.none);
+    price(&mut lines, config, observed.used_up);
     lines
+}
+
+/// Gives lines their costs: their tiers', or more for those whose quotas are used up.
+pub fn price(lines: &mut [Line], config: &Config, used_up: UplinkSet) {
+    for (line, uplink) in lines.iter_mut().zip(&config.uplinks) {
+        line.cost = if used_up.contains(line.id) { Cost::USED_UP } else { Cost::tier(uplink.cost) };
+    }
+}
+
+/// Of some uplinks those that a new flow in this family may get: the usable ones of the lowest cost. What is
+/// usable depends on what is said of having none, as for the engine ([`crate::engine::uplink::Board::candidates`]).
+pub fn candidates(
+    lines: &[Line],
+    family: Family,
+    none: WhenNone,
+    uplinks: impl Iterator<Item = UplinkId> + Clone,
+) -> UplinkSet {
+    let those = uplinks.filter_map(|id| lines.iter().find(|line| line.id == id));
+    let has_usable = those.clone().any(|line| line.is_usable(family));
+    let usable = those.filter(|line| match none {
+        WhenNone::Stop(NoLine::Reject | NoLine::Drop) => line.is_usable(family) && !line.is_doubted(family),
+        WhenNone::Stop(NoLine::Keep) if !has_usable => line.is_doubted(family),
+        WhenNone::NextRule | WhenNone::Any | WhenNone::Stop(NoLine::Keep) => line.is_usable(family),
+    });
+    cheapest(usable.map(|line| (line.id, line.cost)))
 }
 
 /// Has new flows keep off these lines, and no others.
 ///
-/// Where probes call every line of a family down, those that have a way are used all the same: that may be
-/// the probes' fault, and a line that perhaps works is better than none.
-pub fn keep_off(lines: &mut [Line], avoided: Avoided) {
-    for line in &mut *lines {
-        line.avoided =
-            Family::BOTH.into_iter().filter(|&family| avoided.of(family).contains(line.id)).collect();
-    }
+/// Where no line of a family would be left, those that are drained are used all the same, and where
+/// even they do not work by what probes say, all with a way: that may be the probes' fault, and a line that
+/// perhaps works is better than none. Not so where flows without a line are to be refused. What people called
+/// down stays so.
+pub fn keep_off(lines: &mut [Line], avoided: Avoided, by_hand: ByHand, none: NoLine) {
     for family in Family::BOTH {
-        if !lines.iter().any(|line| line.is_usable(family)) {
-            lines.iter_mut().for_each(|line| line.avoided.retain(|&other| other != family));
+        let dead = by_hand.down.union(avoided.of(family));
+        let last = if none == NoLine::Keep { by_hand.down } else { dead };
+        let off = [dead.union(by_hand.drained), dead, last];
+        let leaves_some =
+            |off: &UplinkSet| lines.iter().any(|line| line.way(family).is_ok() && !off.contains(line.id));
+        let off = off.into_iter().find(leaves_some).unwrap_or(last);
+        let doubted = avoided.of(family).minus(by_hand.down);
+        for line in &mut *lines {
+            note(&mut line.avoided, family, off.contains(line.id));
+            note(&mut line.doubted, family, doubted.contains(line.id));
         }
     }
+}
+
+fn note(families: &mut BTreeSet<Family>, family: Family, is_one: bool) {
+    if is_one {
+        families.insert(family);
+    } else {
+        families.remove(&family);
+    }
+}
+
+/// Of the lines that new flows keep off, those on which running flows stay: they are only suspected, or
+/// drained and not dead.
+#[must_use]
+pub fn staying(lines: &[Line], avoided: Avoided, suspected: Avoided, by_hand: ByHand) -> Avoided {
+    let stays = |line: &Line, family: Family| {
+        let is_drained = by_hand.drained.contains(line.id) && !avoided.of(family).contains(line.id);
+        let lives = suspected.of(family).contains(line.id) || is_drained;
+        line.way(family).is_ok() && !by_hand.down.contains(line.id) && lives
+    };
+    let each = lines.iter().flat_map(|line| Family::BOTH.map(|family| (line, family)));
+    let staying = each.filter(|&(line, family)| stays(line, family));
+    staying.fold(Avoided::default(), |all, (line, family)| all.with(family, line.id))
+}
+
+/// The families in which new flows would have no other line that works, were this one kept off by hand.
+#[must_use]
+pub fn last_for(
+    lines: &[Line],
+    id: UplinkId,
+    order: Order,
+    avoided: Avoided,
+    by_hand: ByHand,
+) -> Vec<Family> {
+    let takes_new_flows = |line: &Line, family: Family| {
+        let is_kept_off = order == Order::Drain && by_hand.drained.contains(line.id);
+        let is_dead = by_hand.down.contains(line.id) || avoided.of(family).contains(line.id);
+        line.way(family).is_ok() && !is_dead && !is_kept_off
+    };
+    let is_last = |family: &Family| {
+        let is_used = lines.iter().any(|line| line.id == id && line.is_usable(*family));
+        is_used && !lines.iter().any(|line| line.id != id && takes_new_flows(line, *family))
+    };
+    let families = Family::BOTH.into_iter().filter(is_last);
+    if matches!(order, Order::Drain | Order::Down) { families.collect() } else { Vec::new() }
 }
 
 fn line(uplink: &Uplink, observed: &Observed) -> Line {
@@ -157,6 +245,8 @@ fn line(uplink: &Uplink, observed: &Observed) -> Line {
         v4: way(uplink, Family::V4, link, observed),
         v6: way(uplink, Family::V6, link, observed),
         avoided: BTreeSet::new(),
+        doubted: BTreeSet::new(),
+        cost: Cost::default(),
     }
 }
 
@@ -219,4 +309,83 @@ fn is_onlink(gateway: Option<IpAddr>, link: &Link) -> bool {
     let Some(gateway) = gateway else { return false };
     let link_local = matches!(gateway, IpAddr::V6(address) if address.is_unicast_link_local());
     !link_local && !link.addresses.iter().any(|address| address.net.contains(&gateway))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FIRST: UplinkId = UplinkId(0);
+    const SECOND: UplinkId = UplinkId(1);
+
+    fn two_lines() -> Vec<Line> {
+        let hop = Hop { interface: "wan".into(), gateway: None, weight: 1, onlink: false };
+        let way = Way { hop, learned: Learned::Peer, source: Source::Masquerade };
+        let line = |id| Line {
+            id,
+            interface: "wan".into(),
+            nets: Vec::new(),
+            mtu: None,
+            v4: Ok(way.clone()),
+            v6: Err(NoWay::NoAddress),
+            avoided: BTreeSet::new(),
+            doubted: BTreeSet::new(),
+            cost: Cost::default(),
+        };
+        [FIRST, SECOND].map(line).into()
+    }
+
+    fn usable(avoided: &[UplinkId], drained: &[UplinkId], down: &[UplinkId]) -> Vec<UplinkId> {
+        let mut lines = two_lines();
+        keep_off(&mut lines, dead(avoided), by_hand(drained, down), NoLine::Keep);
+        lines.iter().filter(|line| line.is_usable(Family::V4)).map(|line| line.id).collect()
+    }
+
+    fn dead(uplinks: &[UplinkId]) -> Avoided {
+        Avoided { v4: uplinks.iter().copied().collect(), ..Avoided::default() }
+    }
+
+    fn by_hand(drained: &[UplinkId], down: &[UplinkId]) -> ByHand {
+        let set = |uplinks: &[UplinkId]| uplinks.iter().copied().collect();
+        ByHand { drained: set(drained), down: set(down) }
+    }
+
+    #[test]
+    fn a_drained_line_is_used_before_none_and_before_one_that_is_called_dead() {
+        assert_eq!(usable(&[], &[FIRST], &[]), [SECOND]);
+        assert_eq!(usable(&[SECOND], &[FIRST], &[]), [FIRST]);
+        assert_eq!(usable(&[], &[FIRST, SECOND], &[]), [FIRST, SECOND]);
+        assert_eq!(usable(&[FIRST, SECOND], &[FIRST], &[]), [FIRST, SECOND]);
+    }
+
+    #[test]
+    fn a_line_that_was_called_down_by_hand_is_never_used() {
+        assert_eq!(usable(&[], &[], &[FIRST]), [SECOND]);
+        assert_eq!(usable(&[SECOND], &[], &[FIRST]), [SECOND]);
+        assert_eq!(usable(&[], &[], &[FIRST, SECOND]), []);
+    }
+
+    #[test]
+    fn running_flows_stay_on_a_drained_line_until_it_dies() {
+        let staying = |avoided: &[UplinkId], down: &[UplinkId]| {
+            let by_hand = by_hand(&[FIRST], down);
+            staying(&two_lines(), dead(avoided), Avoided::default(), by_hand).v4.iter().collect::<Vec<_>>()
+        };
+        assert_eq!(staying(&[], &[]), [FIRST]);
+        assert_eq!(staying(&[FIRST], &[]), []);
+        assert_eq!(staying(&[], &[FIRST]), []);
+    }
+
+    #[test]
+    fn a_line_is_the_last_one_where_no_other_would_take_its_flows() {
+        let last = |order, avoided: &[UplinkId], drained: &[UplinkId]| {
+            last_for(&two_lines(), FIRST, order, dead(avoided), by_hand(drained, &[]))
+        };
+        assert_eq!(last(Order::Drain, &[], &[]), []);
+        assert_eq!(last(Order::Drain, &[SECOND], &[]), [Family::V4]);
+        assert_eq!(last(Order::Drain, &[], &[SECOND]), [Family::V4]);
+        assert_eq!(last(Order::Down, &[], &[SECOND]), [], "a drained line is used where no other works");
+        assert_eq!(last(Order::Down, &[SECOND], &[]), [Family::V4]);
+        assert_eq!(last(Order::Up, &[SECOND], &[]), []);
+    }
 }

@@ -70,7 +70,11 @@ fn missing_devices(config: &Config, observed: &Observed) -> Vec<Misfit> {
 
 fn taken_tables(config: &Config, observed: &Observed) -> Vec<Misfit> {
     let own = [("the router's own traffic", config.routing.first_table)];
-    let tables = own.into_iter().chain(config.uplinks.iter().map(|uplink| (&*uplink.name, uplink.table)));
+    let refused = config.refuses().then_some(("what is refused", config.routing.refused_table));
+    let tables = own
+        .into_iter()
+        .chain(refused)
+        .chain(config.uplinks.iter().map(|uplink| (&*uplink.name, uplink.table)));
     tables
         .filter(|(_, table)| observed.foreign_tables.contains(table))
         .map(|(user, table)| {
@@ -161,8 +165,7 @@ fn valid_mark(observed: &Observed) -> Option<Misfit> {
 /// Families in which an uplink ought to work and does not.
 fn no_way_out(config: &Config, lines: &[Line]) -> Vec<Misfit> {
     let mut misfits = Vec::new();
-    for line in lines {
-        let uplink = &config.uplinks[usize::from(line.id.0)];
+    for (uplink, line) in config.uplinks.iter().zip(lines) {
         let configured = Family::BOTH
             .into_iter()
             .filter_map(|family| Some((family, line.way(family).err()?)))

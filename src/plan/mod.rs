@@ -22,7 +22,8 @@ use self::routing::RoutingState;
 use self::sysctls::Setting;
 use crate::config::Config;
 use crate::engine::packet::Family;
-use crate::engine::uplink::UplinkSet;
+use crate::engine::uplink::cost::Cost;
+use crate::engine::uplink::{Avoided, UplinkSet};
 
 /// The kernel state we want.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -53,9 +54,29 @@ pub fn plan(config: &Config, observed: &Observed, queues: u16) -> Plan {
 }
 
 impl Plan {
+    /// What it costs to use each uplink, by number; none where all cost the same.
+    #[must_use]
+    pub fn costs(&self) -> Vec<Cost> {
+        if self.lines.windows(2).all(|two| two[0].cost == two[1].cost) {
+            return Vec::new();
+        }
+        let highest = self.lines.iter().map(|line| usize::from(line.id.0)).max();
+        let mut costs = vec![Cost::default(); highest.map_or(0, |highest| highest + 1)];
+        self.lines.iter().for_each(|line| costs[usize::from(line.id.0)] = line.cost);
+        costs
+    }
+
     /// The uplinks that new flows may use in one family.
     #[must_use]
     pub fn usable(&self, family: Family) -> UplinkSet {
         self.lines.iter().filter(|line| line.is_usable(family)).map(|line| line.id).collect()
+    }
+
+    /// The uplinks that have a way out, but which probes call down.
+    #[must_use]
+    pub fn doubted(&self) -> Avoided {
+        let all = self.lines.iter().flat_map(|line| Family::BOTH.map(|family| (line, family)));
+        all.filter(|&(line, family)| line.is_doubted(family))
+            .fold(Avoided::default(), |all, (line, family)| all.with(family, line.id))
     }
 }

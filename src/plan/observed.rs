@@ -7,7 +7,7 @@ use ipnet::IpNet;
 
 use super::routing::{Route, Rule};
 use crate::engine::packet::Family;
-use crate::engine::uplink::Avoided;
+use crate::engine::uplink::{Avoided, ByHand, UplinkSet};
 
 /// Everything that was read from the machine for one plan.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -28,6 +28,10 @@ pub struct Observed {
     pub foreign_tables: BTreeSet<u32>,
     /// Uplinks that probes call down.
     pub avoided: Avoided,
+    /// Uplinks whose quotas are used up.
+    pub used_up: UplinkSet,
+    /// What people said of uplinks.
+    pub by_hand: ByHand,
     /// Routers that DHCP leases name, by device.
     pub lease_routers: BTreeMap<String, Vec<IpAddr>>,
     /// Seconds that local time is ahead of UTC.
@@ -53,6 +57,8 @@ pub struct Link {
     pub name: String,
     /// Administratively up, and with a carrier (`IFF_UP` and `IFF_LOWER_UP`).
     pub up: bool,
+    /// Administratively up (`IFF_UP`), with a carrier or not: routes may lead there.
+    pub enabled: bool,
     /// Largest packet in bytes.
     pub mtu: u32,
     /// `IFF_POINTOPOINT`: PPP, tunnels; no next hop is needed.

@@ -5,20 +5,21 @@
 //! there too, default route included, but for flows that have an uplink already,
 //! as answers to outside do; the router's own sockets that are bound to an
 //! uplink's device go out by it, whatever their mark; a mark goes to its
-//! uplink's table; a mark whose uplink has no way goes nowhere, rather than
-//! split a flow; the router's own sockets that are bound to an uplink's address
+//! uplink's table; what is refused goes as far as the firewall that refuses it;
+//! a mark whose uplink has no way goes nowhere, rather than split a flow; the router's own sockets that are bound to an uplink's address
 //! go out by it; the rest, the router's own new flows, goes by the own-traffic
 //! table.
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use std::net::{Ipv4Addr, Ipv6Addr};
 
-use super::lines::{Line, Way};
+use super::lines::{Line, Way, candidates};
 use super::observed::Observed;
 use super::routing::{Hop, Route, RoutingState, Rule, RuleAction, Selector};
 use crate::config::{Config, RouterTraffic, Source};
 use crate::engine::packet::Family;
-use crate::engine::uplink::UplinkId;
+use crate::engine::rule::model::{NoLine, WhenNone};
+use crate::engine::uplink::{UplinkId, UplinkSet};
 
 /// The main table's number (include/uapi/linux/rtnetlink.h, `RT_TABLE_MAIN`).
 const MAIN: u32 = 254;
@@ -36,7 +37,7 @@ pub fn routing(config: &Config, lines: &[Line], observed: &Observed) -> RoutingS
     let mut rules: Vec<Rule> =
         Family::BOTH.into_iter().flat_map(|family| rules(config, lines, observed, family)).collect();
     let mut routes: Vec<Route> =
-        Family::BOTH.into_iter().flat_map(|family| routes(config, lines, family)).collect();
+        Family::BOTH.into_iter().flat_map(|family| routes(config, lines, observed, family)).collect();
     rules.sort();
     rules.dedup();
     routes.sort();
@@ -69,11 +70,15 @@ fn rules(config: &Config, lines: &[Line], observed: &Observed, family: Family) -
         rules.push(rule(2, bound, lookup(uplink.table)));
         rules.push(rule(3, marked(uplink.id), lookup(uplink.table)));
     }
+    if config.refuses() {
+        let refused = Selector { fwmark: Some((config.marks.refused, mask)), ..Selector::default() };
+        rules.push(rule(3, refused, lookup(config.routing.refused_table)));
+    }
     rules.push(rule(4, any_mark, RuleAction::Unreachable));
-    for line in lines {
-        let table = config.uplinks[usize::from(line.id.0)].table;
+    for (uplink, line) in config.uplinks.iter().zip(lines) {
         rules.extend(line.addresses(family).map(|address| {
-            rule(5, Selector { from: Some(IpNet::from(address)), ..Selector::default() }, lookup(table))
+            let from = Selector { from: Some(IpNet::from(address)), ..Selector::default() };
+            rule(5, from, lookup(uplink.table))
         }));
     }
     rules.push(rule(6, Selector::default(), lookup(config.routing.first_table)));
@@ -108,18 +113,31 @@ fn bypassed(config: &Config, family: Family) -> impl Iterator<Item = Selector> +
         .chain(from.map(move |&net| Selector { from: Some(net), ..by_source.clone() }))
 }
 
-fn routes(config: &Config, lines: &[Line], family: Family) -> Vec<Route> {
-    let ways: Vec<(&Line, &Way)> =
-        lines.iter().filter_map(|line| Some((line, line.way(family).ok()?))).collect();
+fn routes(config: &Config, lines: &[Line], observed: &Observed, family: Family) -> Vec<Route> {
     let mut routes = Vec::new();
-    for &(line, way) in &ways {
-        let table = config.uplinks[usize::from(line.id.0)].table;
+    let mut usable: Vec<(&Line, &Way)> = Vec::new();
+    // The router itself goes on trying, by name for one: else nobody would find out that a line works again.
+    let is_lost = !lines.iter().any(|line| line.is_usable(family));
+    for (uplink, line) in config.uplinks.iter().zip(lines) {
+        let (Ok(way), table) = (line.way(family), uplink.table) else { continue };
         routes.extend(connected(line, family, table));
         routes.push(default_route(family, table, METRIC, preferred_source(line, way), vec![alone(&way.hop)]));
+        let is_tried = line.is_usable(family) || is_lost && line.is_doubted(family);
+        usable.extend(is_tried.then_some((line, way)));
     }
-    let usable: Vec<(&Line, &Way)> = ways.into_iter().filter(|(line, _)| line.is_usable(family)).collect();
-    routes.extend(own_traffic(config, &usable, family));
+    let keep = WhenNone::Stop(NoLine::Keep);
+    let cheapest = candidates(lines, family, keep, lines.iter().map(|line| line.id));
+    routes.extend(own_traffic(config, &usable, cheapest, family));
+    routes.extend(refused(config, observed, family));
     routes
+}
+
+/// Where packets go that are refused before they leave: to any uplink's device that takes routes.
+fn refused(config: &Config, observed: &Observed, family: Family) -> Option<Route> {
+    let mut links = config.uplinks.iter().filter_map(|uplink| observed.link(&uplink.interface));
+    let link = links.find(|link| link.enabled).filter(|_| config.refuses())?;
+    let hop = Hop { interface: link.name.clone(), gateway: None, weight: 1, onlink: false };
+    Some(default_route(family, config.routing.refused_table, METRIC, None, vec![hop]))
 }
 
 /// The nets on the uplink's own link.
@@ -163,9 +181,9 @@ fn alone(hop: &Hop) -> Hop {
     Hop { weight: 1, ..hop.clone() }
 }
 
-/// The own-traffic table: all usable uplinks by weight, or one before all. A socket that
+/// The own-traffic table: the cheapest usable uplinks by weight, or one before all. A socket that
 /// is bound to no port is routed before it has one, so by its destination alone.
-fn own_traffic(config: &Config, ways: &[(&Line, &Way)], family: Family) -> Vec<Route> {
+fn own_traffic(config: &Config, ways: &[(&Line, &Way)], cheapest: UplinkSet, family: Family) -> Vec<Route> {
     let table = config.routing.first_table;
     let route = |metric, hops| default_route(family, table, metric, None, hops);
     let favourite = match config.routing.router {
@@ -177,11 +195,13 @@ fn own_traffic(config: &Config, ways: &[(&Line, &Way)], family: Family) -> Vec<R
         routes.push(route(METRIC, vec![alone(&way.hop)]));
     }
     let metric = if favourite.is_some() { FALLBACK_METRIC } else { METRIC };
-    match ways {
+    let shared: Vec<&Way> =
+        ways.iter().filter(|(line, _)| cheapest.contains(line.id)).map(|&(_, way)| way).collect();
+    match shared.as_slice() {
         [] => {}
-        [(_, way)] => routes.push(route(metric, vec![alone(&way.hop)])),
+        [way] => routes.push(route(metric, vec![alone(&way.hop)])),
         several => {
-            let hops = several.iter().map(|(_, way)| among_several(&way.hop, family));
+            let hops = several.iter().map(|way| among_several(&way.hop, family));
             routes.push(route(metric, hops.collect()));
         }
     }

@@ -161,11 +161,12 @@ fn finished(judge: &mut Option<Judge>, mut flow: Flow) -> Flow {
 impl Judge {
     fn new(config: &Config) -> Self {
         let lan = (config.lan.len() == 1).then_some(LanId(0));
-        let weights = config.uplinks.iter().map(|uplink| uplink.weight).collect();
-        let snapshot = Snapshot {
+        let weights = config.weights_by_number();
+        let mut snapshot = Snapshot {
             choices: Arc::new(Choices::new(NAMES)),
             ..Snapshot::where_all_works(Arc::clone(&config.rules), Arc::clone(&config.geo), weights)
         };
+        snapshot.board.costs = config.costs();
         Judge { engine: Engine::new(1), snapshot, lan }
     }
 

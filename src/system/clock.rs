@@ -4,6 +4,7 @@ use jiff::{Timestamp, Zoned};
 use nix::time::{ClockId, clock_gettime};
 
 use crate::engine::flow::LocalTime;
+use crate::engine::uplink::quota::Day;
 
 /// Milliseconds since some moment in the past; never goes back, and stands still while the machine sleeps.
 ///
@@ -28,6 +29,20 @@ pub fn wall_seconds() -> u64 {
 #[must_use]
 pub fn local_time() -> LocalTime {
     to_the_minute(&Zoned::now())
+}
+
+/// The day in the system's time zone. Costs microseconds as well.
+#[must_use]
+pub fn today() -> Day {
+    let now = Zoned::now();
+    // Months are 1 to 12, days 1 to 31.
+    Day { year: now.year(), month: now.month().unsigned_abs(), day: now.day().unsigned_abs() }
+}
+
+/// Another one each time that the machine is started (random(4)); empty where the kernel does not tell.
+#[must_use]
+pub fn boot() -> String {
+    std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned()
 }
 
 /// Seconds that local time is ahead of UTC now.

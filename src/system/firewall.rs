@@ -162,7 +162,7 @@ impl Installed {
 
     /// The steps from here back to an earlier state, after a failure half-way.
     #[must_use]
-    pub fn back_to(&self, before: &Installed) -> Vec<Step> {
+    fn back_to(&self, before: &Installed) -> Vec<Step> {
         match (self, before) {
             (Installed::Iptables(flavour, now), Installed::Iptables(_, before)) => {
                 iptables::back(before, *flavour, now)
@@ -232,15 +232,45 @@ fn our_sets() -> Result<BTreeSet<String>, Error> {
     Ok(sets.lines().filter(|set| set.starts_with(iptables::PREFIX)).map(String::from).collect())
 }
 
-/// Takes our sets away, when no rule uses them any more. The kernel frees the
-/// rules of iptables-nft some time after it has taken them out.
+/// Takes the sets of former uplinks away. One that the kernel holds for too long, for rules that it
+/// has taken out and not freed yet, goes another time: it costs a little memory, and nothing else.
+pub fn remove_stale_sets(firewall: &Firewall, backend: Backend) {
+    if backend != Backend::Nft
+        && let Err(error) = remove_sets_but(&iptables::set_names(firewall))
+    {
+        tracing::debug!("sets of former uplinks are still there: {error}");
+    }
+}
+
+/// Takes us from here back to an earlier state, after a failure half-way.
+///
+/// # Errors
+/// The failed step's program and complaint.
+pub fn go_back(now: &Installed, before: &Installed) -> Result<(), Error> {
+    run_all(&now.back_to(before))?;
+    match before {
+        Installed::Nft(_) => Ok(()),
+        Installed::Iptables(_, before) => remove_sets_but(&before.sets),
+    }
+}
+
+fn remove_sets_but(wanted: &BTreeSet<String>) -> Result<(), Error> {
+    remove_unused(|| our_sets().map(|sets| sets.difference(wanted).cloned().collect()))
+}
+
+/// Takes our sets away, when no rule uses them any more.
 ///
 /// # Errors
 /// When a set is still in use for too long.
 pub fn remove_sets() -> Result<(), Error> {
+    remove_unused(our_sets)
+}
+
+/// The kernel frees the rules of iptables-nft some time after it has taken them out.
+fn remove_unused(sets: impl Fn() -> Result<BTreeSet<String>, Error>) -> Result<(), Error> {
     let deadline = Instant::now() + FREEING;
     loop {
-        let Some(step) = iptables::destroy_sets(&our_sets()?) else { return Ok(()) };
+        let Some(step) = iptables::destroy_sets(&sets()?) else { return Ok(()) };
         match run(&step) {
             Err(_) if Instant::now() < deadline => thread::sleep(Duration::from_millis(20)),
             result => return result,

@@ -13,7 +13,7 @@ use nix::sys::socket::{self, MsgFlags, NetlinkAddr};
 
 use super::attributes::{NESTED, put};
 use super::firewall::Backend;
-use super::netfilter;
+use super::sockets::{self, SockProtocol};
 use crate::engine::gate::OPEN_FOR;
 use crate::engine::packet::Family;
 use crate::plan::firewall::iptables::gate_set;
@@ -77,7 +77,7 @@ impl Gate {
     /// # Errors
     /// When no socket is to be had.
     pub fn new(backend: Backend) -> io::Result<Self> {
-        let socket = netfilter::open(0, PATIENCE)?;
+        let socket = sockets::open(SockProtocol::NetlinkNetFilter, 0, PATIENCE)?;
         Ok(Self { socket, backend, sequence: 0 })
     }
 

@@ -299,6 +299,7 @@ lease {
             index,
             name: name.to_owned(),
             up: true,
+            enabled: true,
             mtu: 1500,
             point_to_point: false,
             hardware: None,

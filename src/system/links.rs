@@ -155,6 +155,7 @@ fn link(answer: &RouteNetlinkMessage) -> Option<Link> {
         index: message.header.index,
         name,
         up: flags.contains(LinkFlags::Up | LinkFlags::LowerUp),
+        enabled: flags.contains(LinkFlags::Up),
         mtu: mtu.unwrap_or_default(),
         point_to_point: flags.contains(LinkFlags::Pointopoint),
         hardware: hardware(message),

@@ -1,9 +1,9 @@
 //! What must be known to undo set-up, kept where a restart, a crash's survivor
 //! or `wansplit down` finds it: a file in a directory of `/run`, which a power
 //! cut empties together with the kernel's state that it describes. Beside it lies what was
-//! learned, for the next run.
+//! learned, for the next run. What lines have carried this month must outlive a power cut; it lies in `/var/lib`.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
@@ -14,7 +14,7 @@ use nix::unistd::geteuid;
 use serde::{Deserialize, Serialize};
 
 use super::firewall::Backend;
-use crate::engine::uplink::Avoided;
+use crate::engine::uplink::{Avoided, ByHand, UplinkId, UplinkSet};
 
 /// What is kept over restarts may be at most so long, in bytes: the directory is in memory.
 pub const MOST_LEARNED: u64 = 16 << 20;
@@ -23,11 +23,17 @@ pub const MOST_LEARNED: u64 = 16 << 20;
 #[derive(Debug, Clone)]
 pub struct RunDirectory {
     path: PathBuf,
+    /// Where the month's bytes are kept.
+    lasting: PathBuf,
 }
 
 /// Names of files in the directory.
 const STATE: &str = "state.json";
 const LEARNED: &str = "learned.json";
+const USAGE: &str = "usage.json";
+
+/// What lines have carried may be at most so long, in bytes: 64 lines have some 20 KB.
+const MOST_USAGE: u64 = 1 << 20;
 
 /// Kept while the daemon lives, so that a second one does not start.
 #[derive(Debug)]
@@ -49,6 +55,15 @@ pub struct State {
     /// The uplinks that probes called down.
     #[serde(default)]
     pub avoided: Avoided,
+    /// The uplinks whose quotas are used up.
+    #[serde(default)]
+    pub used_up: UplinkSet,
+    /// What people said of uplinks.
+    #[serde(default)]
+    pub by_hand: ByHand,
+    /// The numbers of the uplinks, by their devices: running flows are marked with them.
+    #[serde(default)]
+    pub numbers: BTreeMap<String, UplinkId>,
     /// Fingerprint of the firewall that was asked for.
     pub asked: u64,
     /// Fingerprint of the firewall as it was read back.
@@ -69,14 +84,15 @@ pub struct SavedSetting {
 impl RunDirectory {
     /// The directory given, or the usual one of the calling thread's network
     /// namespace: `/run/wansplit`, and below it `net-INODE` in any namespace but the first process's.
+    /// In the usual one of the first process the month's bytes lie apart, so that they outlive the machine's restart;
+    /// other namespaces do not outlive it either.
     #[must_use]
     pub fn new(given: Option<PathBuf>) -> Self {
         let usual = PathBuf::from("/run/wansplit");
-        let path = given.unwrap_or_else(|| match namespace_inode() {
-            Some(inode) => usual.join(format!("net-{inode}")),
-            None => usual,
-        });
-        Self { path }
+        match given.or_else(|| namespace_inode().map(|inode| usual.join(format!("net-{inode}")))) {
+            Some(path) => Self { lasting: path.clone(), path },
+            None => Self { path: usual, lasting: PathBuf::from("/var/lib/wansplit") },
+        }
     }
 
     /// The control socket's path.
@@ -110,7 +126,7 @@ impl RunDirectory {
     /// # Errors
     /// When the file cannot be written.
     pub fn save(&self, state: &State) -> io::Result<()> {
-        self.replace(STATE, 0o644, &serde_json::to_vec_pretty(state)?)
+        replace(&self.path, STATE, 0o644, &serde_json::to_vec_pretty(state)?)
     }
 
     /// What [`RunDirectory::save_learned`] left.
@@ -118,10 +134,7 @@ impl RunDirectory {
     /// # Errors
     /// When there is no such file, it cannot be read, or it is longer than [`MOST_LEARNED`].
     pub fn load_learned(&self) -> io::Result<Vec<u8>> {
-        let mut bytes = Vec::new();
-        fs::File::open(self.path.join(LEARNED))?.take(MOST_LEARNED + 1).read_to_end(&mut bytes)?;
-        heed_length(&bytes)?;
-        Ok(bytes)
+        read(&self.path.join(LEARNED), MOST_LEARNED)
     }
 
     /// Replaces what was learned as a whole. Nobody but root may read it: it tells who asked for what.
@@ -129,15 +142,31 @@ impl RunDirectory {
     /// # Errors
     /// When the file cannot be written, or would be longer than [`MOST_LEARNED`].
     pub fn save_learned(&self, learned: &[u8]) -> io::Result<()> {
-        heed_length(learned)?;
-        self.replace(LEARNED, 0o600, learned)
+        heed_length(learned, MOST_LEARNED)?;
+        replace(&self.path, LEARNED, 0o600, learned)
+    }
+
+    /// What [`RunDirectory::save_usage`] left.
+    ///
+    /// # Errors
+    /// When there is no such file, it cannot be read, or it is too long.
+    pub fn load_usage(&self) -> io::Result<Vec<u8>> {
+        read(&self.lasting.join(USAGE), MOST_USAGE)
+    }
+
+    /// Replaces what lines have carried as a whole.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub fn save_usage(&self, usage: &[u8]) -> io::Result<()> {
+        replace(&self.lasting, USAGE, 0o600, usage)
     }
 
     /// Removes the directory with all that is ours in it.
     pub fn remove(&self) {
-        for name in [STATE, LEARNED] {
+        for name in [STATE, LEARNED, USAGE] {
             let _ = fs::remove_file(self.path.join(name));
-            let _ = fs::remove_file(self.fresh(name));
+            let _ = fs::remove_file(fresh(&self.path, name));
         }
         for name in ["control.sock", "lock"] {
             let _ = fs::remove_file(self.path.join(name));
@@ -147,25 +176,32 @@ impl RunDirectory {
             let _ = fs::remove_dir(parent);
         }
     }
-
-    fn replace(&self, name: &str, mode: u32, bytes: &[u8]) -> io::Result<()> {
-        fs::create_dir_all(&self.path)?;
-        let fresh = self.fresh(name);
-        let mut file =
-            fs::OpenOptions::new().write(true).create(true).truncate(true).mode(mode).open(&fresh)?;
-        file.write_all(bytes)?;
-        file.sync_all()?;
-        fs::rename(fresh, self.path.join(name))
-    }
-
-    /// Where a file is written before it takes the other's place.
-    fn fresh(&self, name: &str) -> PathBuf {
-        self.path.join(format!("{name}.new"))
-    }
 }
 
-fn heed_length(learned: &[u8]) -> io::Result<()> {
-    if learned.len() as u64 > MOST_LEARNED { Err(io::ErrorKind::FileTooLarge.into()) } else { Ok(()) }
+fn read(path: &Path, most: u64) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    fs::File::open(path)?.take(most + 1).read_to_end(&mut bytes)?;
+    heed_length(&bytes, most)?;
+    Ok(bytes)
+}
+
+/// Whoever reads meanwhile, and whoever starts after a power cut, finds all of it or all of what was before.
+fn replace(directory: &Path, name: &str, mode: u32, bytes: &[u8]) -> io::Result<()> {
+    fs::create_dir_all(directory)?;
+    let fresh = fresh(directory, name);
+    let mut file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(mode).open(&fresh)?;
+    file.write_all(bytes)?;
+    file.sync_all()?;
+    fs::rename(fresh, directory.join(name))
+}
+
+/// Where a file is written before it takes the other's place.
+fn fresh(directory: &Path, name: &str) -> PathBuf {
+    directory.join(format!("{name}.new"))
+}
+
+fn heed_length(bytes: &[u8], most: u64) -> io::Result<()> {
+    if bytes.len() as u64 > most { Err(io::ErrorKind::FileTooLarge.into()) } else { Ok(()) }
 }
 
 /// The inode of the calling thread's network namespace, unless it is the first process's too. Only

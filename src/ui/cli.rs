@@ -139,9 +139,55 @@ pub enum Command {
         flows: bool,
     },
 
-    /// Make the running daemon read its rule files again, all or nothing
+    /// Make the running daemon read all its files again, all or nothing
     #[command(after_help = RELOAD_EXAMPLES)]
     Reload,
+
+    /// Print what happens to lines, as it happens
+    #[command(after_help = EVENTS_EXAMPLES)]
+    Events {
+        /// Print JSON, an object a line
+        #[arg(long)]
+        json: bool,
+    },
+
+    /// Send no new flows by a line; those that run on it finish
+    #[command(after_help = DRAIN_EXAMPLES)]
+    Drain {
+        /// The line's name in the configuration
+        uplink: String,
+        /// Also if it is the last line that works
+        #[arg(long)]
+        force: bool,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+
+    /// Send new flows by a drained line again
+    #[command(after_help = UNDRAIN_EXAMPLES)]
+    Undrain {
+        /// The line's name in the configuration
+        uplink: String,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+
+    /// Take a line down by hand, as if it were dead, or up again
+    #[command(after_help = UPLINK_EXAMPLES)]
+    Uplink {
+        /// The line's name in the configuration
+        uplink: String,
+        /// What to do with it
+        action: Direction,
+        /// Also if it is the last line that works
+        #[arg(long)]
+        force: bool,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
 
     /// Tell which line a flow would go by, and why
     #[command(after_help = EXPLAIN_EXAMPLES)]
@@ -174,6 +220,15 @@ pub enum Command {
     /// Try it all in a network made for it, and show which flow went where
     #[command(after_help = LAB_EXAMPLES)]
     Lab(Lab),
+}
+
+/// Where a line is taken by hand.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Direction {
+    /// It counts as dead
+    Down,
+    /// It is used if it works
+    Up,
 }
 
 /// What the lab looks like. Its configuration file is [`Args::config`].
@@ -304,7 +359,7 @@ Examples:
 
 Signals:
   SIGTERM, SIGINT  stop deciding, lose no packet; the kernel goes on balancing
-  SIGHUP           read the rule files again, all or nothing
+  SIGHUP           read all files again, all or nothing
 
 Exit codes: 0 stopped as asked, 1 failed and rolled back, 2 bad configuration";
 
@@ -344,10 +399,51 @@ const RELOAD_EXAMPLES: &str = "\
 Examples:
   wansplit check && wansplit reload     like SIGHUP, but tells how it went
 
-A rule file with an error changes nothing: the rules in force stay.
-Lists and databases that change are taken in without it, within seconds.
+It prints what has changed: uplinks that came or went, and more. Flows whose
+line stays lose no packet. An error in a file, or on the way, changes nothing:
+what is in force stays. Mark bits and the backend change only after
+`wansplit down`. Lists and databases that change are taken in without it.
 
-Exit codes: 0 the new rules are in force, 1 they are not";
+Exit codes: 0 the new configuration is in force, 1 it is not";
+
+const EVENTS_EXAMPLES: &str = "\
+Examples:
+  wansplit events
+  wansplit events --json | jq 'select(.event == \"down\")'
+
+Events: up, down, suspected, drained, unused and address of a line in a family,
+removed; online and offline of a family. Who reads too slowly is told how many
+were left out. A program can be run for each: see [hooks] in the README.
+
+Exit codes: 0 the daemon or the reader has ended, 1 the daemon does not answer";
+
+const DRAIN_EXAMPLES: &str = "\
+Examples:
+  wansplit drain isp1                   before you unplug its modem
+  wansplit status                       `open` counts what still runs on it
+  wansplit undrain isp1
+
+Clients that stick to the line leave it with their next flow. Port forwards
+are still answered by it. If no other line works, it is used all the same.
+Reloads and restarts change nothing of it; `wansplit down` forgets it.
+
+Exit codes: 0 done, 1 refused or the daemon does not answer";
+
+const UNDRAIN_EXAMPLES: &str = "\
+Examples:
+  wansplit undrain isp1                 its modem is back
+
+Exit codes: 0 done, 1 refused or the daemon does not answer";
+
+const UPLINK_EXAMPLES: &str = "\
+Examples:
+  wansplit uplink isp1 down             what happens if it dies?
+  wansplit uplink isp1 up               as the machine and the probes have it
+
+Flows that run on a line that is down are treated as their rule's `live` says.
+It stays so over reloads and restarts, until `up` or `wansplit down`.
+
+Exit codes: 0 done, 1 refused or the daemon does not answer";
 
 const EXPLAIN_EXAMPLES: &str = "\
 Examples:

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use crate::control::message::{
-    Gate, Health, Heard, Holds, Names, Queue, Reason, Recent, Rule, Status, Tally, Uplink, UplinkFamily,
-    Usable,
+    Gate, Health, Heard, Holds, Lane, Names, Queue, Quota, Reason, Recent, Rule, Status, Tally, Uplink,
+    UplinkFamily, Usable,
 };
 
 /// Two lines at 3:1, one of them without IPv4 at the moment.
@@ -96,8 +96,10 @@ pub(super) fn sixteen() -> Status {
 fn first_uplink() -> Uplink {
     Uplink {
         name: "isp1".to_owned(),
+        by_hand: None,
         interface: "eth1".to_owned(),
         weight: 3,
+        by_hand: None,
         ipv4: up("198.51.100.2", "198.51.100.1"),
         ipv6: up("2001:db8:1::2", "fe80::1"),
         mark: "0x1".to_owned(),
@@ -108,6 +110,10 @@ fn first_uplink() -> Uplink {
         bytes_in: 45_600_000_000,
         rate_out: 12_340_000,
         rate_in: 1_200_000_000,
+        down: lane(2_500_000_000, "given", 48, false),
+        up: lane(12_500_000, "measured", 99, true),
+        cost: 0,
+        quota: None,
     }
 }
 
@@ -126,6 +132,9 @@ fn second_uplink() -> Uplink {
         table: 102,
         flows_now: None,
         flows_total: 3_000,
+        down: lane(20_000_000, "seen", 3, false),
+        cost: 10,
+        quota: Some(Quota { bytes: 100_000_000_000, reset_day: 15, used: 101_200_000_000, used_up: true }),
         ..Uplink::default()
     }
 }
@@ -133,8 +142,10 @@ fn second_uplink() -> Uplink {
 fn nth_uplink(n: u64) -> Uplink {
     Uplink {
         name: nth_name(n),
+        by_hand: None,
         interface: format!("enp{n}s0f1np1.{}", 100 + n),
         weight: 255,
+        by_hand: Some("drained".to_owned()),
         ipv4: up("198.51.100.2", "198.51.100.1"),
         ipv6: up("2001:db8:1234:5678:9abc:def0:1234:5678", "fe80::9abc:def0:1234:5678"),
         mark: format!("{:#x}", n << 16),
@@ -145,6 +156,19 @@ fn nth_uplink(n: u64) -> Uplink {
         bytes_in: u64::MAX,
         rate_out: n * 999_499_999,
         rate_in: n * 99_949_999,
+        down: lane(n * 999_499_999, "seen", 100, true),
+        up: lane(n * 999_499_999, "measured", 100, true),
+        cost: 255,
+        quota: Some(Quota { bytes: u64::MAX, reset_day: 31, used: u64::MAX, used_up: true }),
+    }
+}
+
+fn lane(capacity: u64, capacity_is: &str, used_percent: u64, is_full: bool) -> Lane {
+    Lane {
+        capacity: Some(capacity),
+        capacity_is: capacity_is.to_owned(),
+        used_percent: Some(used_percent),
+        is_full: Some(is_full),
     }
 }
 

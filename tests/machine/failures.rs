@@ -97,6 +97,60 @@ fn fails_at_each_call(router: &mut Router) -> usize {
 }
 
 #[test]
+fn whichever_call_fails_at_a_reload_the_configuration_before_stays() {
+    for backend in backends() {
+        let mut router = Router::new(&backend, &[1, 1, 1]);
+        let (three, two) = (router.configuration(), without_the_second_line(&router));
+        router.configure(&two);
+        let saboteur = router.files.path().join("saboteur");
+        router.launch_as(sabotaged(&router, &saboteur));
+        assert_eq!(router.wait_for_start(), None);
+        for (from, to) in [(&two, &three), (&three, &two)] {
+            let calls = fails_at_each_call_of_a_reload(&router, &saboteur, from, to);
+            assert!(calls > 3, "{backend}: only {calls} calls");
+        }
+        router.stop();
+    }
+}
+
+fn without_the_second_line(router: &Router) -> String {
+    let text = router.configuration();
+    let parts: Vec<&str> = text.split("\n[[uplink]]\n").collect();
+    [parts[0], parts[1], &parts[3].replace("weight = 1", "weight = 7")].join("\n[[uplink]]\n")
+}
+
+/// How many failed until the reload from one configuration to the next had no more calls.
+fn fails_at_each_call_of_a_reload(router: &Router, saboteur: &Path, from: &str, to: &str) -> usize {
+    let counter = router.files.path().join("calls");
+    let sabotage =
+        |call| write_wrappers(saboteur, &counter, &CHANGING, call, "echo 'made to fail' >&2; exit 1");
+    let reload = |file| {
+        router.configure(file);
+        router.wansplit(&["reload"])
+    };
+    for call in 1.. {
+        sabotage(0);
+        reload(from).unwrap();
+        let before = dump(router);
+        sabotage(call);
+        let outcome = reload(to);
+        let calls: usize = fs::read_to_string(&counter).unwrap().trim().parse().unwrap();
+        sabotage(0);
+        match outcome {
+            Ok(_) if calls < call => return call - 1,
+            // A look at the machine in between met the failure, or one that does not matter did.
+            Ok(_) => {}
+            Err(error) => {
+                assert!(error.contains("made to fail"), "call {call}: {error}");
+                let changes = before.changes_to(&dump(router));
+                assert_eq!(changes, [""; 0], "call {call}: {error}\n{}", router.said());
+            }
+        }
+    }
+    unreachable!("the loop has no end of its own")
+}
+
+#[test]
 fn whenever_set_up_is_killed_down_finds_all_of_it() {
     for backend in backends() {
         let mut router = Router::new(&backend, &[1, 1]);
@@ -127,7 +181,7 @@ fn sabotaged(router: &Router, saboteur: &Path) -> Command {
     command
 }
 
-/// Programs that fail at one call of all and are themselves at the others.
+/// Programs that fail at one call of all, at none if it is 0, and are themselves at the others.
 fn write_wrappers(directory: &Path, counter: &Path, programs: &[&str], failing: usize, instead: &str) {
     fs::create_dir_all(directory).unwrap();
     fs::write(counter, "0").unwrap();
@@ -136,12 +190,13 @@ fn write_wrappers(directory: &Path, counter: &Path, programs: &[&str], failing: 
         let counter = counter.display();
         let script = format!(
             "#!/bin/sh\nread calls <{counter}\necho $((calls + 1)) >{counter}\n\
-             if [ $calls -eq {} ]; then {instead}; fi\nexec {real} \"$@\"\n",
-            failing - 1,
+             if [ $calls -eq $(({failing} - 1)) ]; then {instead}; fi\nexec {real} \"$@\"\n",
         );
-        let path = directory.join(program);
-        fs::write(&path, script).unwrap();
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+        // A daemon that runs may be about to call it.
+        let fresh = directory.join("fresh");
+        fs::write(&fresh, script).unwrap();
+        fs::set_permissions(&fresh, fs::Permissions::from_mode(0o755)).unwrap();
+        fs::rename(&fresh, directory.join(program)).unwrap();
     }
 }
 

@@ -1,5 +1,7 @@
 //! Everything of a machine that set-up could touch, as text to compare.
 
+#![allow(dead_code, reason = "each test program uses its own part of this")]
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;

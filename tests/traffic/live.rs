@@ -13,7 +13,7 @@ use wansplit::lab::host::Host;
 use wansplit::lab::network::Network;
 
 /// How long something that must happen is waited for: far longer than it takes.
-const PATIENCE: Duration = Duration::from_secs(20);
+pub const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A port for each answer to what becomes of running flows.
 const KEEP: u16 = 1001;
@@ -113,7 +113,7 @@ fn addresses_change(backend: &str) {
 }
 
 /// The place of the line that has this address.
-fn line_of(network: &Network, address: IpAddr) -> usize {
+pub fn line_of(network: &Network, address: IpAddr) -> usize {
     network.lines.iter().position(|line| line.sources.contains(address)).expect("an address of a line")
 }
 
@@ -133,10 +133,10 @@ impl Running {
 }
 
 /// A connection whose client says nothing.
-struct Idle(TcpStream);
+pub struct Idle(TcpStream);
 
 impl Idle {
-    fn open(host: &Host, to: SocketAddr) -> Idle {
+    pub fn open(host: &Host, to: SocketAddr) -> Idle {
         let stream = host.enter(|| TcpStream::connect_timeout(&to, PATIENCE)).unwrap().unwrap();
         let mut idle = Idle(stream);
         idle.0.set_read_timeout(Some(PATIENCE)).unwrap();
@@ -145,7 +145,7 @@ impl Idle {
         idle
     }
 
-    fn is_reset(&mut self, within: Duration) -> bool {
+    pub fn is_reset(&mut self, within: Duration) -> bool {
         self.0.set_read_timeout(Some(within)).unwrap();
         match self.0.read(&mut [0; 256]) {
             Err(error) if error.kind() == ErrorKind::ConnectionReset => true,
@@ -154,17 +154,17 @@ impl Idle {
         }
     }
 
-    fn answers(&mut self) -> bool {
+    pub fn answers(&mut self) -> bool {
         self.0.set_read_timeout(Some(PATIENCE)).unwrap();
         self.0.write_all(b"still there?").is_ok() && self.0.read(&mut [0; 256]).is_ok_and(|length| length > 0)
     }
 }
 
 /// A datagram every 20 ms from one socket, as in a call.
-struct Call(UdpSocket);
+pub struct Call(UdpSocket);
 
 impl Call {
-    fn begin(host: &Host, to: SocketAddr) -> Call {
+    pub fn begin(host: &Host, to: SocketAddr) -> Call {
         let any: IpAddr = if to.is_ipv4() { [0; 4].into() } else { [0u16; 8].into() };
         let socket = host.enter(|| UdpSocket::bind(SocketAddr::new(any, 0))).unwrap().unwrap();
         socket.connect(to).unwrap();
@@ -173,7 +173,7 @@ impl Call {
     }
 
     /// Goes on for half a second: the address that the server saw last, if it was heard at the end.
-    fn heard_from(&self) -> Option<SocketAddr> {
+    pub fn heard_from(&self) -> Option<SocketAddr> {
         let mut heard = None;
         for _ in 0..25 {
             // While there is no way, the kernel says so here.

@@ -33,6 +33,18 @@ pub(super) fn give_back(adopted: &[Flow], config: &Config) -> Result<()> {
     Ok(())
 }
 
+/// Ends the connections that have one of these values in the mark's bits.
+pub(super) fn end(mask: u32, values: &[u32]) -> Result<()> {
+    if values.is_empty() {
+        return Ok(());
+    }
+    let mut conntrack = Conntrack::open()?;
+    for &value in values {
+        conntrack.delete_marked(Mark::new(value, mask)).context("cannot end the flows of a former uplink")?;
+    }
+    Ok(())
+}
+
 /// Takes our bits off all connections.
 pub(super) fn forget_flows(mask: u32) -> Result<()> {
     let mut conntrack = Conntrack::open()?;

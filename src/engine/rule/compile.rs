@@ -22,6 +22,7 @@ pub struct RuleSet {
     asks_for_contents: bool,
     asks_for_names: bool,
     asks_for_places: bool,
+    looks_at_lines: bool,
 }
 
 /// The part of a rule set that answers which rule matches.
@@ -51,6 +52,7 @@ impl RuleSet {
             asks_for_contents: rules.iter().any(Rule::asks_for_contents),
             asks_for_names: rules.iter().any(Rule::asks_for_names),
             asks_for_places: rules.iter().any(Rule::asks_for_places),
+            looks_at_lines: rules.iter().any(|rule| rule.choice.policy.looks_at_lines()),
             rules,
         }
     }
@@ -85,6 +87,12 @@ impl RuleSet {
     #[must_use]
     pub fn asks_for_places(&self) -> bool {
         self.asks_for_places
+    }
+
+    /// Whether any rule's policy looks at how full or how good the lines are.
+    #[must_use]
+    pub fn looks_at_lines(&self) -> bool {
+        self.looks_at_lines
     }
 
     /// The rules as they were given.

@@ -15,6 +15,7 @@ use crate::engine::packet::Family;
 use crate::engine::sniff::App;
 use crate::engine::sticky::{Sticky, StickyBy};
 use crate::engine::uplink::UplinkId;
+use crate::engine::uplink::load::Direction;
 
 /// The longest `hold` of a rule: a second, after which most clients repeat themselves (RFC 9002, section 6.2.2).
 pub const LONGEST_HOLD: Duration = Duration::from_secs(1);
@@ -231,6 +232,47 @@ pub enum Policy {
     Ordered,
     /// By a hash of parts of the flow; losing an uplink moves only its own flows.
     Hash(HashKey),
+    /// The one that a new flow gets most from in this direction.
+    LeastLoad(Direction),
+    /// The first one that is not used to this limit in this direction.
+    Overflow(Direction, Percent),
+    /// The one that answers quickest, and those about as quick.
+    LowestLatency,
+    /// The one that one can talk over best, and those about as good.
+    BestQuality,
+}
+
+impl Policy {
+    /// The direction that matters to it, if one does.
+    #[must_use]
+    pub fn direction(self) -> Option<Direction> {
+        match self {
+            Policy::LeastLoad(direction) | Policy::Overflow(direction, _) => Some(direction),
+            Policy::RoundRobin
+            | Policy::Ordered
+            | Policy::Hash(_)
+            | Policy::LowestLatency
+            | Policy::BestQuality => None,
+        }
+    }
+
+    /// Whether it looks at how full or how good the lines are.
+    #[must_use]
+    pub fn looks_at_lines(self) -> bool {
+        !matches!(self, Policy::RoundRobin | Policy::Ordered | Policy::Hash(_))
+    }
+}
+
+/// A part of a whole in hundredths, 1 to 100.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Percent(pub u8);
+
+impl Percent {
+    /// That part of a number.
+    #[must_use]
+    pub fn of(self, number: f64) -> f64 {
+        number * f64::from(self.0) / 100.0
+    }
 }
 
 /// The parts of a flow that [`Policy::Hash`] looks at.
@@ -270,7 +312,21 @@ pub enum WhenNone {
     NextRule,
     /// Weighted round-robin over all usable uplinks.
     Any,
-    /// The flow is dropped; holds in the kernel too, when nobody answers the queue, unless the rule
+    /// The flow ends here. Holds in the kernel too, when nobody answers the queue, unless the rule
     /// asks for contents, a country or an autonomous system.
+    Stop(NoLine),
+}
+
+/// What becomes of a flow for which no line is left.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum NoLine {
+    /// It is sent by a line that is called down, and its client may try again.
+    #[default]
+    Keep,
+    /// Its client is told: a TCP connection is reset, any other flow gets "administratively prohibited"
+    /// (ICMP type 3 code 13, RFC 1812, 5.2.7.1; ICMPv6 type 1 code 1, RFC 4443, 3.1), which programs hear of. "Network unreachable" the
+    /// most of them do not: systems take it for something that will pass (RFC 1122, 4.2.3.9).
+    Reject,
+    /// Its packets go nowhere. The kernel alone rejects them.
     Drop,
 }

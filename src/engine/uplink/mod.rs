@@ -1,19 +1,28 @@
 //! The lines to choose from: [`UplinkId`], sets of them, who is usable now
-//! ([`Board`]) and why ([`health`], [`silence`]), and how one is picked ([`pick`]).
+//! ([`Board`]) and why ([`health`], [`silence`]), how full they are ([`load`]), what they cost ([`cost`], [`quota`]),
+//! how one is picked ([`pick`]), and what spares one that has just come back ([`Filling`]).
 
+mod begun;
 mod board;
+pub mod cost;
+mod filling;
 pub mod health;
+pub mod load;
 pub mod pick;
+pub mod quota;
 pub mod silence;
 mod turns;
 
-pub use board::{Avoided, Board};
+pub use begun::Begun;
+pub use board::{Avoided, Board, ByHand, Order};
+pub use filling::Filling;
 pub use turns::Turns;
 
 /// Most uplinks one configuration may have: a [`UplinkSet`] is one machine word.
 pub const MAX_UPLINKS: usize = 64;
 
-/// Number of an uplink: its place in the configuration, counted from 0.
+/// Number of an uplink, from 0: its place in the first configuration that had its device. It stays
+/// when others come and go, because running flows are marked with it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
 #[serde(transparent)]
 pub struct UplinkId(pub u8);
@@ -39,13 +48,37 @@ impl UplinkSet {
         UplinkSet(self.0 | bit(uplink))
     }
 
+    /// The set with `uplink` taken away.
+    #[must_use]
+    pub fn without(self, uplink: UplinkId) -> Self {
+        UplinkSet(self.0 & !bit(uplink))
+    }
+
+    /// The set without those of another.
+    #[must_use]
+    pub fn minus(self, others: UplinkSet) -> Self {
+        UplinkSet(self.0 & !others.0)
+    }
+
+    /// The uplinks that are in one of the two.
+    #[must_use]
+    pub fn union(self, other: UplinkSet) -> Self {
+        UplinkSet(self.0 | other.0)
+    }
+
     /// Whether no uplink is in the set.
     #[must_use]
     pub fn is_empty(self) -> bool {
         self.0 == 0
     }
 
-    /// The uplinks in the set, in the configuration's order.
+    /// How many they are.
+    #[must_use]
+    pub fn len(self) -> u32 {
+        self.0.count_ones()
+    }
+
+    /// The uplinks in the set, in the order of their numbers.
     pub fn iter(self) -> impl Iterator<Item = UplinkId> {
         (0..MAX_UPLINKS as u8).map(UplinkId).filter(move |&uplink| self.contains(uplink))
     }

@@ -1,5 +1,5 @@
-//! Rules with `none = "drop"` hold in the kernel too: a dead, flooded or
-//! limited daemon never lets such a flow out by a line it must not use.
+//! Rules whose flows end where they have no line hold in the kernel too (`none` is "keep", "reject" or "drop"): a
+//! dead, flooded or limited daemon never lets such a flow out by a line it must not use.
 //!
 //! Rules that ask what a client sends, or where addresses belong, are not among them: the kernel cannot
 //! tell. To it they are rules that do not match, and such a condition under `not` is one that does not hold.
@@ -16,10 +16,10 @@ use std::ops::RangeInclusive;
 use ipnet::IpNet;
 
 use super::model::{Action, Chain, Match, Rule, rule, rule_for};
-use super::{spread, usable};
+use super::{refused, spread, usable};
 use crate::config::Config;
 use crate::engine::packet::{Family, PROTOCOLS_WITH_PORTS};
-use crate::engine::rule::model::{self, IcmpType, Matchers, Policy, TimeSpan, WhenNone};
+use crate::engine::rule::model::{self, IcmpType, Matchers, NoLine, Policy, TimeSpan, WhenNone};
 use crate::plan::lines::Line;
 
 /// The chain that tries the rules in order.
@@ -31,10 +31,11 @@ const MINUTES_PER_WEEK: i32 = 7 * MINUTES_PER_DAY;
 /// One of several ways to satisfy a key: conditions, and the family they imply.
 type Alternative = (Option<Family>, Vec<Match>);
 
-/// The chains of all rules that the kernel must know; none if no rule drops.
+/// The chains of all rules that the kernel must know; none if no rule ends flows.
 pub fn chains(config: &Config, lines: &[Line], utc_offset: i32) -> Vec<Chain> {
     let is_known = |rule: &model::Rule| !rule.matches.ask_beyond_the_kernel();
-    let last = config.rules.iter().rposition(|rule| rule.none == WhenNone::Drop && is_known(rule));
+    let ends = |rule: &model::Rule| matches!(rule.none, WhenNone::Stop(_));
+    let last = config.rules.iter().rposition(|rule| ends(rule) && is_known(rule));
     let Some(last) = last else { return Vec::new() };
     let mut chains: Vec<Chain> = config.rules[..=last]
         .iter()
@@ -79,20 +80,20 @@ fn use_uplinks(config: &Config, lines: &[Line], wanted: &model::Rule) -> Vec<Rul
 }
 
 fn use_in(config: &Config, lines: &[Line], wanted: &model::Rule, family: Family) -> Vec<Rule> {
-    let mut candidates = usable(lines, family, &wanted.choice.uplinks);
+    let mut candidates = usable(lines, family, wanted.none, &wanted.choice.uplinks);
     if wanted.choice.policy == Policy::Ordered {
         candidates.truncate(1);
     }
     match (candidates.as_slice(), wanted.none) {
-        ([], WhenNone::Drop) => nowhere(config, wanted, family),
+        ([], WhenNone::Stop(NoLine::Keep)) => nowhere(config, wanted, family),
+        ([], WhenNone::Stop(NoLine::Reject | NoLine::Drop)) => vec![refused(config, family)],
         ([], WhenNone::Any) => vec![rule_for(family, [], Action::Goto("spread".into()))],
         ([], WhenNone::NextRule) => Vec::new(),
         _ => spread(config, family, &candidates),
     }
 }
 
-/// The mark of an uplink that has no way: routing refuses what bears it, and the
-/// sender is told. (iptables' nat table, where flows are settled, takes no drop.)
+/// The mark of an uplink that has no way: routing refuses what bears it, and the sender is told.
 fn nowhere(config: &Config, wanted: &model::Rule, family: Family) -> Vec<Rule> {
     let lost = wanted.choice.uplinks.iter().take(1);
     lost.map(|&(uplink, _)| rule_for(family, [], Action::MarkPacket(config.marks.value(uplink)))).collect()

@@ -414,6 +414,16 @@ const STAY_MOST: u32 = 4_194_304;
 /// bucket, of twelve, takes no more. With this many, three in ten thousand of a full set overflow.
 const NOTES_HASH: u32 = 16_384;
 
+/// The names of all sets that these rules use.
+#[must_use]
+pub fn set_names(firewall: &Firewall) -> BTreeSet<String> {
+    let of = |family: Family| {
+        let sent = firewall.marks.uplinks().map(move |uplink| sent_set(family, uplink));
+        sent.chain([gate_set(family), early_set(family), stay_set(family)])
+    };
+    Family::BOTH.into_iter().flat_map(of).collect()
+}
+
 /// Creates the sets and refills the one of destinations that stay.
 fn sets(firewall: &Firewall) -> Step {
     let mut lines = Vec::new();
@@ -527,6 +537,13 @@ fn matching(firewall: &Firewall, condition: &Match, family: Family) -> String {
     }
 }
 
+fn prohibited(family: Family) -> &'static str {
+    match family {
+        Family::V4 => "icmp-admin-prohibited",
+        Family::V6 => "icmp6-adm-prohibited",
+    }
+}
+
 fn icmp_module(family: Family) -> &'static str {
     match family {
         Family::V4 => "icmp",
@@ -592,6 +609,7 @@ fn acting(firewall: &Firewall, action: &Action, family: Family) -> String {
         Action::Return => "-j RETURN".into(),
         Action::Drop => "-j DROP".into(),
         Action::Reset => "-j REJECT --reject-with tcp-reset".into(),
+        Action::Prohibit => format!("-j REJECT --reject-with {}", prohibited(family)),
         Action::NoTrack => "-j CT --notrack".into(),
         Action::Queue { first, count: 1 } => format!("-j NFQUEUE --queue-num {first} --queue-bypass"),
         Action::Queue { first, count } => {

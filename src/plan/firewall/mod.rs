@@ -25,10 +25,11 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use self::model::{Action, Chain, Firewall, Hook, Match, Rule, State, rule, rule_for};
-use super::lines::Line;
+use super::lines::{Line, candidates};
 use super::observed::Observed;
 use crate::config::{Config, Forward, Gateway, Guard, Mss, RouterTraffic, Source, Uplink};
 use crate::engine::packet::Family;
+use crate::engine::rule::model::{NoLine, WhenNone};
 use crate::engine::uplink::UplinkId;
 
 /// IP protocol numbers (IANA).
@@ -51,9 +52,10 @@ pub fn firewall(config: &Config, lines: &[Line], observed: &Observed, queues: u1
     chains.extend(forward(config, lines));
     chains.push(refuse(config));
     chains.push(untracked(config));
-    chains.push(pin(config, lines, queues));
+    chains.push(pin(config, lines));
     chains.push(source(config, lines, observed));
-    chains.retain(|chain| !chain.rules.is_empty());
+    // Chains without a hook are jumped to, also those that have nothing to say now.
+    chains.retain(|chain| chain.hook.is_none() || !chain.rules.is_empty());
     Firewall {
         marks: config.marks.clone(),
         stay: stay(config, observed),
@@ -92,14 +94,14 @@ fn helpers(config: &Config) -> Chain {
     Chain { name: "helpers".into(), hook: Some(Hook::Helpers), rules: rules.collect() }
 }
 
-/// The kernel's own choice: what rules with `none = "drop"` demand, else weighted by the flow's hash.
+/// The kernel's own choice: what rules demand that let no other line do, else weighted by the flow's hash.
 fn choose(config: &Config, lines: &[Line], observed: &Observed) -> Vec<Chain> {
     let mut chains = drops::chains(config, lines, observed.utc_offset);
     let weighted: Vec<(UplinkId, u8)> =
         config.uplinks.iter().map(|uplink| (uplink.id, uplink.weight)).collect();
     let all = Family::BOTH
         .into_iter()
-        .flat_map(|family| spread(config, family, &usable(lines, family, &weighted)))
+        .flat_map(|family| spread_or_refuse(config, lines, family, &weighted))
         .collect();
     chains.push(Chain { name: "spread".into(), hook: None, rules: all });
     let mut rules = Vec::new();
@@ -111,9 +113,29 @@ fn choose(config: &Config, lines: &[Line], observed: &Observed) -> Vec<Chain> {
     chains
 }
 
-/// Those of the uplinks that new flows may use in this family.
-fn usable(lines: &[Line], family: Family, uplinks: &[(UplinkId, u8)]) -> Vec<(UplinkId, u8)> {
-    uplinks.iter().copied().filter(|(id, _)| lines[usize::from(id.0)].is_usable(family)).collect()
+/// Those of the uplinks that new flows may get in this family.
+fn usable(lines: &[Line], family: Family, none: WhenNone, uplinks: &[(UplinkId, u8)]) -> Vec<(UplinkId, u8)> {
+    let candidates = candidates(lines, family, none, uplinks.iter().map(|&(id, _)| id));
+    uplinks.iter().copied().filter(|&(id, _)| candidates.contains(id)).collect()
+}
+
+/// Where no uplink is usable, flows are left to routing, or refused.
+fn spread_or_refuse(
+    config: &Config,
+    lines: &[Line],
+    family: Family,
+    uplinks: &[(UplinkId, u8)],
+) -> Vec<Rule> {
+    match usable(lines, family, WhenNone::NextRule, uplinks).as_slice() {
+        [] if config.none != NoLine::Keep => vec![refused(config, family)],
+        usable => spread(config, family, usable),
+    }
+}
+
+/// The mark of what is refused, when it has come to where packets can be. (iptables' nat table, where
+/// flows are settled, takes no drop.)
+fn refused(config: &Config, family: Family) -> Rule {
+    rule_for(family, [], Action::MarkPacket(config.marks.refused))
 }
 
 /// Marks for a weighted choice among uplinks by the flow's hash.
@@ -143,7 +165,7 @@ fn decide(config: &Config, lines: &[Line], queues: u16) -> Vec<Chain> {
         }
     }));
     if config.asks_for_names() {
-        chains.push(watched(config, queues));
+        chains.push(watched(config));
     }
     chains.push(Chain { name: "lan".into(), hook: None, rules: lan(config, lines, queues) });
     let from_lan = config.lan.iter().map(|lan| rule([Match::In(lan.clone())], Action::Goto("lan".into())));
@@ -165,12 +187,12 @@ fn adopt(uplink: UplinkId) -> String {
 
 /// A packet of a TCP connection whose client is listened to: it goes the connection's way, and by
 /// user space.
-fn watched(config: &Config, queues: u16) -> Chain {
+fn watched(config: &Config) -> Chain {
     let marked = config.uplinks.iter().map(|uplink| {
         let value = config.marks.value(uplink.id);
         rule([Match::ConnectionUplink(value)], Action::MarkPacket(value))
     });
-    let heard = rule([], Action::Queue { first: config.queue.of_watch(queues), count: 1 });
+    let heard = rule([], Action::Queue { first: config.queue.of_watch(), count: 1 });
     Chain { name: "watched".into(), hook: None, rules: marked.chain([heard]).collect() }
 }
 
@@ -320,13 +342,9 @@ fn forward_rules(forward: &Forward, config: &Config, lines: &[Line]) -> Vec<Rule
 
 /// Where a forward listens: its uplinks and, by their addresses, the LAN.
 fn entrances(forward: &Forward, family: Family, config: &Config, lines: &[Line]) -> Vec<Vec<Match>> {
-    let mut entrances: Vec<Vec<Match>> = forward
-        .uplinks
-        .iter()
-        .map(|uplink| {
-            let interface = config.uplinks[usize::from(uplink.0)].interface.clone();
-            vec![Match::In(interface), Match::DestinationIsLocal]
-        })
+    let listening = config.uplinks.iter().filter(|uplink| forward.uplinks.contains(uplink.id));
+    let mut entrances: Vec<Vec<Match>> = listening
+        .map(|uplink| vec![Match::In(uplink.interface.clone()), Match::DestinationIsLocal])
         .collect();
     if forward.hairpin {
         for lan in &config.lan {
@@ -421,8 +439,8 @@ fn listening(config: &Config) -> impl Iterator<Item = [Match; 3]> {
     lans.map(|lan| [Match::In(lan.clone()), Match::TcpMidstream, Match::Watched(true)])
 }
 
-/// A connection that turned out to be on the wrong line, where its rule asks for that, and
-/// a TCP connection that is new to us in its middle: that one had another line, or was forgotten: it would
+/// What has no line, where that is to be refused; a connection that turned out to be on the wrong line,
+/// where its rule asks for that; and a TCP connection that is new to us in its middle: that one had another line, or was forgotten: it would
 /// leave with another source than its server knows. Its client hears so at once.
 fn refuse(config: &Config) -> Chain {
     let rules = translated(config).flat_map(|(uplink, family)| {
@@ -441,7 +459,17 @@ fn refuse(config: &Config) -> Chain {
         let refused = [over.as_slice(), &[Match::Decided(true)]].concat();
         rule(refused, Action::Reset)
     });
-    Chain { name: "refuse".into(), hook: Some(Hook::Refuse), rules: wrong.chain(rules).collect() }
+    let rules = without_line(config).chain(wrong).chain(rules).collect();
+    Chain { name: "refuse".into(), hook: Some(Hook::Refuse), rules }
+}
+
+fn without_line(config: &Config) -> impl Iterator<Item = Rule> {
+    let lans = config.lan.iter().filter(|_| config.refuses());
+    lans.flat_map(|lan| {
+        let refused = [Match::In(lan.clone()), Match::PacketUplink(config.marks.refused)];
+        let tcp = [refused.as_slice(), &[Match::Protocol(TCP)]].concat();
+        [rule(tcp, Action::Reset), rule(refused, Action::Prohibit)]
+    })
 }
 
 /// What we send to hosts of the LAN in the name of servers that they talk to is no
@@ -500,9 +528,14 @@ fn used(config: &Config) -> impl Iterator<Item = (&Uplink, Family)> {
         .filter(|(uplink, family)| *uplink.gateway(*family) != Gateway::Unused)
 }
 
-/// Postrouting: what NAT cannot mend does not leave, every flow without uplink bits belongs to the
+/// Postrouting: what is refused or cannot be mended by NAT does not leave, every flow without uplink bits belongs to the
 /// uplink it actually leaves by, and DNS answers teach names before their clients see them.
-fn pin(config: &Config, lines: &[Line], queues: u16) -> Chain {
+fn pin(config: &Config, lines: &[Line]) -> Chain {
+    // Where somebody has emptied the chain that refuses.
+    let refused = config.uplinks.iter().filter(|_| config.refuses()).map(|uplink| {
+        let refused = Match::PacketUplink(config.marks.refused);
+        rule([Match::Out(uplink.interface.clone()), refused], Action::Drop)
+    });
     let strays = translated(config).flat_map(|(uplink, family)| strays(uplink, family, lines));
     let pinned = config.uplinks.iter().map(|uplink| {
         let unknown = [Match::Out(uplink.interface.clone()), Match::ConnectionHasUplink(false)];
@@ -511,9 +544,10 @@ fn pin(config: &Config, lines: &[Line], queues: u16) -> Chain {
     let asking = config.lan.iter().filter(|_| config.asks_for_names());
     let answers = asking.map(|lan| {
         let answer = [Match::Out(lan.clone()), Match::SourcePort(UDP, DNS..=DNS), Match::GateIsOpen];
-        rule(answer, Action::Queue { first: config.queue.of_names(queues), count: 1 })
+        rule(answer, Action::Queue { first: config.queue.of_names(), count: 1 })
     });
-    Chain { name: "pin".into(), hook: Some(Hook::Pin), rules: strays.chain(pinned).chain(answers).collect() }
+    let rules = refused.chain(strays).chain(pinned).chain(answers).collect();
+    Chain { name: "pin".into(), hook: Some(Hook::Pin), rules }
 }
 
 /// A packet of no connection is not translated: late words of a closed one, the router's own too.

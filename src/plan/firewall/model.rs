@@ -95,7 +95,7 @@ pub enum Match {
     OriginalDestination(IpAddr),
     /// Answers of the connection are sent to this address (its translated source).
     ReplyDestination(IpAddr),
-    /// The packet's uplink bits are empty, or not.
+    /// The packet's uplink bits are empty, or not: those of what is refused are not.
     PacketHasUplink(bool),
     /// The packet's uplink bits are these.
     PacketUplink(u32),
@@ -200,6 +200,8 @@ pub enum Action {
     Drop,
     /// The packet is dropped, and the sender of a TCP segment gets a reset.
     Reset,
+    /// The packet is dropped, and its sender gets "administratively prohibited".
+    Prohibit,
     /// The packet is not tracked.
     NoTrack,
     /// To user space, to one of `count` queues from `first` on; past it where nobody listens.

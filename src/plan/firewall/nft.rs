@@ -256,14 +256,14 @@ fn place(chain: &Chain) -> &str {
 /// nft cannot copy some bits of one mark into another with a value it does not
 /// know beforehand, so each uplink has two chains with its constant.
 fn mark_chains(firewall: &Firewall) -> Vec<(String, String)> {
-    let values = firewall.marks.values.iter().enumerate();
-    values
-        .flat_map(|(place, &value)| {
-            let restore = set_bits("meta mark", firewall.marks.ours(), value);
-            let save = set_bits("ct mark", firewall.marks.mask, value);
-            [(format!("restore-{}", place + 1), restore), (format!("save-{}", place + 1), save)]
-        })
-        .collect()
+    let marks = &firewall.marks;
+    let chains = marks.uplinks().flat_map(|uplink| {
+        let (number, value) = (uplink.0 + 1, marks.value(uplink));
+        let restore = set_bits("meta mark", marks.ours(), value);
+        let save = set_bits("ct mark", marks.mask, value);
+        [(format!("restore-{number}"), restore), (format!("save-{number}"), save)]
+    });
+    chains.collect()
 }
 
 fn set_bits(mark: &str, mask: u32, value: u32) -> String {
@@ -272,10 +272,10 @@ fn set_bits(mark: &str, mask: u32, value: u32) -> String {
 
 /// A map from every uplink's value to its chain.
 fn by_uplink(firewall: &Firewall, mark: &str, verb: &str, chain: &str) -> String {
-    let values = firewall.marks.values.iter().enumerate();
-    let entries: Vec<String> =
-        values.map(|(place, value)| format!("{value:#x} : {verb} {chain}-{}", place + 1)).collect();
-    format!("{mark} & {:#x} vmap {{ {} }}", firewall.marks.mask, entries.join(", "))
+    let marks = &firewall.marks;
+    let entry = |uplink| format!("{:#x} : {verb} {chain}-{}", marks.value(uplink), uplink.0 + 1);
+    let entries: Vec<String> = marks.uplinks().map(entry).collect();
+    format!("{mark} & {:#x} vmap {{ {} }}", marks.mask, entries.join(", "))
 }
 
 /// One rule may need several lines: nft's sets and header fields belong to one
@@ -471,6 +471,7 @@ fn acting(firewall: &Firewall, action: &Action, family: Family) -> String {
         Action::Return => "return".into(),
         Action::Drop => "counter drop".into(),
         Action::Reset => "reject with tcp reset".into(),
+        Action::Prohibit => "reject with icmpx type admin-prohibited".into(),
         Action::NoTrack => "notrack".into(),
         Action::Queue { first, count: 1 } => format!("queue flags bypass to {first}"),
         Action::Queue { first, count } => format!("queue flags bypass to {first}-{}", first + count - 1),

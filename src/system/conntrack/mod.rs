@@ -20,7 +20,7 @@ use nix::sys::socket::{self, MsgFlags, NetlinkAddr, sockopt};
 pub use message::{Counters, Ends, Flow, Mark, Tuple};
 use message::{Kind, Message, Messages};
 
-use super::netfilter::open;
+use super::sockets::{SockProtocol, open, receive};
 
 /// A socket for requests to the connection table, in the network namespace of the thread that opened it.
 #[derive(Debug)]
@@ -62,7 +62,7 @@ impl Conntrack {
     /// # Errors
     /// When no socket is to be had.
     pub fn open() -> io::Result<Self> {
-        let socket = open(0, ANSWER_TIMEOUT)?;
+        let socket = open(SockProtocol::NetlinkNetFilter, 0, ANSWER_TIMEOUT)?;
         Ok(Self { socket, sequence: 0, buffer: vec![0; BUFFER] })
     }
 
@@ -147,7 +147,7 @@ impl Destroyed {
     /// # Errors
     /// When no socket is to be had.
     pub fn listen(receive_buffer: usize, timeout: Duration) -> io::Result<Self> {
-        let socket = open(DESTROY_GROUP, timeout)?;
+        let socket = open(SockProtocol::NetlinkNetFilter, DESTROY_GROUP, timeout)?;
         enlarge(&socket, receive_buffer)?;
         Ok(Self { socket, buffer: vec![0; BUFFER], overruns: 0 })
     }
@@ -203,11 +203,4 @@ fn enlarge(socket: &OwnedFd, receive_buffer: usize) -> nix::Result<()> {
 /// The time-out of the socket passed, or a signal came.
 fn is_silence(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted)
-}
-
-/// Receives one datagram from the kernel; what other processes send counts as empty.
-fn receive(socket: &OwnedFd, buffer: &mut [u8]) -> io::Result<usize> {
-    let (length, sender) = socket::recvfrom::<NetlinkAddr>(socket.as_raw_fd(), buffer)?;
-    let from_kernel = sender.is_some_and(|sender| sender.pid() == 0);
-    Ok(if from_kernel { length } else { 0 })
 }

@@ -5,6 +5,8 @@
 pub struct QueueCounters {
     /// The queue's number.
     pub number: u16,
+    /// Netlink port of the socket that bound it.
+    pub port: u32,
     /// Packets that wait now.
     pub waiting: u64,
     /// Packets dropped because the queue was full.
@@ -28,11 +30,11 @@ fn parse(text: &str) -> Vec<QueueCounters> {
 
 fn parse_line(line: &str) -> Option<QueueCounters> {
     let columns: Vec<u64> = line.split_whitespace().map_while(|column| column.parse().ok()).collect();
-    let [number, _portid, waiting, _mode, _range, queue_dropped, user_dropped, queued, ..] = columns[..]
-    else {
+    let [number, port, waiting, _mode, _range, queue_dropped, user_dropped, queued, ..] = columns[..] else {
         return None;
     };
-    Some(QueueCounters { number: number.try_into().ok()?, waiting, queue_dropped, user_dropped, queued })
+    let (number, port) = (number.try_into().ok()?, port.try_into().ok()?);
+    Some(QueueCounters { number, port, waiting, queue_dropped, user_dropped, queued })
 }
 
 #[cfg(test)]
@@ -42,7 +44,14 @@ mod tests {
     #[test]
     fn a_line_of_the_kernel_is_read_and_a_broken_one_skipped() {
         let text = "    0  12345     7 2   512     3     4      99  1\n nonsense\n";
-        let expected = QueueCounters { number: 0, waiting: 7, queue_dropped: 3, user_dropped: 4, queued: 99 };
+        let expected = QueueCounters {
+            number: 0,
+            port: 12345,
+            waiting: 7,
+            queue_dropped: 3,
+            user_dropped: 4,
+            queued: 99,
+        };
         assert_eq!(parse(text), [expected]);
     }
 }

@@ -2,10 +2,9 @@
 //!
 //! Without it the receive buffer stays at 256 packets, whatever the queue's
 //! length says, with silent drops beyond, and a receive cannot time out. The
-//! new descriptor is found by what distinguishes it: a netfilter netlink
-//! socket that was not there before.
+//! descriptor is found by what distinguishes it: a netfilter netlink socket
+//! with the port that the kernel tells of the queue.
 
-use std::collections::BTreeSet;
 use std::io;
 use std::os::fd::{BorrowedFd, RawFd};
 use std::time::Duration;
@@ -13,20 +12,14 @@ use std::time::Duration;
 use nix::errno::Errno;
 use nix::libc;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::socket::{self, MsgFlags, setsockopt, sockopt};
+use nix::sys::socket::{self, MsgFlags, NetlinkAddr, setsockopt, sockopt};
 use socket2::{Domain, Protocol, SockRef};
 
-/// All netfilter netlink sockets of this process.
-pub(super) fn netfilter_sockets() -> io::Result<BTreeSet<RawFd>> {
-    let mut sockets = BTreeSet::new();
-    for entry in std::fs::read_dir("/proc/self/fd")? {
-        let name = entry?.file_name();
-        let Some(descriptor) = name.to_str().and_then(|name| name.parse().ok()) else { continue };
-        if is_netfilter(descriptor) {
-            sockets.insert(descriptor);
-        }
-    }
-    Ok(sockets)
+/// The netfilter netlink socket of this process that has this port.
+pub(super) fn netfilter_socket(port: u32) -> Option<RawFd> {
+    let descriptors = std::fs::read_dir("/proc/self/fd").ok()?.flatten();
+    let mut numbers = descriptors.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    numbers.find(|&number| is_netfilter(number) && port_of(number) == Some(port))
 }
 
 fn is_netfilter(number: RawFd) -> bool {
@@ -35,6 +28,10 @@ fn is_netfilter(number: RawFd) -> bool {
     let domain = socket.domain().is_ok_and(|domain| domain == Domain::from(libc::AF_NETLINK));
     let protocol = || socket.protocol().ok().flatten();
     domain && protocol() == Some(Protocol::from(libc::NETLINK_NETFILTER))
+}
+
+fn port_of(number: RawFd) -> Option<u32> {
+    socket::getsockname::<NetlinkAddr>(number).ok().map(|address| address.pid())
 }
 
 /// Sets the room for waiting messages, past the administrator's limit where we

@@ -8,6 +8,7 @@ use nfq::{Message, Queue};
 use nix::errno::Errno;
 
 use super::answer::Answer;
+use super::counters;
 use super::descriptor;
 use super::{LONGEST_WAIT, PacketQueue, Turn, Verdict, Waiting};
 
@@ -36,23 +37,25 @@ impl NfqQueue {
     /// # Errors
     /// When the kernel lacks NFQUEUE, the caller lacks `CAP_NET_ADMIN`, or another program has the queue.
     pub fn open(number: u16, length: u32, range: u16) -> io::Result<Self> {
-        let known = descriptor::netfilter_sockets()?;
         let mut queue = Queue::open()?;
-        let descriptor = descriptor::netfilter_sockets()?
-            .difference(&known)
-            .next()
-            .copied()
+        queue.bind(number)?;
+        let descriptor = descriptor_of(number)
             .ok_or_else(|| io::Error::other("the queue's socket was not found in /proc/self/fd"))?;
-        bind(&mut queue, number, length, range)?;
+        ask_for_packets(&mut queue, number, length, range)?;
         configure(descriptor, length)?;
         Ok(Self { queue, descriptor, number })
     }
 }
 
+/// The descriptor of the socket that bound this queue; other threads open and close others meanwhile.
+fn descriptor_of(number: u16) -> Option<RawFd> {
+    let port = counters::read().into_iter().find(|queue| queue.number == number)?.port;
+    descriptor::netfilter_socket(port)
+}
+
 /// Fail-open lets packets pass when the queue is full; whole segmented packets
 /// are taken, because some kernels drop the pieces of an unconfirmed flow.
-fn bind(queue: &mut Queue, number: u16, length: u32, range: u16) -> io::Result<()> {
-    queue.bind(number)?;
+fn ask_for_packets(queue: &mut Queue, number: u16, length: u32, range: u16) -> io::Result<()> {
     queue.set_copy_range(number, range)?;
     queue.set_queue_max_len(number, length)?;
     queue.set_recv_gso(number, true)?;

@@ -32,6 +32,10 @@ const PACKETS: usize = 8;
 /// header has nothing by which it could be known (RFC 8999, section 5.2).
 #[must_use]
 pub fn sniff(datagram: &[u8]) -> Sniffed<Hint<'static>> {
+    // Room for a ClientHello is not made for what cannot hold one.
+    if header::split(datagram).is_none() {
+        return Sniffed::NotMine;
+    }
     let mut crypto = Pieces::<Datagram>::default();
     match read(datagram, None, &mut crypto) {
         Stage::Other => Sniffed::NotMine,

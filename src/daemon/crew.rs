@@ -1,0 +1,164 @@
+//! The threads that answer packets, each with a queue of its own: workers, who hears DNS answers, and
+//! who watches flows for their names.
+//!
+//! Queues are bound and configured before the firewall sends anything there, and closed when nothing
+//! comes any more: so the crew changes its queues only while the gate is closed and they are empty.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::thread::JoinHandle;
+
+use anyhow::{Context, Result};
+use crossbeam_channel::Sender;
+
+use super::shared::Shared;
+use super::worker::Event;
+use super::{listener, watcher, worker};
+use crate::config::{Config, Queue};
+use crate::engine::hold::MOST_PACKETS;
+use crate::system::queue::PacketQueue;
+use crate::system::queue::nfq::{A_PACKET, NfqQueue, SEVERAL_PACKETS};
+
+/// Packets that find room where flows wait: those that are held, and as many that have just come.
+const WATCHED: u32 = 2 * MOST_PACKETS as u32;
+
+type BoxedQueue = Box<dyn PacketQueue>;
+
+/// One queue a worker, one worker a core unless told otherwise.
+#[must_use]
+pub fn workers(config: &Config) -> u16 {
+    let cores = || std::thread::available_parallelism().map_or(1, |cores| cores.get().min(64) as u16);
+    config.queue.workers.unwrap_or_else(cores)
+}
+
+/// All queues that a configuration wants, bound and configured.
+pub struct Queues {
+    /// As they were asked for.
+    wanted: Wanted,
+    of_workers: Vec<BoxedQueue>,
+    of_names: BoxedQueue,
+    of_watch: BoxedQueue,
+}
+
+/// What tells whether a crew has the right queues.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Wanted {
+    queue: Queue,
+    workers: u16,
+}
+
+impl Wanted {
+    fn by(config: &Config) -> Self {
+        // The limit is the firewall's.
+        Wanted { queue: Queue { workers: None, limit: 0, ..config.queue }, workers: workers(config) }
+    }
+}
+
+impl Queues {
+    /// Opens them.
+    ///
+    /// # Errors
+    /// When one cannot be bound.
+    pub fn open(config: &Config) -> Result<Self> {
+        Self::open_these(Wanted::by(config))
+    }
+
+    fn open_these(wanted: Wanted) -> Result<Self> {
+        let Wanted { queue, workers } = wanted;
+        let of_workers = (queue.first..queue.first + workers)
+            .map(|number| open_queue(number, queue.length, A_PACKET))
+            .collect::<Result<_>>()?;
+        let of_names = open_queue(queue.of_names(), queue.length, A_PACKET)?;
+        let of_watch = open_queue(queue.of_watch(), WATCHED, SEVERAL_PACKETS)?;
+        Ok(Queues { wanted, of_workers, of_names, of_watch })
+    }
+}
+
+fn open_queue(number: u16, length: u32, range: u16) -> Result<BoxedQueue> {
+    let queue = NfqQueue::open(number, length, range).with_context(|| {
+        format!(
+            "cannot bind queue {number} (needs root; another program may have it, see `first` under [queue])"
+        )
+    })?;
+    Ok(Box::new(queue))
+}
+
+/// The running threads.
+pub struct Crew {
+    shared: Arc<Shared>,
+    events: Sender<Event>,
+    wanted: Wanted,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Crew {
+    /// Starts a thread for each queue.
+    ///
+    /// # Errors
+    /// When no thread can be started.
+    pub fn start(queues: Queues, shared: Arc<Shared>, events: Sender<Event>) -> io::Result<Self> {
+        let mut crew = Crew { shared, events, wanted: queues.wanted, threads: Vec::new() };
+        crew.take(queues)?;
+        Ok(crew)
+    }
+
+    /// How many workers there are, each with a queue.
+    #[must_use]
+    pub fn workers(&self) -> u16 {
+        self.wanted.workers
+    }
+
+    /// Whether the configuration wants these queues.
+    #[must_use]
+    pub fn suits(&self, config: &Config) -> bool {
+        self.wanted == Wanted::by(config)
+    }
+
+    /// Whether a thread has ended by itself.
+    #[must_use]
+    pub fn has_lost_one(&self) -> bool {
+        self.threads.iter().any(JoinHandle::is_finished)
+    }
+
+    /// Closes the queues and opens those that the configuration wants, or the former ones again where
+    /// that fails.
+    ///
+    /// # Errors
+    /// When a queue cannot be bound or a thread not be started.
+    pub fn change_to(&mut self, config: &Config) -> Result<()> {
+        let before = self.wanted;
+        self.stop();
+        let changed = self.open(Wanted::by(config));
+        if changed.is_err() {
+            self.stop();
+            self.open(before)?;
+        }
+        changed
+    }
+
+    /// Ends all threads, and with them their queues.
+    pub fn stop(&mut self) {
+        self.shared.stop.store(true, Relaxed);
+        for thread in self.threads.drain(..) {
+            let _ = thread.join();
+        }
+        self.shared.stop.store(false, Relaxed);
+    }
+
+    fn open(&mut self, wanted: Wanted) -> Result<()> {
+        Ok(self.take(Queues::open_these(wanted)?)?)
+    }
+
+    fn take(&mut self, queues: Queues) -> io::Result<()> {
+        self.wanted = queues.wanted;
+        self.shared.set_workers(queues.of_workers.len());
+        for (place, queue) in queues.of_workers.into_iter().enumerate() {
+            let (shared, events) = (Arc::clone(&self.shared), self.events.clone());
+            self.threads.push(worker::start(place, queue, shared, events)?);
+        }
+        self.threads.push(listener::start(queues.of_names, Arc::clone(&self.shared))?);
+        self.threads.push(watcher::start(queues.of_watch, Arc::clone(&self.shared), self.events.clone())?);
+        Ok(())
+    }
+}
