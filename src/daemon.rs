@@ -276,10 +276,7 @@ impl Daemon {
             ..Snapshot::default()
         };
         learned::restore(&run, &config, &snapshot);
-        let mut first = deciding(&config, &plan, &observed, &rules, &snapshot);
-        let unknown = Avoided::default();
-        first.snapshot.board.suspected = plan::lines::staying(&plan.lines, unknown, unknown, by_hand);
-        let shared = Arc::new(Shared::new(first));
+        let shared = Arc::new(Shared::new(deciding(&config, &plan, &observed, &rules, &snapshot)));
         shared.set_local_time(clock::local_time());
         let accounts = Arc::new(Accounts::default());
         let (events, decisions) = crossbeam_channel::bounded(EVENTS);
@@ -530,7 +527,7 @@ impl Daemon {
             let mut deciding =
                 deciding(&self.config, &self.plan, &self.observed, &self.rules, &before.snapshot);
             deciding.snapshot.board.suspected = self.staying(&self.plan.lines);
-            self.fill_what_returned(&before.snapshot, &mut deciding.snapshot);
+            fill_what_returned(&self.config, &before.snapshot, &mut deciding.snapshot);
             deciding
         });
         self.tell_news();
@@ -547,14 +544,6 @@ impl Daemon {
         plan::lines::staying(lines, self.health.avoided(), self.health.suspected(), self.by_hand)
     }
 
-    /// A line that comes back gets its flows little by little.
-    fn fill_what_returned(&self, before: &Snapshot, after: &mut Snapshot) {
-        let takes =
-            self.config.by_number(|uplink| uplink.map_or(Duration::ZERO, |uplink| uplink.health.fill));
-        let now = Millis(clock::monotonic_ms());
-        after.filling = before.filling.follow(&before.board, &after.board, &takes, now);
-    }
-
     /// Stops deciding without losing a packet; the kernel's part stays, and what was learned.
     fn stop(mut self) {
         let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
@@ -566,14 +555,20 @@ impl Daemon {
     }
 }
 
+/// A line that comes back gets its flows little by little.
+fn fill_what_returned(config: &Config, before: &Snapshot, after: &mut Snapshot) {
+    let takes = config.by_number(|uplink| uplink.map_or(Duration::ZERO, |uplink| uplink.health.fill));
+    let now = Millis(clock::monotonic_ms());
+    after.filling = before.filling.follow(&before.board, &after.board, &takes, now);
+}
+
 /// The kernel is left with what was last known, rather than sent to lines that were dead a moment ago: whoever
 /// restarts the program would lose flows by that, and the kernel follows no other change by itself either.
 fn tell_what_stays_avoided(config: &Config, plan: &Plan) {
     for line in &plan.lines {
         let name = config.uplink_name(line.id);
-        for family in
-            Family::BOTH.iter().filter(|&&family| line.way(family).is_ok() && !line.is_usable(family))
-        {
+        let is_left_out = |&&family: &&Family| line.is_doubted(family) && !line.is_usable(family);
+        for family in Family::BOTH.iter().filter(is_left_out) {
             tracing::warn!("uplink {name} was called down for {family} and stays out of the kernel's choice");
         }
     }
@@ -601,9 +596,9 @@ fn deciding(
             board: Board {
                 usable_v4: plan.usable(Family::V4),
                 usable_v6: plan.usable(Family::V6),
+                doubted: plan.doubted(),
                 weights: config.weights_by_number(),
                 costs: plan.costs(),
-                doubted: plan.doubted(),
                 ..Board::default()
             },
             none: config.none,

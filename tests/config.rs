@@ -80,7 +80,7 @@ fn the_articles_router_needs_nothing_but_its_lines_and_its_forward() {
         marks: Marks { mask: 0xff, decided: 0x100, watched: 0x200, values: vec![1, 2], refused: 0xff },
         routing: Routing {
             first_table: 100,
-            refused_table: 103,
+            refused_table: 165,
             first_priority: 20_000,
             router: RouterTraffic::Multipath,
         },
@@ -201,7 +201,7 @@ fn every_key_of_the_main_file_is_obeyed() {
         },
         routing: Routing {
             first_table: 200,
-            refused_table: 201,
+            refused_table: 265,
             first_priority: 10_000,
             router: RouterTraffic::Uplink(ISP2),
         },

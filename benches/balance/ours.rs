@@ -19,8 +19,8 @@ use crate::world::World;
 
 /// Threads that decide, each by what it knows itself.
 const WORKERS: usize = 2;
-/// Flows are counted every so many ticks: half a second.
-const COUNTED: u64 = 5;
+/// Flows are counted every so many ticks: as the daemon does it where there are not too many.
+const COUNTED: u64 = 6;
 
 /// What is told to it, beside what it sees.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

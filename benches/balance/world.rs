@@ -134,14 +134,12 @@ pub struct World {
     pub flows: Vec<Running>,
     /// The flows that have ended.
     pub ended: Vec<Ended>,
-    /// What flows that have ended moved since this was looked at last.
-    gone: Vec<Moved>,
 }
 
 impl World {
     /// Lines without flows.
     pub fn new(lines: Vec<Line>) -> Self {
-        World { now: 0.0, lines, flows: Vec::new(), ended: Vec::new(), gone: Vec::new() }
+        World { now: 0.0, lines, flows: Vec::new(), ended: Vec::new() }
     }
 
     /// Lets it all happen: flows begin until `close`, and run on until the last has ended, or for nine times as long. Returns the part of what
@@ -189,11 +187,9 @@ impl World {
         self.lines.iter().filter(|line| line.works).map(of).sum()
     }
 
-    /// What each flow has moved since this was asked last, as the kernel's counters tell it.
+    /// What each flow that runs has moved since this was asked last, as the kernel's counters tell it.
     pub fn take_moved(&mut self) -> Vec<Moved> {
-        let mut all = std::mem::take(&mut self.gone);
-        all.extend(self.flows.iter_mut().map(Running::take_moved));
-        all
+        self.flows.iter_mut().map(Running::take_moved).collect()
     }
 
     /// Flows of a line and direction.
@@ -265,8 +261,7 @@ impl World {
                 place += 1;
                 continue;
             }
-            let mut flow = self.flows.swap_remove(place);
-            self.gone.push(flow.take_moved());
+            let flow = self.flows.swap_remove(place);
             self.ended.push(Ended { begins: flow.begins, took: now - flow.begins.at, moves: flow.moves });
         }
     }

@@ -307,7 +307,7 @@ impl Queue {
 pub struct Routing {
     /// The own-traffic table; uplinks' tables follow unless they name theirs.
     pub first_table: u32,
-    /// The table of flows that are refused: the first free one behind the own-traffic table.
+    /// The table of flows that are refused: the first free one behind those of all uplinks.
     pub refused_table: u32,
     /// Priority of the first of our rules.
     pub first_priority: u32,

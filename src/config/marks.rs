@@ -77,8 +77,8 @@ fn values(section: &Section, mask: &Spanned<u32>, ids: &[UplinkId], uplinks: &[W
     }
     let numbers: Vec<u32> = ids.iter().zip(uplinks).map(|(&id, uplink)| number(id, uplink)).collect();
     report_collisions(section, &numbers, uplinks);
-    let refused = (1..=most).rev().find(|number| !numbers.contains(number)).unwrap_or_default();
     let in_mask = |number| deposit(number, *mask.get_ref());
+    let refused = (1..=most).rev().find(|number| !numbers.contains(number)).unwrap_or_default();
     let mut values = vec![0; ids.iter().map(|id| usize::from(id.0) + 1).max().unwrap_or(0)];
     for (id, number) in ids.iter().zip(numbers) {
         values[usize::from(id.0)] = in_mask(number);
