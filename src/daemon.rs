@@ -106,7 +106,7 @@ pub struct Options {
 /// Reads and checks a configuration with its rule files.
 ///
 /// # Errors
-/// [`Problems`], or that a file cannot be read.
+/// [`crate::config::Problems`], or that a file cannot be read.
 pub fn load(path: &std::path::Path) -> Result<Config> {
     Ok(sources::read(path)?.load(&Numbers::default())?)
 }
