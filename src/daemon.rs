@@ -6,12 +6,14 @@ pub mod changed_files;
 pub mod crew;
 pub mod explain;
 pub mod health;
+mod herald;
 pub mod keeper;
 pub mod learned;
 pub mod listener;
 pub mod live;
 pub mod load;
 pub mod machine;
+mod news;
 pub mod quotas;
 mod reload;
 pub mod report;
@@ -38,6 +40,7 @@ use self::accounts::{Accounts, Bookkeeping};
 use self::changed_files::Watch;
 use self::crew::{Crew, Queues, workers};
 use self::health::Lookout;
+use self::herald::Herald;
 use self::keeper::Keeper;
 use self::live::Follower;
 use self::load::Traffic;
@@ -49,6 +52,7 @@ use self::shared::{Deciding, Shared};
 use self::sources::Sources;
 use self::vigil::Vigil;
 use crate::config::{Config, Guard, Numbers};
+use crate::control::feed::Feed;
 use crate::control::message::{Request, Response};
 use crate::control::server::{Server, Serving};
 use crate::engine::Snapshot;
@@ -228,6 +232,7 @@ struct Daemon {
     quotas: Quotas,
     /// What people said of uplinks.
     by_hand: ByHand,
+    herald: Herald,
     follower: Follower,
     /// The board by which running flows were followed last.
     followed: Board,
@@ -300,7 +305,9 @@ impl Daemon {
         // Flows that run by a line which died while nobody looked.
         follower.lines_changed();
         let (asked, orders) = mpsc::channel(16);
-        let serving = serve_control(&run, &reporter, asked)?;
+        let feed = Arc::new(Feed::new()?);
+        let herald = Herald::start(Arc::clone(&feed), config.hooks.clone())?;
+        let serving = serve_control(&run, &reporter, feed, asked)?;
         Ok(Self {
             options: options.clone(),
             run,
@@ -318,6 +325,7 @@ impl Daemon {
             health,
             quotas,
             by_hand,
+            herald,
             follower,
             followed,
             crew,
@@ -336,6 +344,7 @@ impl Daemon {
         let mut lists = every(LISTS_STEP);
         let (mut followed, mut settling) = (true, Settling::default());
         self.announce();
+        self.tell_news();
         let end = loop {
             tokio::select! {
                 _ = signals.terminate.recv() => break Ok(()),
@@ -500,7 +509,8 @@ impl Daemon {
 
     /// Workers and status get the configuration and plan in force.
     fn publish(&mut self) {
-        let mut current = self.reporter.current.lock().unwrap_or_else(PoisonError::into_inner);
+        let reporter = Arc::clone(&self.reporter);
+        let mut current = reporter.current.lock().unwrap_or_else(PoisonError::into_inner);
         self.tell_workers();
         let last = mem::replace(&mut *current, (self.config.clone(), self.plan.clone()));
         drop(current);
@@ -512,7 +522,7 @@ impl Daemon {
     }
 
     /// Workers need not wait for the kernel; status does, for it tells what is in force.
-    fn tell_workers(&self) {
+    fn tell_workers(&mut self) {
         self.shared.deciding.rcu(|before| {
             let mut deciding =
                 deciding(&self.config, &self.plan, &self.observed, &self.rules, &before.snapshot);
@@ -520,6 +530,13 @@ impl Daemon {
             fill_what_returned(&self.config, &before.snapshot, &mut deciding.snapshot);
             deciding
         });
+        self.tell_news();
+    }
+
+    fn tell_news(&mut self) {
+        let health = self.health.lines();
+        let now = news::standings(&self.config, &self.plan.lines, &health, self.by_hand);
+        self.herald.tell(now);
     }
 
     /// The lines that running flows stay on although new ones keep off.
@@ -597,13 +614,16 @@ fn deciding(
 fn serve_control(
     run: &RunDirectory,
     reporter: &Arc<Reporter>,
+    feed: Arc<Feed>,
     orders: mpsc::Sender<Asked>,
 ) -> Result<Serving> {
     let reporter = Arc::clone(reporter);
     let server = Server::bind(&run.socket())?;
-    Ok(server.serve(move |request| match request {
+    Ok(server.serve(feed, move |request| match request {
         Request::Status => Response::Status(Box::new(reporter.status())),
         Request::Explain { flow, down } => reporter.explain(&flow, &down),
+        // The server answers that itself.
+        Request::Events => Response::Following,
         Request::Reload | Request::Uplink { .. } => {
             let (answer, answered) = reply::sync_channel(1);
             let sent = orders.try_send((request, answer)).is_ok();

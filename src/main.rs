@@ -24,6 +24,7 @@ use wansplit::lab::world::{Entered, World};
 use wansplit::system::state::RunDirectory;
 use wansplit::ui::cli::{self, Args, Command, Direction, Exit};
 use wansplit::ui::explain as view_of_flow;
+use wansplit::ui::human::counted;
 use wansplit::ui::lab as view;
 use wansplit::ui::problems::{ProblemJson, Report, Severity};
 use wansplit::ui::status;
@@ -86,6 +87,7 @@ fn execute(args: &Args, world: Option<World>) -> anyhow::Result<Exit> {
         }
         Command::Status { json, watch, flows } => show_status(args, *json, *watch, *flows),
         Command::Reload => reload(args),
+        Command::Events { json } => follow_events(args, *json),
         Command::Drain { uplink, force, json } => order(args, uplink, "drain", *force, *json),
         Command::Undrain { uplink, json } => order(args, uplink, "undrain", false, *json),
         Command::Uplink { uplink, action: Direction::Down, force, json } => {
@@ -152,7 +154,8 @@ fn check(args: &Args, json: bool) -> anyhow::Result<Exit> {
     }
     let Some(rules) = rules else { return Ok(Exit::Refused) };
     if !json {
-        println!("{}: good; {rules} rules in {} files", path.display(), sources.rules.len());
+        let (rules, files) = (counted(rules as u64, "rule"), counted(sources.rules.len() as u64, "file"));
+        println!("{}: good; {rules} in {files}", path.display());
     }
     Ok(Exit::Good)
 }
@@ -222,7 +225,7 @@ fn reload(args: &Args) -> anyhow::Result<Exit> {
     match ask(args, Request::Reload)? {
         Response::Reloaded { rules, changes } => {
             changes.iter().for_each(|change| println!("{change}"));
-            println!("{rules} rules are in force");
+            println!("{} in force", counted(rules as u64, "rule"));
             Ok(Exit::Good)
         }
         Response::Failed { message } => {
@@ -231,6 +234,28 @@ fn reload(args: &Args) -> anyhow::Result<Exit> {
         }
         _ => anyhow::bail!("the daemon answered something else"),
     }
+}
+
+/// Until the daemon ends, or nobody reads any more.
+fn follow_events(args: &Args, json: bool) -> anyhow::Result<Exit> {
+    let socket = RunDirectory::new(args.run_dir.clone()).socket();
+    let mut refusal = None;
+    client::follow(&socket, |response| {
+        let line = match response {
+            Response::Event(event) if json => serde_json::to_string(&event).unwrap_or_default(),
+            Response::Event(event) => status::event(&event),
+            Response::LeftOut { events } if json => serde_json::json!({ "left_out": events }).to_string(),
+            Response::LeftOut { events } => format!("({events} events were left out)"),
+            Response::Failed { message } => {
+                refusal = Some(message);
+                return false;
+            }
+            _ => return true,
+        };
+        let mut out = std::io::stdout().lock();
+        writeln!(out, "{line}").and_then(|()| out.flush()).is_ok()
+    })?;
+    refusal.map_or(Ok(Exit::Good), |message| Err(anyhow::anyhow!(message)))
 }
 
 fn order(args: &Args, uplink: &str, order: &str, force: bool, json: bool) -> anyhow::Result<Exit> {

@@ -18,6 +18,8 @@ name = "video"
 match = { host = "*.video.example" }
 not = { src = "10.77.0.9" }
 use = { policy = "ordered", uplinks = ["isp2", "isp1"] }
+on_mismatch = "reset"
+live = "move-back"
 [[rule]]
 name = "the rest stays where it is"
 match = { protocol = "udp" }
@@ -64,6 +66,32 @@ fn a_flow_that_is_still_saying_its_name_is_held_where_a_rule_asks_for_it() {
     assert_eq!(explain(&quic.replace("10.77.0.5", "10.77.0.9"), &[])["hold_ms"], 0);
     let text = String::from_utf8(run(quic, &[]).stdout).unwrap();
     assert!(text.contains("  held up to 20 ms while its client says its name\n"), "{text}");
+}
+
+#[test]
+fn what_becomes_of_a_flow_later_is_told() {
+    let nameless = VIDEO.replace(" host=www.video.example", "");
+    let told = |flow: &str| explain(flow, &[]);
+    let late = |flow: &str, rule: usize| told(flow)["rules"][rule]["on_mismatch"].clone();
+    assert_eq!((late(&nameless, 0), late(&nameless, 1)), ("".into(), "reset".into()));
+    assert_eq!(
+        late(&nameless.replace("10.77.0.5", "10.77.0.9"), 1),
+        "",
+        "its source is excluded all the same"
+    );
+    assert_eq!(late(&nameless.replace("tcp", "udp"), 1), "", "a datagram is decided with its name");
+    assert_eq!(late(VIDEO, 1), "", "its name is known");
+    let live = |flow: &str| told(flow)["live"].clone();
+    assert_eq!((live(VIDEO), live(&nameless)), ("move-back".into(), "reset-on-down".into()));
+    let dropped = explain("udp 10.77.0.5:40000 to 198.51.100.7:443", &["--down", "isp2"]);
+    assert_eq!(dropped["live"], "");
+    let text = String::from_utf8(run(&nameless, &[]).stdout).unwrap();
+    for line in [
+        "\n    says its client such a name later, it is reset where that is another line\n",
+        "\n  if its line dies while it runs, it is ended, and goes on by another\n",
+    ] {
+        assert!(text.contains(line), "no {line:?} in:\n{text}");
+    }
 }
 
 #[test]

@@ -96,6 +96,31 @@ fn a_flow_of_questions_tells_every_name_that_is_asked_for() {
 }
 
 #[test]
+fn fragments_are_put_together_and_a_first_one_stands_for_what_is_lost() {
+    let mut big = answer("www.video.example", SERVER);
+    big[7] = 60;
+    for last in 1..60 {
+        big.extend([0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 60, 0, 4, 198, 18, 0, last]);
+    }
+    let whole = udp(RESOLVER, 53, CLIENT, 5000, &big);
+    let (first, last) = (fragment(&whole, 0, 512), fragment(&whole, 512, usize::MAX));
+    let lost = udp(CLIENT, 5002, RESOLVER, 53, &question(&format!("a.example{}", ".b.example".repeat(20))));
+    let frames = [
+        udp(CLIENT, 5000, RESOLVER, 53, &question("www.video.example")),
+        last,
+        first,
+        fragment(&lost, 0, 64),
+        tcp(CLIENT, 6000, SERVER, 80, 100, SYN, b""),
+    ];
+    let output = replay(&frames, true);
+    let flows = output["flows"].as_array().unwrap();
+    let seen = |at: usize| ["client", "name", "rule"].map(|key| flows[at][key].as_str().unwrap_or("none"));
+    assert_eq!(seen(1), ["10.77.0.5:6000", "www.video.example", "video"], "the answer taught it");
+    assert_eq!(flows[0]["packets"], 2);
+    assert_eq!((seen(2)[0], flows[2]["packets"].as_u64()), ("10.77.0.5:5002", Some(1)));
+}
+
+#[test]
 fn who_answers_is_the_server_even_where_the_capture_begins_with_it() {
     let frames = [
         tcp(SERVER, 8080, CLIENT, 6000, 900, ACK, b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"),
@@ -211,6 +236,17 @@ fn ethernet(protocol: u8, from: [u8; 4], to: [u8; 4], payload: &[u8]) -> Vec<u8>
     frame.extend([from, to].concat());
     frame.extend(payload);
     frame
+}
+
+/// Bytes `from` up to `to` of what a frame's IP packet holds, as a fragment; both are multiples of 8.
+fn fragment(frame: &[u8], from: usize, to: usize) -> Vec<u8> {
+    let (header, data) = frame.split_at(14 + 20);
+    let to = to.min(data.len());
+    let more = if to < data.len() { 0x2000 } else { 0 };
+    let mut fragment = [header, &data[from..to]].concat();
+    fragment[16..18].copy_from_slice(&(20 + (to - from) as u16).to_be_bytes());
+    fragment[20..22].copy_from_slice(&(more | (from / 8) as u16).to_be_bytes());
+    fragment
 }
 
 fn question(name: &str) -> Vec<u8> {

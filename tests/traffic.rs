@@ -16,6 +16,8 @@ mod common;
 mod contents;
 #[path = "traffic/costs.rs"]
 mod costs;
+#[path = "traffic/events.rs"]
+mod events;
 #[path = "traffic/hold.rs"]
 mod hold;
 #[path = "traffic/inbound.rs"]
@@ -26,6 +28,8 @@ mod lines;
 mod lists;
 #[path = "traffic/live.rs"]
 mod live;
+#[path = "traffic/load.rs"]
+mod load;
 #[path = "traffic/own.rs"]
 mod own;
 #[path = "traffic/protocols.rs"]

@@ -106,6 +106,7 @@ pub fn differences(old: &Config, new: &Config) -> Vec<String> {
         ("rules", old.rules != new.rules),
         ("routing", old.routing != new.routing),
         ("bypassed nets", old.bypass != new.bypass),
+        ("hooks", old.hooks != new.hooks),
     ];
     let changed = parts.into_iter().filter(|(_, differs)| *differs);
     differences.extend(changed.map(|(what, _)| format!("{what} have changed")));
@@ -199,7 +200,7 @@ mod tests {
         assert!(refused(&[("a", "one", "mark = 9")], "")[0].contains("the mark of uplink one"));
         let swapped = [("a", "one", "table = 102"), ("b", "two", "table = 101")];
         assert!(refused(&swapped, "")[0].contains("that of uplink two"));
-        assert!(refused(&same, "routing.first_table = 101")[0].contains("own traffic"));
+        assert!(refused(&same, "routing.first_table = 101").concat().contains("own traffic"));
         assert_eq!(refused(&[("a", "one", "table = 7")], ""), [""; 0]);
     }
 }

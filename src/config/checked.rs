@@ -44,6 +44,8 @@ pub struct Config {
     pub guard: Guard,
     /// Connection helpers to attach.
     pub helpers: Vec<Helper>,
+    /// What is run when a line changes.
+    pub hooks: Hooks,
     /// What becomes of flows for which no rule and no line is left.
     pub none: NoLine,
 }
@@ -259,6 +261,15 @@ pub enum BackendChoice {
     IptablesNft,
     /// `iptables-legacy` and `ip6tables-legacy`.
     IptablesLegacy,
+}
+
+/// What is run when a line changes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Hooks {
+    /// A program and its arguments; `None`: nothing.
+    pub on_change: Option<Vec<String>>,
+    /// How long it may run.
+    pub timeout: Duration,
 }
 
 /// Most worker threads.

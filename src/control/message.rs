@@ -20,6 +20,8 @@ pub enum Request {
     Status,
     /// Read all files again, all or nothing.
     Reload,
+    /// Be told what happens from now on, until the connection is closed.
+    Events,
     /// Do something to an uplink by hand.
     Uplink {
         /// Its name.
@@ -46,7 +48,7 @@ impl Request {
     pub fn changes_something(&self) -> bool {
         match self {
             Request::Reload | Request::Uplink { .. } => true,
-            Request::Status | Request::Explain { .. } => false,
+            Request::Status | Request::Events | Request::Explain { .. } => false,
         }
     }
 
@@ -95,6 +97,15 @@ pub enum Response {
         /// What is otherwise than before, a sentence each.
         #[serde(default)]
         changes: Vec<String>,
+    },
+    /// Events follow.
+    Following,
+    /// Something happened.
+    Event(Event),
+    /// Events that were forgotten before they could be told: who follows is too slow.
+    LeftOut {
+        /// How many.
+        events: u64,
     },
     /// The uplink is now as it was asked for.
     Ordered(Ordered),
@@ -167,6 +178,33 @@ pub struct Status {
     pub warnings: Vec<String>,
 }
 
+/// Something that happened to an uplink.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Event {
+    /// Counted from 1 since the daemon started.
+    pub number: u64,
+    /// When: "2026-01-31T12:00:00.123Z".
+    pub at: String,
+    /// What: "up", "down", "suspected", "drained", "unused", "address", "removed"; and for all uplinks of
+    /// a family together "online" and "offline".
+    pub event: String,
+    /// The uplink's name; `None`: it is about all.
+    pub uplink: Option<String>,
+    /// Its device.
+    pub interface: Option<String>,
+    /// "IPv4" or "IPv6".
+    pub family: Option<String>,
+    /// How the uplink is in the family: the first five of `event`.
+    pub state: Option<String>,
+    /// Why it is not up.
+    pub why: Option<String>,
+    /// The device's addresses of the family.
+    pub addresses: Vec<String>,
+    /// The next hop, where there is one.
+    pub gateway: Option<String>,
+}
+
 /// An uplink after something was done to it by hand.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
@@ -203,6 +241,9 @@ pub struct Explanation {
     pub reason: String,
     /// For how many milliseconds its first datagrams may be held, where its client says its name in several.
     pub hold_ms: u64,
+    /// What becomes of it while it runs, when its line dies or a better one comes back, as rules have it
+    /// (`live`); empty where it leaves by no line of a rule's.
+    pub live: String,
     /// What would become of it if one more line were down.
     pub without: Vec<Without>,
 }
@@ -219,6 +260,9 @@ pub struct Tried {
     pub matches: bool,
     /// Why it does not match, or why it did not decide.
     pub why: String,
+    /// What becomes of the connection if its client then says a name that this rule asks for: "keep" or
+    /// "reset"; empty where that cannot be.
+    pub on_mismatch: String,
 }
 
 /// What becomes of a flow if a line is down.

@@ -8,13 +8,15 @@ use anyhow::Result;
 use crate::config::{self, Config};
 use crate::control::message::{Explanation, Tried, Without};
 use crate::engine::flow::{Facts, Millis};
-use crate::engine::rule::model::{NoLine, Rule, WhenNone};
+use crate::engine::rule::model::{Live, NoLine, OnMismatch, Rule, WhenNone};
 use crate::engine::rule::naive::{Objection, objections};
 use crate::engine::sniff::App;
 use crate::engine::uplink::cost::Cost;
 use crate::engine::uplink::{Avoided, Board, Filling, UplinkId, UplinkSet};
 use crate::engine::verdict::{Action, Decision, Reason};
 use crate::engine::{Engine, Snapshot, live};
+
+const TCP: u8 = 6;
 
 /// A flow that cannot be read, or an uplink that does not exist.
 #[derive(Debug, thiserror::Error)]
@@ -77,6 +79,7 @@ pub fn explain(
         uplink: uplink(config, &decision),
         reason: config.explain(&decision),
         hold_ms: if says_more { hold.as_millis() as u64 } else { 0 },
+        live: live_of(config, &decision).to_owned(),
         without: without.collect(),
     })
 }
@@ -92,7 +95,7 @@ fn too_dear(
     let ruling = decision.rule.filter(|_| decision.reason != Reason::AnyAfterRule);
     let rule = ruling.and_then(|id| snapshot.rules.rule(id));
     let none = rule.map(|rule| rule.none).unwrap_or_default();
-    let uplinks = rule.map(|rule| rule.choice.uplinks.clone()).unwrap_or_else(|| board.uplinks().collect());
+    let uplinks = rule.map_or_else(|| board.uplinks().collect(), |rule| rule.choice.uplinks.clone());
     let candidates = board.candidates(facts.family, none, uplinks.iter().copied());
     let usable = board.usable(facts.family);
     let is_left_out = |id: UplinkId| {
@@ -123,6 +126,7 @@ fn tried(config: &Config, board: &Board, facts: &Facts, decision: &Decision) -> 
 }
 
 fn try_one(rule: &Rule, board: &Board, facts: &Facts) -> Tried {
+    let late = on_mismatch(rule, facts);
     let objections: Vec<String> = objections(rule, facts).map(objection).collect();
     let has_uplink = !live::possible(rule, board, facts.family).is_empty();
     let why = match rule.none {
@@ -134,7 +138,36 @@ fn try_one(rule: &Rule, board: &Board, facts: &Facts) -> Tried {
         WhenNone::Stop(NoLine::Reject) => "none of its uplinks is usable: refused".into(),
         WhenNone::Stop(NoLine::Drop) => "none of its uplinks is usable: dropped".into(),
     };
-    Tried { name: rule.name.clone(), origin: rule.origin.clone(), matches: objections.is_empty(), why }
+    Tried {
+        name: rule.name.clone(),
+        origin: rule.origin.clone(),
+        matches: objections.is_empty(),
+        why,
+        on_mismatch: late.to_owned(),
+    }
+}
+
+/// What a rule wants for a TCP connection that lacks only the name it asks for, which its client may still say.
+fn on_mismatch(rule: &Rule, facts: &Facts) -> &'static str {
+    let lacks = |objection: Objection| !objection.under_not && objection.key == "host";
+    let mut objections = objections(rule, facts).peekable();
+    let is_open = facts.key.protocol == TCP && facts.name.is_none() && objections.peek().is_some();
+    match rule.on_mismatch {
+        _ if !is_open || !objections.all(lacks) => "",
+        OnMismatch::Keep => "keep",
+        OnMismatch::Reset => "reset",
+    }
+}
+
+/// What the rule that decided wants for its running flows; flows without one are treated by the default.
+fn live_of(config: &Config, decision: &Decision) -> &'static str {
+    let rule = decision.rule.and_then(|rule| config.rules.get(usize::from(rule.0)));
+    match rule.map(|rule| rule.live).unwrap_or_default() {
+        _ if config.uplink_of(decision).is_none() => "",
+        Live::Keep => "keep",
+        Live::ResetOnDown => "reset-on-down",
+        Live::MoveBack => "move-back",
+    }
 }
 
 fn objection(Objection { key, under_not }: Objection) -> String {

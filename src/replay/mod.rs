@@ -8,14 +8,17 @@
 
 pub mod capture;
 pub mod flows;
+mod fragments;
 pub mod link;
 pub mod tunnel;
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
 use capture::Frame;
 use flows::{Flow, Flows, Seen, Tcp, millis};
+use fragments::{Fragments, GivenUp};
 
 use crate::config::Config;
 use crate::engine::flow::{Arrival, Facts, LanId, LocalTime};
@@ -34,6 +37,7 @@ const DNS: u16 = 53;
 
 /// Judges the packets of captures, one after the other.
 pub struct Replay {
+    fragments: Fragments,
     flows: Flows,
     names: Names,
     judge: Option<Judge>,
@@ -46,7 +50,8 @@ pub struct Replay {
 pub struct Counted {
     /// Frames.
     pub frames: u64,
-    /// Of these, such that hold no IP packet that can be read, or a fragment without ports.
+    /// Of these, such that hold no IP packet that can be read, or a fragment without ports whose first one is
+    /// missing.
     pub others: u64,
 }
 
@@ -63,26 +68,67 @@ impl Replay {
     #[must_use]
     pub fn new(config: Option<&Config>) -> Self {
         let judge = config.map(Judge::new);
-        Replay { flows: Flows::new(), names: Names::new(NAMES), judge, counted: Counted::default() }
+        Replay {
+            fragments: Fragments::default(),
+            flows: Flows::new(),
+            names: Names::new(NAMES),
+            judge,
+            counted: Counted::default(),
+        }
     }
 
     /// Takes in a frame; flows that have ended by now go to `ended`.
     pub fn frame(&mut self, frame: &Frame<'_>, ended: &mut dyn FnMut(Flow)) {
         self.counted.frames += 1;
-        let packet = link::ip_packet(frame.link, frame.bytes).and_then(tunnel::innermost);
-        match packet.and_then(|packet| Seen::new(packet, frame.at)) {
-            Some(seen) => self.packet(&seen, ended),
+        match link::ip_packet(frame.link, frame.bytes) {
+            Some(packet) => self.ip_packet(packet, frame.at, ended),
             None => self.counted.others += 1,
+        }
+        while let Some(given_up) = self.fragments.give_up(frame.at) {
+            self.first_of(&given_up, ended);
         }
     }
 
     /// Ends all flows that are left, in the order in which they began.
     pub fn end(&mut self, ended: &mut dyn FnMut(Flow)) {
+        let given_up: Vec<GivenUp> = self.fragments.give_all_up().collect();
+        given_up.iter().for_each(|given_up| self.first_of(given_up, ended));
         let judge = &mut self.judge;
         self.flows.end_all(&mut |mut flow| {
             judge.iter_mut().for_each(|judge| judge.decide(&mut flow));
             ended(flow);
         });
+    }
+
+    /// A fragment waits until its packet is whole, which may be a fragment's tunnel in turn.
+    fn ip_packet(&mut self, bytes: &[u8], at: Duration, ended: &mut dyn FnMut(Flow)) {
+        let mut whole = Cow::Borrowed(bytes);
+        loop {
+            let together = match tunnel::innermost(&whole) {
+                Some((packet, fragment)) if packet.fragment != Fragment::Whole => {
+                    self.fragments.add(fragment, at)
+                }
+                innermost => return self.innermost(innermost.map(|(packet, _)| packet), at, ended),
+            };
+            let Some(together) = together else { return };
+            whole = Cow::Owned(together);
+        }
+    }
+
+    fn innermost(&mut self, packet: Option<Packet<'_>>, at: Duration, ended: &mut dyn FnMut(Flow)) {
+        match packet.and_then(|packet| Seen::new(packet, at)) {
+            Some(seen) => self.packet(&seen, ended),
+            None => self.counted.others += 1,
+        }
+    }
+
+    /// What is known of a packet whose rest has not come.
+    fn first_of(&mut self, given_up: &GivenUp, ended: &mut dyn FnMut(Flow)) {
+        self.counted.others += given_up.others;
+        if let Some(first) = &given_up.first {
+            let packet = tunnel::innermost(first).map(|(packet, _)| packet);
+            self.innermost(packet, given_up.began, ended);
+        }
     }
 
     fn packet(&mut self, seen: &Seen<'_>, ended: &mut dyn FnMut(Flow)) {
@@ -155,10 +201,10 @@ fn local_time(at: Duration) -> LocalTime {
 }
 
 impl<'a> Seen<'a> {
-    fn new((packet, _): (Packet<'a>, &'a [u8]), at: Duration) -> Option<Self> {
+    fn new(packet: Packet<'a>, at: Duration) -> Option<Self> {
         let payload = packet.payload;
         let (tcp, data) = match packet.protocol {
-            // Nobody puts them together here, and they have no ports.
+            // It has no ports.
             _ if packet.fragment == Fragment::Later => return None,
             TCP => {
                 let (tcp, data) = Tcp::read(payload)?;

@@ -96,6 +96,7 @@ pub(super) fn sixteen() -> Status {
 fn first_uplink() -> Uplink {
     Uplink {
         name: "isp1".to_owned(),
+        by_hand: None,
         interface: "eth1".to_owned(),
         weight: 3,
         by_hand: None,
@@ -141,6 +142,7 @@ fn second_uplink() -> Uplink {
 fn nth_uplink(n: u64) -> Uplink {
     Uplink {
         name: nth_name(n),
+        by_hand: None,
         interface: format!("enp{n}s0f1np1.{}", 100 + n),
         weight: 255,
         by_hand: Some("drained".to_owned()),

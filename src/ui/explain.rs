@@ -4,8 +4,8 @@ use super::human::printable;
 use super::style::{Paint, Style};
 use crate::control::message::{Explanation, Tried, Without};
 
-/// The explanation for people: lines to keep off, the rules that were tried, what becomes of the flow, and what
-/// would if a line were down.
+/// The explanation for people: lines to keep off, the rules that were tried, what becomes of the flow, now, later,
+/// and if a line were down.
 #[must_use]
 pub fn render(explanation: &Explanation, style: Style) -> String {
     let title = style.paint(Paint::Title, &printable(&explanation.flow));
@@ -16,6 +16,7 @@ pub fn render(explanation: &Explanation, style: Style) -> String {
     if explanation.hold_ms > 0 {
         text += &format!("  held up to {} ms while its client says its name\n", explanation.hold_ms);
     }
+    text += live(&explanation.live);
     text.extend(explanation.without.iter().map(without));
     text
 }
@@ -35,7 +36,26 @@ fn rule(tried: &Tried, style: Style) -> String {
         why => why,
     };
     let name = format!("\"{}\" ({})", printable(&tried.name), printable(&tried.origin));
-    format!("{} {name}: {}\n", style.paint(paint, sign), printable(why))
+    format!("{} {name}: {}\n{}", style.paint(paint, sign), printable(why), late(&tried.on_mismatch))
+}
+
+fn late(on_mismatch: &str) -> &'static str {
+    match on_mismatch {
+        "keep" => "    says its client such a name later, it stays; its next connections go by this rule\n",
+        "reset" => "    says its client such a name later, it is reset where that is another line\n",
+        _ => "",
+    }
+}
+
+fn live(live: &str) -> &'static str {
+    match live {
+        "keep" => "  if its line dies while it runs, it waits for it\n",
+        "reset-on-down" => "  if its line dies while it runs, it is ended, and goes on by another\n",
+        "move-back" => {
+            "  if its line dies while it runs, or a better one comes back, it is ended, and goes on there\n"
+        }
+        _ => "",
+    }
 }
 
 fn without(other: &Without) -> String {

@@ -14,7 +14,7 @@ pub(super) fn count(number: u64) -> String {
 }
 
 /// A count of things: "1 flow", "12,345 flows".
-pub(super) fn counted(number: u64, thing: &str) -> String {
+pub fn counted(number: u64, thing: &str) -> String {
     format!("{} {thing}{}", count(number), if number == 1 { "" } else { "s" })
 }
 

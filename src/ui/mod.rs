@@ -5,7 +5,7 @@ pub mod cli;
 #[cfg(test)]
 mod example;
 pub mod explain;
-mod human;
+pub mod human;
 pub mod lab;
 pub mod problems;
 pub mod replay;

@@ -6,7 +6,8 @@ use super::human::{age, bar, bytes, count, counted, duration, percent, printable
 use super::style::{Paint, Style};
 use super::table::{Cell, Table, UNBROKEN, indented, name, number, word};
 use crate::control::message::{
-    Health, Heard, Holds, Lane, Names, Ordered, Quota, Recent, Status, Tally, Uplink, UplinkFamily, Usable,
+    Event, Health, Heard, Holds, Lane, Names, Ordered, Quota, Recent, Status, Tally, Uplink, UplinkFamily,
+    Usable,
 };
 
 /// Width of a bar of shares.
@@ -46,6 +47,19 @@ pub fn ordered(ordered: &Ordered) -> String {
     let name = printable(&ordered.uplink);
     let warnings = ordered.warnings.iter().map(|warning| format!("warning: {}\n", printable(warning)));
     format!("{name} {state}{}\n{}", flows.unwrap_or_default(), warnings.collect::<String>())
+}
+
+/// "2026-01-31T12:00:00Z isp1 IPv4 down: too few targets answer"
+#[must_use]
+pub fn event(event: &Event) -> String {
+    let about = [event.uplink.as_deref(), event.family.as_deref()].into_iter().flatten();
+    let about = about.chain([event.event.as_str()]).map(printable).collect::<Vec<_>>().join(" ");
+    let details = match event.event.as_str() {
+        "up" | "address" => event.addresses.join(", "),
+        _ => event.why.clone().unwrap_or_default(),
+    };
+    let details = if details.is_empty() { details } else { format!(": {}", printable(&details)) };
+    format!("{} {about}{details}", printable(&event.at))
 }
 
 /// The status for programs.
@@ -132,7 +146,7 @@ fn heard(status: &Status, style: Style) -> String {
 }
 
 /// Who may be chosen, and who was: each line's share of the decided flows
-/// beside the share its weight asks for, and a bar that is full for the busiest line.
+/// beside the share that is its due by weight among the cheapest, and a bar that is full for the busiest line.
 fn uplinks(status: &Status, style: Style) -> String {
     let mut table = Table::new(vec![
         name("UPLINK"),
@@ -147,7 +161,9 @@ fn uplinks(status: &Status, style: Style) -> String {
     ]);
     let flows = decided_flows(status);
     let most = status.uplinks.iter().map(|uplink| uplink.flows_total).max().unwrap_or(0);
-    let weights: u64 = status.uplinks.iter().map(|uplink| u64::from(uplink.weight)).sum();
+    let cheapest = status.uplinks.iter().map(price).min();
+    let due = |uplink: &Uplink| if Some(price(uplink)) == cheapest { u64::from(uplink.weight) } else { 0 };
+    let weights: u64 = status.uplinks.iter().map(due).sum();
     for uplink in &status.uplinks {
         table.row(vec![
             (&uplink.name).into(),
@@ -156,7 +172,7 @@ fn uplinks(status: &Status, style: Style) -> String {
             usable(&uplink.ipv6, uplink.by_hand.as_deref()),
             uplink.flows_now.map_or("-".to_owned(), count).into(),
             count(uplink.flows_total).into(),
-            percent(uplink.weight.into(), weights).into(),
+            percent(due(uplink), weights).into(),
             percent(uplink.flows_total, flows).into(),
             bar(uplink.flows_total, most, BAR).into(),
         ]);
@@ -165,6 +181,11 @@ fn uplinks(status: &Status, style: Style) -> String {
         }
     }
     table.render(style)
+}
+
+/// New flows get the lines of the lowest.
+fn price(uplink: &Uplink) -> (bool, u8) {
+    (uplink.quota.as_ref().is_some_and(|quota| quota.used_up), uplink.cost)
 }
 
 /// Flows user space sent by any uplink.

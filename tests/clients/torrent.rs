@@ -112,7 +112,7 @@ impl Swarm {
     fn seed(&self, host: &Host) -> Process {
         let data = self.directory.join("seeder");
         fs::create_dir_all(&data).unwrap();
-        let bytes: Vec<u8> = (0..BYTES).map(|at| (at * at >> 7) as u8).collect();
+        let bytes: Vec<u8> = (0..BYTES).map(|at| ((at * at) >> 7) as u8).collect();
         fs::write(data.join("file"), bytes).unwrap();
         let tracker = format!("udp://{}/announce", SocketAddr::new(self.seeder.ip(), TRACKER));
         let log = self.directory.join("seeder.log");

@@ -4,11 +4,13 @@ use std::time::Duration;
 
 use super::Capacity;
 
-/// Time constant of the rate: 96 % of a change show after a second. It only ever comes nearer
-/// to what was measured, so it does not ring.
-const SMOOTHING: Duration = Duration::from_millis(300);
-/// Time constant by which a learned capacity falls to what a full line carries: that of a mobile line changes within seconds.
+/// Time constant of the rate: half of a change shows after a step of 100 ms, and all but a thousandth after a second. It only ever comes
+/// nearer to what was measured, so it does not ring.
+const SMOOTHING: Duration = Duration::from_millis(150);
+/// Time constant by which a learned capacity falls to the most that a full line carried of late: that of a mobile line changes within seconds.
 const FALL_FULL: Duration = Duration::from_secs(3);
+/// How long "of late" is, at least; at most twice as long. Answers still tell of a queue for a while after it has drained.
+const LATE: Duration = Duration::from_secs(1);
 /// Time constant by which it falls while the line is in use, but not known to be full: what is used may be less than there is.
 const FALL: Duration = Duration::from_secs(1800);
 /// A line that carries less than this part of its capacity says nothing about it.
@@ -24,6 +26,7 @@ pub(super) struct Gauge {
     given: Option<u64>,
     rate: f64,
     most: f64,
+    peaks: Peaks,
     was_full: bool,
 }
 
@@ -38,10 +41,11 @@ impl Gauge {
         let seconds = time.as_secs_f64();
         self.rate += part(time, SMOOTHING) * (bytes as f64 / seconds - self.rate);
         self.was_full |= is_queued;
+        let peak = self.peaks.add(self.rate, time);
         if self.rate >= self.most {
             self.most = self.rate;
         } else if is_queued {
-            self.most += part(time, FALL_FULL) * (self.rate - self.most);
+            self.most += part(time, FALL_FULL) * (peak - self.most);
         } else if self.rate > IN_USE * self.most {
             self.most += part(time, FALL) * (self.rate - self.most);
         }
@@ -74,6 +78,26 @@ impl Gauge {
             Capacity::Given(_) | Capacity::Measured(_) => Some(self.use_of() >= FULL),
             Capacity::AtLeast(_) | Capacity::Unknown => None,
         }
+    }
+}
+
+/// The highest of the numbers of the last one to two [`LATE`].
+#[derive(Debug, Clone, Default)]
+struct Peaks {
+    this: f64,
+    before: f64,
+    age: Duration,
+}
+
+impl Peaks {
+    /// One more, and the highest with it.
+    fn add(&mut self, number: f64, time: Duration) -> f64 {
+        self.age += time;
+        if self.age >= LATE {
+            *self = Peaks { this: number, before: self.this, age: Duration::ZERO };
+        }
+        self.this = self.this.max(number);
+        self.this.max(self.before)
     }
 }
 

@@ -7,10 +7,13 @@ use super::gauge::{Gauge, part};
 use super::{Both, Crowd, Direction, Lane, Load};
 use crate::engine::flow::Millis;
 
-/// How long a flow takes until it shows in the counters: its handshake, its start, and the time to the next count. As a time constant.
+/// How long a flow that began is counted beside those that show: its handshake, its start, and the time to
+/// the next count. As a time constant.
 const SETTLING: Duration = Duration::from_millis(700);
 /// Time constant by which flows are taken for ended where nobody counts those that move bytes.
 const LIFE: Duration = Duration::from_secs(10);
+/// The shortest time that flows are taken to last.
+const SHORTEST: Duration = Duration::from_millis(10);
 /// A count of flows is good for so long.
 const COUNTED: Duration = Duration::from_secs(5);
 /// Time constant of what one flow takes.
@@ -35,6 +38,9 @@ pub struct Meter {
     each: Both<Option<f64>>,
     begun: f64,
     begun_at: Millis,
+    /// Flows that begin in a second, and flows that there are: how long they last follows (J. D. C. Little, 1961).
+    starts: f64,
+    present: f64,
 }
 
 impl Meter {
@@ -72,12 +78,17 @@ impl Meter {
 
     /// So many flows that [`super::counts`] were decided for the line since the last call, by anybody.
     pub fn began(&mut self, flows: u64, now: Millis) {
+        let time = Duration::from_millis(now.0.saturating_sub(self.begun_at.0));
+        if !time.is_zero() {
+            self.starts += part(time, MANY) * (flows as f64 / time.as_secs_f64() - self.starts);
+            self.present += part(time, MANY) * (self.flows.down.max(self.flows.up) - self.present);
+        }
         self.begun = self.begun(now) + flows as f64;
         self.begun_at = now;
     }
 
-    /// The flows that moved bytes lately, over half a second or some. Without these, flows are guessed
-    /// from those that began.
+    /// The flows that have moved bytes in the last half second or so, but for those that have ended. Without these, flows are
+    /// guessed from those that began.
     pub fn shared_by(&mut self, crowd: &Crowd, now: Millis) {
         let time = self.crowd_at.map_or(MANY, |then| Duration::from_millis(now.0.saturating_sub(then.0)));
         self.flows = crowd.flows();
@@ -140,8 +151,16 @@ impl Meter {
 
     fn begun(&self, now: Millis) -> f64 {
         let time = Duration::from_millis(now.0.saturating_sub(self.begun_at.0));
-        let constant = if self.is_counted(now) { SETTLING } else { LIFE };
-        self.begun * (1.0 - part(time, constant))
+        self.begun * (1.0 - part(time, self.lasting(now)))
+    }
+
+    /// How long a flow that begins is to be counted: until it shows in the counters, or has ended.
+    fn lasting(&self, now: Millis) -> Duration {
+        if !self.is_counted(now) {
+            return LIFE;
+        }
+        let life = Duration::try_from_secs_f64(self.present / self.starts).unwrap_or(SETTLING);
+        life.clamp(SHORTEST, SETTLING)
     }
 }
 

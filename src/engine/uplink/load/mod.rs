@@ -129,7 +129,7 @@ impl Capacity {
 /// One direction of a line.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub struct Lane {
-    /// What it carries, in bytes per second, over about the last third of a second.
+    /// What it carries, in bytes per second, over about the last sixth of a second.
     pub rate: u64,
     /// What it can carry.
     pub capacity: Capacity,
