@@ -20,7 +20,7 @@ use super::vigil::Vigil;
 use super::worker::Event;
 use crate::engine::flow::FlowKey;
 use crate::engine::rule::model::RuleId;
-use crate::engine::uplink::UplinkId;
+use crate::engine::uplink::{UplinkId, load};
 use crate::engine::verdict::{Action, Decision};
 use crate::system::clock;
 use crate::system::conntrack::{Conntrack, Counters, Destroyed, Ends, Flow, Tuple};
@@ -115,7 +115,9 @@ impl Accounts {
             match events.recv_timeout(PATIENCE) {
                 Ok(event) => {
                     vigil.decided(&event);
-                    if let Action::Route(uplink) = event.decision.action {
+                    if let Action::Route(uplink) = event.decision.action
+                        && load::counts(&event.key)
+                    {
                         traffic.began(uplink);
                     }
                     self.decided(event);

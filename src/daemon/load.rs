@@ -4,7 +4,7 @@
 //! It does nothing else, so that a daemon that is busy with the firewall does not take its own slowness for
 //! a burst. Where no rule asks how full lines are, counters are read once a second, for `status` and quotas, and
 //! nothing else is done. Listing the kernel's connections costs the more the more there are; it is done so
-//! seldom that it takes at most a hundredth of one core.
+//! seldom that it takes at most a fiftieth of one core.
 
 use std::collections::HashMap;
 use std::io;
@@ -15,12 +15,13 @@ use std::time::{Duration, Instant};
 
 use foldhash::fast::RandomState;
 
+use super::accounts::key;
 use super::health;
 use super::shared::{Deciding, Shared};
 use crate::config::{Config, Uplink};
 use crate::engine::flow::Millis;
 use crate::engine::packet::Family;
-use crate::engine::uplink::load::{Both, Crowd, Lines, Load, Meter};
+use crate::engine::uplink::load::{Both, Crowd, Lines, Load, Meter, counts};
 use crate::engine::uplink::{MAX_UPLINKS, UplinkId};
 use crate::engine::verdict::Marks;
 use crate::plan::observed::Observed;
@@ -29,13 +30,14 @@ use crate::system::conntrack::{Conntrack, Counters, Flow};
 use crate::system::device_counters::{CounterReader, DeviceCounters};
 
 /// Between two looks at the counters, where rules ask how full lines are.
-const STEP: Duration = Duration::from_millis(200);
+const STEP: Duration = Duration::from_millis(100);
 /// Between two looks, where only people and quotas ask.
 const IDLE_STEP: Duration = Duration::from_secs(1);
-/// Connections are listed this often, or more seldom where there are many.
-const CROWD_STEP: Duration = Duration::from_millis(600);
+/// Connections are listed this often, or more seldom where there are many. Most last less than a second: what is known
+/// of them must be fresh (`benches/balance` shows how much that matters).
+const CROWD_STEP: Duration = Duration::from_millis(200);
 /// A list that took some time is made again after so many times that long.
-const CALM: u32 = 100;
+const CALM: u32 = 50;
 /// Lines that carry less, in bytes per second, share it among nobody who cares.
 const QUIET: u64 = 2_000;
 /// Lists that are further apart say too little of what happens now.
@@ -256,7 +258,9 @@ impl Flows {
         if listed.is_err() {
             self.conntrack = None;
         }
-        self.next = Some(begin + CROWD_STEP.max(begin.elapsed() * CALM));
+        tracing::trace!("connections were listed in {:?}", begin.elapsed());
+        // A step more or less does not matter, one that is missed for a millisecond would.
+        self.next = Some(begin + CROWD_STEP.max(begin.elapsed() * CALM) - STEP / 2);
         let is_fresh = self.listed.replace(begin).is_some_and(|then| then.elapsed() < FRESH);
         listed.ok().filter(|_| is_fresh)
     }
@@ -273,7 +277,7 @@ impl Flows {
             let Some(crowd) = marks.uplink(flow.mark).and_then(|on| crowds.get_mut(usize::from(on.0))) else {
                 return;
             };
-            let Some(now) = bytes(&flow) else { return };
+            let Some(now) = bytes(&flow).filter(|_| counts(&key(&flow.orig))) else { return };
             let then = before.get(&flow.id).copied().unwrap_or_default();
             crowd.add(Both { down: now.down.saturating_sub(then.down), up: now.up.saturating_sub(then.up) });
             if moved.len() < MOST_FLOWS {
