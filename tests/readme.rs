@@ -24,9 +24,8 @@ fn the_first_router_in_the_readme_is_the_article_s() {
 #[test]
 fn the_rules_in_the_readme_load_and_their_examples_hold() {
     let rules = blocks("toml", |text| text.starts_with("[[rule]]"));
-    assert_eq!(rules.len(), 1);
     let config = load(ARTICLE, &rules).unwrap_or_else(|problems| panic!("{problems}"));
-    assert_eq!(config.rules.len(), 3);
+    assert_eq!((rules.len(), config.rules.len()), (2, 4));
 }
 
 #[test]
