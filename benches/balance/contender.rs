@@ -1,7 +1,5 @@
 //! Those who decide which line a flow gets: others' ways, and the ideal. wansplit's are in `ours`.
 
-use wansplit::engine::uplink::load::Direction;
-
 use crate::traffic::{Begins, Dice};
 use crate::world::World;
 
@@ -26,25 +24,32 @@ impl Contender for Nth {
     }
 }
 
-/// mwan3's: `statistic --mode random` with the probabilities of the weights, which are the true capacities.
+/// mwan3's: `statistic --mode random` with the probabilities of the weights.
 #[derive(Debug)]
-pub struct Random(pub Dice);
+pub struct Random {
+    /// By line.
+    pub weights: Vec<u8>,
+    /// Its luck.
+    pub dice: Dice,
+}
 
 impl Contender for Random {
     fn choose(&mut self, _begins: &Begins, world: &mut World) -> usize {
-        let uniform = self.0.uniform();
-        by_weight(world, uniform)
+        by_weight(world, &self.weights, self.dice.uniform())
     }
 }
 
-/// The kernel's multipath routes: a hash of both addresses, weights are the true capacities.
-#[derive(Debug, Default)]
-pub struct Ecmp;
+/// The kernel's multipath routes: a hash of both addresses.
+#[derive(Debug)]
+pub struct Ecmp {
+    /// By line.
+    pub weights: Vec<u8>,
+}
 
 impl Contender for Ecmp {
     fn choose(&mut self, begins: &Begins, world: &mut World) -> usize {
         let mut hash = Dice(u64::from(begins.client) << 8 | u64::from(begins.site));
-        by_weight(world, hash.uniform())
+        by_weight(world, &self.weights, hash.uniform())
     }
 }
 
@@ -79,9 +84,9 @@ fn part_of(world: &World, line: usize, begins: &Begins) -> f64 {
     left / hungry
 }
 
-fn by_weight(world: &World, uniform: f64) -> usize {
+fn by_weight(world: &World, weights: &[u8], uniform: f64) -> usize {
     let usable = usable(world);
-    let weight = |line: usize| *world.lines[line].capacity.of(Direction::Down);
+    let weight = |line: usize| f64::from(weights[line]);
     let mut left = uniform * usable.iter().map(|&line| weight(line)).sum::<f64>();
     let behind = |line: &&usize| {
         left -= weight(**line);

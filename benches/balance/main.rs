@@ -74,7 +74,7 @@ fn run(scenario: &Scenario, kind: Kind, seed: u64) -> Outcome {
     let mut dice = Dice(seed);
     let flows = scenario.traffic.flows(scenario.seconds, &mut dice);
     let changes = scenario.changes(&mut dice);
-    let mut world = World::new(scenario.lines.clone());
+    let mut world = World::new(scenario.lines.clone(), scenario.slow_start);
     let mut contender: Box<dyn Contender> = kind.contender(scenario, &world, seed);
     let used = world.run(&flows, &changes, contender.as_mut(), scenario.seconds);
     Outcome::of(&world, used, scenario.traffic.clients)

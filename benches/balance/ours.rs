@@ -37,6 +37,8 @@ pub struct Ours {
     snapshot: Snapshot,
     meters: Vec<Meter>,
     began: Vec<u64>,
+    /// How long each line is filled that comes back: as by default.
+    fill: Vec<Duration>,
     /// Whether probes are sent.
     probes: bool,
     ticks: u64,
@@ -59,6 +61,7 @@ impl Ours {
             },
             meters: world.lines.iter().map(|line| Meter::new(line.capacity.map(given))).collect(),
             began: vec![0; world.lines.len()],
+            fill: vec![Duration::from_secs(10); world.lines.len()],
             probes,
             ticks: 0,
             flows: 0,
@@ -68,8 +71,13 @@ impl Ours {
     }
 
     fn know_usable(&mut self, world: &World) {
-        let usable: UplinkSet = usable(world).into_iter().map(|line| UplinkId(line as u8)).collect();
-        self.snapshot.board.usable_v4 = usable;
+        let usable_v4: UplinkSet = usable(world).into_iter().map(|line| UplinkId(line as u8)).collect();
+        let before = &self.snapshot.board;
+        if usable_v4 != before.usable_v4 {
+            let board = Board { usable_v4, ..before.clone() };
+            self.snapshot.filling = self.snapshot.filling.follow(before, &board, &self.fill, millis(world));
+            self.snapshot.board = board;
+        }
     }
 }
 

@@ -5,32 +5,40 @@ use std::fmt::Write;
 use crate::outcome::{Outcome, Spread};
 use crate::scenario::{Kind, Scenario};
 
-/// The table in Markdown: medians, and in brackets the least and the most.
+/// The table in Markdown: medians, and in brackets the least and the most. The last column but two is the mean
+/// time beside that of round-robin with the true weights in the same run.
 pub fn table(scenario: &Scenario, outcomes: &[(Kind, Vec<Outcome>)]) -> String {
     let runs = outcomes.first().map_or(0, |(_, outcomes)| outcomes.len());
+    let told = outcomes.iter().find(|(kind, _)| *kind == Kind::TurnsTold).map(|(_, outcomes)| &outcomes[..]);
     let mut text = format!("{}: {} ({runs} runs)\n\n", scenario.name, scenario.about);
-    text += "| who decides | mean time, s | 95 % within, s | used | fairness | moved |\n|---|---|---|---|---|---|\n";
-    for (kind, outcomes) in outcomes {
-        let spread = |number: fn(&Outcome) -> f64| Spread::of(outcomes, number);
-        let (mean, slowest) = (spread(|outcome| outcome.mean), spread(|outcome| outcome.slowest));
-        let (used, fairness) = (spread(|outcome| outcome.used), spread(|outcome| outcome.fairness));
-        let moved = spread(|outcome| outcome.moved);
-        let _ = writeln!(
-            text,
-            "| {} | {:.3} ({:.3} to {:.3}) | {:.2} ({:.2} to {:.2}) | {:.1} % | {:.2} | {:.0} |",
-            kind.name(),
-            mean.median,
-            mean.least,
-            mean.most,
-            slowest.median,
-            slowest.least,
-            slowest.most,
-            100.0 * used.median,
-            fairness.median,
-            moved.median,
-        );
-    }
+    text += "| who decides | mean time, s | beside told turns | 95 % within, s | used | fairness | moved |\n";
+    text += "|---|---|---|---|---|---|---|\n";
+    text.extend(outcomes.iter().map(|(kind, outcomes)| row(*kind, outcomes, told.unwrap_or_default())));
     text
+}
+
+fn row(kind: Kind, outcomes: &[Outcome], told: &[Outcome]) -> String {
+    let spread = |number: fn(&Outcome) -> f64| Spread::of(outcomes, number);
+    let seconds =
+        |spread: Spread| format!("{:.3} ({:.3} to {:.3})", spread.median, spread.least, spread.most);
+    let beside: Vec<Outcome> = outcomes
+        .iter()
+        .zip(told)
+        .map(|(outcome, told)| Outcome { mean: 100.0 * (outcome.mean / told.mean - 1.0), ..*outcome })
+        .collect();
+    let beside = Spread::of(&beside, |outcome| outcome.mean);
+    format!(
+        "| {} | {} | {:+.0} % ({:+.0} to {:+.0}) | {} | {:.1} % | {:.2} | {:.0} |\n",
+        kind.name(),
+        seconds(spread(|outcome| outcome.mean)),
+        beside.median,
+        beside.least,
+        beside.most,
+        seconds(spread(|outcome| outcome.slowest)),
+        100.0 * spread(|outcome| outcome.used).median,
+        spread(|outcome| outcome.fairness).median,
+        spread(|outcome| outcome.moved).median,
+    )
 }
 
 const WIDTH: f64 = 760.0;

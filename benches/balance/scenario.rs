@@ -23,6 +23,8 @@ pub struct Scenario {
     pub seconds: f64,
     /// What happens meanwhile.
     pub happens: Happens,
+    /// Whether flows begin slowly, as TCP does.
+    pub slow_start: bool,
     /// Whether there are probes.
     pub probes: bool,
     /// Who is compared.
@@ -97,6 +99,7 @@ pub fn all() -> Vec<Scenario> {
         lines: unequal.clone(),
         seconds: 300.0,
         happens: Happens::Nothing,
+        slow_start: false,
         probes: true,
         kinds: ALL,
     };
@@ -128,6 +131,20 @@ pub fn all() -> Vec<Scenario> {
         Scenario {
             name: "mice",
             about: "the same lines at 80 %, flows ten times smaller and more",
+            traffic: mice,
+            seconds: 120.0,
+            ..short.clone()
+        },
+        Scenario {
+            name: "slow-start",
+            about: "the same lines at 80 %, flows begin slowly as TCP's do",
+            slow_start: true,
+            ..short.clone()
+        },
+        Scenario {
+            name: "mice-slow-start",
+            about: "the same, flows ten times smaller and more",
+            slow_start: true,
             traffic: mice,
             seconds: 120.0,
             ..short.clone()
@@ -252,8 +269,8 @@ impl Kind {
         let equal = vec![1; world.lines.len()];
         match self {
             Kind::Nth => Box::<Nth>::default(),
-            Kind::Random => Box::new(Random(Dice(seed ^ 0x5eed))),
-            Kind::Ecmp => Box::new(Ecmp),
+            Kind::Random => Box::new(Random { weights: true_weights(world), dice: Dice(seed ^ 0x5eed) }),
+            Kind::Ecmp => Box::new(Ecmp { weights: true_weights(world) }),
             Kind::Ideal => Box::new(Ideal),
             Kind::Turns => ours(Policy::RoundRobin, &equal, Told::Nothing),
             Kind::TurnsTold => ours(Policy::RoundRobin, &true_weights(world), Told::Nothing),

@@ -9,6 +9,12 @@ use crate::traffic::Begins;
 pub const TICK: f64 = 0.1;
 /// Flows that have not ended when so many times the time has passed in which they began never will.
 const LONG: f64 = 10.0;
+/// Round trips before the first byte of an answer: one to connect, one to ask.
+const HANDSHAKE: f64 = 2.0;
+/// Bytes in the first window.
+const FIRST: f64 = 14_600.0;
+/// After so many doublings a window is larger than any line here needs.
+const DOUBLINGS: f64 = 12.0;
 /// Time constant by which a queue builds up and drains, in seconds.
 const QUEUEING: f64 = 0.2;
 
@@ -59,6 +65,12 @@ pub struct Running {
     pub left: f64,
     /// Bytes since anybody asked.
     moved: f64,
+    /// When it began on this line.
+    since: f64,
+    /// Seconds from a question to its answer, where flows begin slowly.
+    round_trip: Option<f64>,
+    /// Bytes per second that it could take now.
+    wants: f64,
     /// Bytes per second now.
     pub rate: f64,
     /// How often it was moved.
@@ -66,8 +78,26 @@ pub struct Running {
 }
 
 impl Running {
-    fn new(begins: Begins, line: usize) -> Self {
-        Running { begins, line, left: begins.bytes, moved: 0.0, rate: 0.0, moves: 0 }
+    fn new(begins: Begins, line: usize, round_trip: Option<f64>) -> Self {
+        let (left, since, wants) = (begins.bytes, begins.at, begins.peak);
+        Running { begins, line, left, moved: 0.0, since, round_trip, wants, rate: 0.0, moves: 0 }
+    }
+
+    /// Ten segments after the handshake, and twice as many with every round trip (RFC 6928, RFC 5681). Returns
+    /// when that will be.
+    fn grow(&mut self, now: f64) -> f64 {
+        let Some(round_trip) = self.round_trip else { return f64::INFINITY };
+        let trips = (now - self.since) / round_trip + 1e-6;
+        if trips < HANDSHAKE {
+            self.wants = 0.0;
+            return self.since + HANDSHAKE * round_trip;
+        }
+        let doublings = (trips - HANDSHAKE).floor();
+        self.wants = self.begins.peak.min(FIRST / round_trip * doublings.exp2());
+        if doublings > DOUBLINGS {
+            (self.wants, self.round_trip) = (self.begins.peak, None);
+        }
+        self.since + (HANDSHAKE + doublings + 1.0) * round_trip
     }
 
     fn take_moved(&mut self) -> Moved {
@@ -130,6 +160,8 @@ pub struct World {
     pub now: f64,
     /// The lines.
     pub lines: Vec<Line>,
+    /// Whether flows begin slowly, as TCP does.
+    pub slow_start: bool,
     /// The flows that run.
     pub flows: Vec<Running>,
     /// The flows that have ended.
@@ -138,12 +170,12 @@ pub struct World {
 
 impl World {
     /// Lines without flows.
-    pub fn new(lines: Vec<Line>) -> Self {
-        World { now: 0.0, lines, flows: Vec::new(), ended: Vec::new() }
+    pub fn new(lines: Vec<Line>, slow_start: bool) -> Self {
+        World { now: 0.0, lines, slow_start, flows: Vec::new(), ended: Vec::new() }
     }
 
     /// Lets it all happen: flows begin until `close`, and run on until the last has ended, or for nine times as long. Returns the part of what
-    /// all lines could carry down and up that was used until `close`.
+    /// all lines could carry that was used until `close`, in the direction in which that was more.
     pub fn run(
         &mut self,
         begins: &[Begins],
@@ -153,15 +185,17 @@ impl World {
     ) -> f64 {
         let (mut begins, mut changes) = (begins.iter().peekable(), changes.iter().peekable());
         let mut tick = TICK;
-        let (mut possible, mut used) = (0.0, 0.0);
+        let (mut possible, mut used) = (Both { down: 0.0, up: 0.0 }, Both { down: 0.0, up: 0.0 });
         while self.now < LONG * close && (begins.peek().is_some() || !self.flows.is_empty()) {
             let next_begin = begins.peek().map_or(f64::INFINITY, |next| next.at);
             let next_change = changes.peek().map_or(f64::INFINITY, |next| next.at);
             let next_end = self.share_out();
             let next = next_begin.min(next_change).min(tick).min(next_end);
             if next <= close {
-                possible += (next - self.now) * self.capacity();
-                used += (next - self.now) * self.flows.iter().map(|flow| flow.rate).sum::<f64>();
+                for direction in [Direction::Down, Direction::Up] {
+                    *of_mut(&mut possible, direction) += (next - self.now) * self.capacity(direction);
+                    *of_mut(&mut used, direction) += (next - self.now) * self.rate(direction);
+                }
             }
             self.advance(next);
             self.end_flows();
@@ -174,17 +208,25 @@ impl World {
             }
             if let Some(begins) = begins.next_if(|begins| begins.at <= next) {
                 let line = contender.choose(begins, self);
-                self.flows.push(Running::new(*begins, line));
+                self.flows.push(Running::new(*begins, line, self.round_trip(line)));
             }
         }
-        used / possible
+        f64::max(used.down / possible.down, used.up / possible.up)
     }
 
-    /// What all lines that work can carry, in the directions that flows have.
-    fn capacity(&self) -> f64 {
-        let up = self.flows.iter().any(|flow| flow.begins.direction == Direction::Up);
-        let of = |line: &Line| if up { line.capacity.down + line.capacity.up } else { line.capacity.down };
-        self.lines.iter().filter(|line| line.works).map(of).sum()
+    fn round_trip(&self, line: usize) -> Option<f64> {
+        self.slow_start.then_some(self.lines[line].latency)
+    }
+
+    /// What all lines that work can carry.
+    fn capacity(&self, direction: Direction) -> f64 {
+        self.lines.iter().filter(|line| line.works).map(|line| *line.capacity.of(direction)).sum()
+    }
+
+    /// What they carry.
+    fn rate(&self, direction: Direction) -> f64 {
+        let flows = self.flows.iter().filter(|flow| flow.begins.direction == direction);
+        flows.map(|flow| flow.rate).sum()
     }
 
     /// What each flow that runs has moved since this was asked last, as the kernel's counters tell it.
@@ -197,15 +239,17 @@ impl World {
         self.flows.iter().filter(|flow| flow.line == line && flow.begins.direction == direction).count()
     }
 
-    /// Gives each flow its rate. Returns when the first one ends.
+    /// Gives each flow its rate. Returns when the first one ends, or can take more.
     fn share_out(&mut self) -> f64 {
+        let now = self.now;
+        let grows = self.flows.iter_mut().map(|flow| flow.grow(now)).fold(f64::INFINITY, f64::min);
         for line in 0..self.lines.len() {
             for direction in [Direction::Down, Direction::Up] {
                 self.share_out_lane(line, direction);
             }
         }
         let ends = self.flows.iter().filter(|flow| flow.rate > 0.0).map(|flow| flow.left / flow.rate);
-        self.now + ends.fold(f64::INFINITY, f64::min)
+        grows.min(self.now + ends.fold(f64::INFINITY, f64::min))
     }
 
     /// Max-min fair: those that want less than their share leave the rest to the others.
@@ -217,11 +261,9 @@ impl World {
         let mut modest_below = 0.0;
         loop {
             let of_lane = |flow: &&mut Running| flow.line == line && flow.begins.direction == direction;
-            let is_modest =
-                |flow: &&mut Running| flow.begins.peak < share && flow.begins.peak >= modest_below;
+            let is_modest = |flow: &&mut Running| flow.wants < share && flow.wants >= modest_below;
             let modest = self.flows.iter_mut().filter(of_lane).filter(is_modest);
-            let (sum, count) =
-                modest.fold((0.0, 0.0), |(sum, count), flow| (sum + flow.begins.peak, count + 1.0));
+            let (sum, count) = modest.fold((0.0, 0.0), |(sum, count), flow| (sum + flow.wants, count + 1.0));
             if count == 0.0 {
                 break;
             }
@@ -231,7 +273,7 @@ impl World {
         for flow in
             self.flows.iter_mut().filter(|flow| flow.line == line && flow.begins.direction == direction)
         {
-            flow.rate = flow.begins.peak.min(share);
+            flow.rate = flow.wants.min(share);
         }
     }
 
@@ -286,8 +328,10 @@ impl World {
             if self.flows[place].line == line {
                 let begins = self.flows[place].begins;
                 let other = contender.choose(&begins, self);
-                self.flows[place].line = other;
-                self.flows[place].moves += 1;
+                let (since, round_trip) = (self.now, self.round_trip(other));
+                let flow = &mut self.flows[place];
+                (flow.line, flow.since, flow.round_trip, flow.moves) =
+                    (other, since, round_trip, flow.moves + 1);
             }
         }
     }
