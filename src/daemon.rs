@@ -6,12 +6,14 @@ pub mod changed_files;
 pub mod crew;
 pub mod explain;
 pub mod health;
+mod herald;
 pub mod keeper;
 pub mod learned;
 pub mod listener;
 pub mod live;
 pub mod load;
 pub mod machine;
+mod news;
 pub mod quotas;
 mod reload;
 pub mod report;
@@ -39,6 +41,7 @@ use self::accounts::{Accounts, Bookkeeping};
 use self::changed_files::Watch;
 use self::crew::{Crew, Queues, workers};
 use self::health::Lookout;
+use self::herald::Herald;
 use self::keeper::Keeper;
 use self::live::Follower;
 use self::load::Traffic;
@@ -50,6 +53,7 @@ use self::shared::{Deciding, Shared};
 use self::sources::Sources;
 use self::vigil::Vigil;
 use crate::config::{Config, Guard, Numbers};
+use crate::control::feed::Feed;
 use crate::control::message::{Request, Response};
 use crate::control::server::{Server, Serving};
 use crate::engine::Snapshot;
@@ -102,7 +106,7 @@ pub struct Options {
 /// Reads and checks a configuration with its rule files.
 ///
 /// # Errors
-/// [`Problems`], or that a file cannot be read.
+/// [`crate::config::Problems`], or that a file cannot be read.
 pub fn load(path: &std::path::Path) -> Result<Config> {
     Ok(sources::read(path)?.load(&Numbers::default())?)
 }
@@ -229,6 +233,7 @@ struct Daemon {
     quotas: Quotas,
     /// What people said of uplinks.
     by_hand: ByHand,
+    herald: Herald,
     follower: Follower,
     /// The board by which running flows were followed last.
     followed: Board,
@@ -272,10 +277,7 @@ impl Daemon {
             ..Snapshot::default()
         };
         learned::restore(&run, &config, &snapshot);
-        let mut first = deciding(&config, &plan, &observed, &rules, &snapshot);
-        let unknown = Avoided::default();
-        first.snapshot.board.suspected = plan::lines::staying(&plan.lines, unknown, unknown, by_hand);
-        let shared = Arc::new(Shared::new(first));
+        let shared = Arc::new(Shared::new(deciding(&config, &plan, &observed, &rules, &snapshot)));
         shared.set_local_time(clock::local_time());
         let accounts = Arc::new(Accounts::default());
         let (events, decisions) = crossbeam_channel::bounded(EVENTS);
@@ -304,7 +306,9 @@ impl Daemon {
         // Flows that run by a line which died while nobody looked.
         follower.lines_changed();
         let (asked, orders) = mpsc::channel(16);
-        let serving = serve_control(&run, &reporter, asked)?;
+        let feed = Arc::new(Feed::new()?);
+        let herald = Herald::start(Arc::clone(&feed), config.hooks.clone())?;
+        let serving = serve_control(&run, &reporter, feed, asked)?;
         Ok(Self {
             options: options.clone(),
             run,
@@ -322,6 +326,7 @@ impl Daemon {
             health,
             quotas,
             by_hand,
+            herald,
             follower,
             followed,
             crew,
@@ -340,6 +345,7 @@ impl Daemon {
         let mut lists = every(LISTS_STEP);
         let (mut followed, mut settling) = (true, Settling::default());
         self.announce();
+        self.tell_news();
         let end = loop {
             tokio::select! {
                 _ = signals.terminate.recv() => break Ok(()),
@@ -504,7 +510,8 @@ impl Daemon {
 
     /// Workers and status get the configuration and plan in force.
     fn publish(&mut self) {
-        let mut current = self.reporter.current.lock().unwrap_or_else(PoisonError::into_inner);
+        let reporter = Arc::clone(&self.reporter);
+        let mut current = reporter.current.lock().unwrap_or_else(PoisonError::into_inner);
         self.tell_workers();
         let last = mem::replace(&mut *current, (self.config.clone(), self.plan.clone()));
         drop(current);
@@ -516,27 +523,26 @@ impl Daemon {
     }
 
     /// Workers need not wait for the kernel; status does, for it tells what is in force.
-    fn tell_workers(&self) {
+    fn tell_workers(&mut self) {
         self.shared.deciding.rcu(|before| {
             let mut deciding =
                 deciding(&self.config, &self.plan, &self.observed, &self.rules, &before.snapshot);
             deciding.snapshot.board.suspected = self.staying(&self.plan.lines);
-            self.fill_what_returned(&before.snapshot, &mut deciding.snapshot);
+            fill_what_returned(&self.config, &before.snapshot, &mut deciding.snapshot);
             deciding
         });
+        self.tell_news();
+    }
+
+    fn tell_news(&mut self) {
+        let health = self.health.lines();
+        let now = news::standings(&self.config, &self.plan.lines, &health, self.by_hand);
+        self.herald.tell(now);
     }
 
     /// The lines that running flows stay on although new ones keep off.
     fn staying(&self, lines: &[Line]) -> Avoided {
         plan::lines::staying(lines, self.health.avoided(), self.health.suspected(), self.by_hand)
-    }
-
-    /// A line that comes back gets its flows little by little.
-    fn fill_what_returned(&self, before: &Snapshot, after: &mut Snapshot) {
-        let takes =
-            self.config.by_number(|uplink| uplink.map_or(Duration::ZERO, |uplink| uplink.health.fill));
-        let now = Millis(clock::monotonic_ms());
-        after.filling = before.filling.follow(&before.board, &after.board, &takes, now);
     }
 
     /// Stops deciding without losing a packet; the kernel's part stays, and what was learned.
@@ -550,14 +556,20 @@ impl Daemon {
     }
 }
 
+/// A line that comes back gets its flows little by little.
+fn fill_what_returned(config: &Config, before: &Snapshot, after: &mut Snapshot) {
+    let takes = config.by_number(|uplink| uplink.map_or(Duration::ZERO, |uplink| uplink.health.fill));
+    let now = Millis(clock::monotonic_ms());
+    after.filling = before.filling.follow(&before.board, &after.board, &takes, now);
+}
+
 /// The kernel is left with what was last known, rather than sent to lines that were dead a moment ago: whoever
 /// restarts the program would lose flows by that, and the kernel follows no other change by itself either.
 fn tell_what_stays_avoided(config: &Config, plan: &Plan) {
     for line in &plan.lines {
         let name = config.uplink_name(line.id);
-        for family in
-            Family::BOTH.iter().filter(|&&family| line.way(family).is_ok() && !line.is_usable(family))
-        {
+        let is_left_out = |&&family: &&Family| line.is_doubted(family) && !line.is_usable(family);
+        for family in Family::BOTH.iter().filter(is_left_out) {
             tracing::warn!("uplink {name} was called down for {family} and stays out of the kernel's choice");
         }
     }
@@ -585,9 +597,9 @@ fn deciding(
             board: Board {
                 usable_v4: plan.usable(Family::V4),
                 usable_v6: plan.usable(Family::V6),
+                doubted: plan.doubted(),
                 weights: config.weights_by_number(),
                 costs: plan.costs(),
-                doubted: plan.doubted(),
                 ..Board::default()
             },
             none: config.none,
@@ -603,13 +615,16 @@ fn deciding(
 fn serve_control(
     run: &RunDirectory,
     reporter: &Arc<Reporter>,
+    feed: Arc<Feed>,
     orders: mpsc::Sender<Asked>,
 ) -> Result<Serving> {
     let reporter = Arc::clone(reporter);
     let server = Server::bind(&run.socket())?;
-    Ok(server.serve(move |request| match request {
+    Ok(server.serve(feed, move |request| match request {
         Request::Status => Response::Status(Box::new(reporter.status())),
         Request::Explain { flow, down } => reporter.explain(&flow, &down),
+        // The server answers that itself.
+        Request::Events => Response::Following,
         Request::Reload | Request::Uplink { .. } => {
             let (answer, answered) = reply::sync_channel(1);
             let sent = orders.try_send((request, answer)).is_ok();

@@ -87,6 +87,7 @@ fn execute(args: &Args, world: Option<World>) -> anyhow::Result<Exit> {
         }
         Command::Status { json, watch, flows } => show_status(args, *json, *watch, *flows),
         Command::Reload => reload(args),
+        Command::Events { json } => follow_events(args, *json),
         Command::Drain { uplink, force, json } => order(args, uplink, "drain", *force, *json),
         Command::Undrain { uplink, json } => order(args, uplink, "undrain", false, *json),
         Command::Uplink { uplink, action: Direction::Down, force, json } => {
@@ -233,6 +234,28 @@ fn reload(args: &Args) -> anyhow::Result<Exit> {
         }
         _ => anyhow::bail!("the daemon answered something else"),
     }
+}
+
+/// Until the daemon ends, or nobody reads any more.
+fn follow_events(args: &Args, json: bool) -> anyhow::Result<Exit> {
+    let socket = RunDirectory::new(args.run_dir.clone()).socket();
+    let mut refusal = None;
+    client::follow(&socket, |response| {
+        let line = match response {
+            Response::Event(event) if json => serde_json::to_string(&event).unwrap_or_default(),
+            Response::Event(event) => status::event(&event),
+            Response::LeftOut { events } if json => serde_json::json!({ "left_out": events }).to_string(),
+            Response::LeftOut { events } => format!("({events} events were left out)"),
+            Response::Failed { message } => {
+                refusal = Some(message);
+                return false;
+            }
+            _ => return true,
+        };
+        let mut out = std::io::stdout().lock();
+        writeln!(out, "{line}").and_then(|()| out.flush()).is_ok()
+    })?;
+    refusal.map_or(Ok(Exit::Good), |message| Err(anyhow::anyhow!(message)))
 }
 
 fn order(args: &Args, uplink: &str, order: &str, force: bool, json: bool) -> anyhow::Result<Exit> {

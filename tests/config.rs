@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use ipnet::IpNet;
 use proptest::prelude::*;
 use wansplit::config::{
-    self, BackendChoice, Bypass, Config, Forward, Gateway, Guard, Health, Helper, Lists, Mss, Queue,
+    self, BackendChoice, Bypass, Config, Forward, Gateway, Guard, Health, Helper, Hooks, Lists, Mss, Queue,
     RouterTraffic, Routing, Severity, Source, SourceFile, Uplink,
 };
 use wansplit::engine::flow::{LanId, Mac};
@@ -81,13 +81,14 @@ fn the_articles_router_needs_nothing_but_its_lines_and_its_forward() {
         marks: Marks { mask: 0xff, decided: 0x100, watched: 0x200, values: vec![1, 2], refused: 0xff },
         routing: Routing {
             first_table: 100,
-            refused_table: 103,
+            refused_table: 165,
             first_priority: 20_000,
             router: RouterTraffic::Multipath,
         },
         bypass: Bypass::default(),
         guard: Guard::Warn,
         helpers: vec![],
+        hooks: Hooks { on_change: None, timeout: ms(10_000) },
         none: NoLine::Keep,
     };
     assert_eq!(load(ARTICLE, &[]), expected);
@@ -202,7 +203,7 @@ fn every_key_of_the_main_file_is_obeyed() {
         },
         routing: Routing {
             first_table: 200,
-            refused_table: 201,
+            refused_table: 265,
             first_priority: 10_000,
             router: RouterTraffic::Uplink(ISP2),
         },
@@ -217,6 +218,10 @@ fn every_key_of_the_main_file_is_obeyed() {
             helper("RAS", 17, 1719),
             helper("Q.931", 6, 1720),
         ],
+        hooks: Hooks {
+            on_change: Some(["/usr/local/bin/line-changed", "-v"].map(String::from).into()),
+            timeout: ms(3000),
+        },
         none: NoLine::Reject,
     };
     assert_eq!(load(EVERY_KEY, &[]), expected);

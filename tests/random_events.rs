@@ -278,7 +278,7 @@ impl World {
                 let own = rule.map(|rule| rule.choice.uplinks.iter().map(|&(uplink, _)| uplink).collect());
                 let doubted = self.snapshot.board.doubted.of(family);
                 let left = usable
-                    .without_all(doubted)
+                    .minus(doubted)
                     .iter()
                     .any(|line| own.is_none_or(|own: UplinkSet| own.contains(line)));
                 assert!(!left, "{decision:?} of {usable:?}");
@@ -290,7 +290,7 @@ impl World {
     /// Two marks for one flow only where the first one's line is lost.
     fn must_be_told_the_same(&mut self, family: Family, flow: u32, decided: &Decided) {
         let board = &self.snapshot.board;
-        let working = board.usable(family).without_all(board.doubted.of(family));
+        let working = board.usable(family).minus(board.doubted.of(family));
         let action = decided.decision.action;
         if let Some(&(at, Action::Route(before))) = self.flows.get(&(family, flow))
             && at.after(REMEMBER) > self.now

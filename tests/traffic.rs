@@ -16,6 +16,8 @@ mod common;
 mod contents;
 #[path = "traffic/costs.rs"]
 mod costs;
+#[path = "traffic/events.rs"]
+mod events;
 #[path = "traffic/hold.rs"]
 mod hold;
 #[path = "traffic/inbound.rs"]

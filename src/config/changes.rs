@@ -106,6 +106,7 @@ pub fn differences(old: &Config, new: &Config) -> Vec<String> {
         ("rules", old.rules != new.rules),
         ("routing", old.routing != new.routing),
         ("bypassed nets", old.bypass != new.bypass),
+        ("hooks", old.hooks != new.hooks),
     ];
     let changed = parts.into_iter().filter(|(_, differs)| *differs);
     differences.extend(changed.map(|(what, _)| format!("{what} have changed")));
@@ -174,12 +175,12 @@ mod tests {
         let (_, transition) = next(&three(), &[("a", "one", ""), ("d", "four", "mark = 2")], "");
         assert_eq!(transition.leaving, [UplinkId(2)].into_iter().collect());
         assert_eq!(transition.passed_on, [2]);
-        let small =
-            config(&[("a", "one", ""), ("b", "two", "")], "marks.mask = \"0x3\"", &Numbers::default());
+        let full = ["a", "b", "c", "d", "e", "f"].map(|device| (device, device, ""));
+        let small = config(&full, "marks.mask = \"0x7\"", &Numbers::default());
         let known = Numbers::default().with(&small);
-        let uplinks = [("c", "x", ""), ("d", "y", ""), ("b", "two", "")];
-        let new = config(&uplinks, "marks.mask = \"0x3\"", &known);
-        assert_eq!(transition_values(&small, &new, &known), [1]);
+        let uplinks = [("g", "x", ""), ("h", "y", ""), ("b", "b", "")];
+        let new = config(&uplinks, "marks.mask = \"0x7\"", &known);
+        assert_eq!(transition_values(&small, &new, &known), [1, 3]);
     }
 
     fn transition_values(old: &Config, new: &Config, known: &Numbers) -> Vec<u32> {
@@ -199,7 +200,7 @@ mod tests {
         assert!(refused(&[("a", "one", "mark = 9")], "")[0].contains("the mark of uplink one"));
         let swapped = [("a", "one", "table = 102"), ("b", "two", "table = 101")];
         assert!(refused(&swapped, "")[0].contains("that of uplink two"));
-        assert!(refused(&same, "routing.first_table = 101")[0].contains("own traffic"));
+        assert!(refused(&same, "routing.first_table = 101").concat().contains("own traffic"));
         assert_eq!(refused(&[("a", "one", "table = 7")], ""), [""; 0]);
     }
 }

@@ -44,6 +44,8 @@ pub struct Config {
     pub guard: Guard,
     /// Connection helpers to attach.
     pub helpers: Vec<Helper>,
+    /// What is run when a line changes.
+    pub hooks: Hooks,
     /// What becomes of flows for which no rule and no line is left.
     pub none: NoLine,
 }
@@ -261,6 +263,15 @@ pub enum BackendChoice {
     IptablesLegacy,
 }
 
+/// What is run when a line changes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Hooks {
+    /// A program and its arguments; `None`: nothing.
+    pub on_change: Option<Vec<String>>,
+    /// How long it may run.
+    pub timeout: Duration,
+}
+
 /// Most worker threads.
 pub const MAX_WORKERS: u16 = 256;
 
@@ -296,7 +307,7 @@ impl Queue {
 pub struct Routing {
     /// The own-traffic table; uplinks' tables follow unless they name theirs.
     pub first_table: u32,
-    /// The table of flows that are refused: the first free one behind the own-traffic table.
+    /// The table of flows that are refused: the first free one behind those of all uplinks.
     pub refused_table: u32,
     /// Priority of the first of our rules.
     pub first_priority: u32,

@@ -27,10 +27,10 @@ pub(super) fn read(section: Section, ids: &[UplinkId], uplinks: &[Written]) -> M
     marks
 }
 
-/// How many uplinks the mask has values for, where it is a mask.
+/// How many uplinks the mask has values for, where it is a mask: one value is for what is refused.
 pub(super) fn room(section: &Section) -> usize {
     let mask = section.value("mask").and_then(|value| bits(value).ok()).unwrap_or(DEFAULT_MASK);
-    (u32::MAX >> mask.count_zeros()) as usize
+    (u32::MAX >> mask.count_zeros()).saturating_sub(1) as usize
 }
 
 /// The flag bits, each as written, or the first free one above the mask, or else below its highest bit.
@@ -77,8 +77,8 @@ fn values(section: &Section, mask: &Spanned<u32>, ids: &[UplinkId], uplinks: &[W
     }
     let numbers: Vec<u32> = ids.iter().zip(uplinks).map(|(&id, uplink)| number(id, uplink)).collect();
     report_collisions(section, &numbers, uplinks);
-    let refused = (1..=most).rev().find(|number| !numbers.contains(number)).unwrap_or_default();
     let in_mask = |number| deposit(number, *mask.get_ref());
+    let refused = (1..=most).rev().find(|number| !numbers.contains(number)).unwrap_or_default();
     let mut values = vec![0; ids.iter().map(|id| usize::from(id.0) + 1).max().unwrap_or(0)];
     for (id, number) in ids.iter().zip(numbers) {
         values[usize::from(id.0)] = in_mask(number);

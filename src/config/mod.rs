@@ -16,6 +16,7 @@ mod covered;
 mod example;
 mod forwards;
 mod health;
+mod hooks;
 mod lists;
 mod marks;
 mod mmdb;

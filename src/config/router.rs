@@ -10,7 +10,7 @@ use super::names::{Names, Unique};
 use super::numbers::Numbers;
 use super::reader::{Section, values_of};
 use super::values::{self, INTERFACE, interface, number, one_of, text};
-use super::{forwards, marks, mmdb, routing, uplinks, words};
+use super::{forwards, hooks, marks, mmdb, routing, uplinks, words};
 use crate::engine::geo::Geo;
 use crate::engine::rule::model::NoLine;
 
@@ -54,6 +54,7 @@ pub(super) fn read(root: Section, lists: &Lists, known: &Numbers) -> (Names, Con
         bypass: bypass(root.section("bypass")),
         guard: root.or("guard", Guard::default(), one_of(GUARDS)),
         helpers: helpers(&root),
+        hooks: hooks::read(root.section("hooks")),
         none: root.or("none", NoLine::default(), one_of(NONE)),
     };
     root.finish();

@@ -9,7 +9,7 @@ use super::names::Names;
 use super::reader::{Fault, Read, Section, Value};
 use super::uplinks::Written;
 use super::values::number;
-use crate::engine::uplink::UplinkId;
+use crate::engine::uplink::{MAX_UPLINKS, UplinkId};
 
 /// The own-traffic table; the uplinks' follow.
 const FIRST_TABLE: u32 = 100;
@@ -63,10 +63,11 @@ fn tables(section: &Section, first: &Spanned<u32>, ids: &[UplinkId], uplinks: &[
     tables
 }
 
-/// The first table behind this one that is neither an uplink's nor the kernel's.
+/// The first table behind those that uplinks may have by their numbers that is neither one's own nor the kernel's.
 fn free_behind(first: u32, taken: &[u32]) -> u32 {
     let is_free = |table: &u32| !taken.contains(table) && !(253..=255).contains(table);
-    (first.saturating_add(1)..=u32::MAX).chain(1..first).find(is_free).unwrap_or(first)
+    let numbered = first.saturating_add(MAX_UPLINKS as u32);
+    (numbered.saturating_add(1)..=u32::MAX).chain(1..first).find(is_free).unwrap_or(first)
 }
 
 /// Notes who owns a table, and reports one that is the kernel's or somebody else's.

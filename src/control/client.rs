@@ -1,6 +1,6 @@
 //! The commands' side of the control socket.
 
-use std::io::{self, ErrorKind, Read, Write};
+use std::io::{self, BufRead, BufReader, ErrorKind, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -68,10 +68,33 @@ pub enum ClientError {
 /// [`ClientError`]; a daemon that says no is an answer, [`Response::Failed`].
 pub fn ask(path: &Path, request: Request) -> Result<Response, ClientError> {
     let patience = match request {
-        Request::Status | Request::Explain { .. } => STATUS_PATIENCE,
+        Request::Status | Request::Events | Request::Explain { .. } => STATUS_PATIENCE,
         Request::Reload | Request::Uplink { .. } => CHANGE_PATIENCE,
     };
     ask_within(path, request, patience)
+}
+
+/// Tells `each` of all that happens, as long as it wants more and the daemon runs.
+///
+/// # Errors
+/// [`ClientError`]; that the daemon has ended is none.
+pub fn follow(path: &Path, mut each: impl FnMut(Response) -> bool) -> Result<(), ClientError> {
+    let broken = |error| client_error(path, STATUS_PATIENCE, error);
+    let mut stream = connect(path, STATUS_PATIENCE).map_err(broken)?;
+    stream.write_all(&Request::Events.to_line()).map_err(broken)?;
+    let mut lines = BufReader::new(stream);
+    loop {
+        let mut line = Vec::new();
+        let limit = ANSWER_LIMIT as u64;
+        (&mut lines).take(limit).read_until(b'\n', &mut line).map_err(broken)?;
+        if line.is_empty() {
+            return Ok(());
+        }
+        let not_understood = |source| ClientError::NotUnderstood { path: path.to_owned(), source };
+        if !each(Response::from_line(&line).map_err(not_understood)?) {
+            return Ok(());
+        }
+    }
 }
 
 fn ask_within(path: &Path, request: Request, patience: Duration) -> Result<Response, ClientError> {

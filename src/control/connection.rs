@@ -3,10 +3,12 @@
 //! A state machine over a non-blocking stream. Its memory is bounded by
 //! [`LINE_LIMIT`] and its life by [`PATIENCE`] for each half, however slowly the
 //! client dribbles: the deadline is for the whole line, not for the next byte.
+//! Who follows events has no deadline, and gets one line after the other.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::time::{Duration, Instant};
 
+use super::feed::Feed;
 use super::message::{Request, Response};
 
 /// Longest request in bytes; real ones have some forty.
@@ -27,6 +29,7 @@ pub(super) struct Connection<S> {
 enum State {
     Reading(Vec<u8>),
     Writing { line: Vec<u8>, sent: usize },
+    Following { line: Vec<u8>, sent: usize, place: u64 },
 }
 
 impl<S: Read + Write> Connection<S> {
@@ -41,19 +44,42 @@ impl<S: Read + Write> Connection<S> {
         &self.stream
     }
 
-    /// When the client's time is up.
-    pub(super) fn deadline(&self) -> Instant {
-        self.deadline
+    /// When the client's time is up; `None`: it follows events.
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        (!self.is_following()).then_some(self.deadline)
     }
 
-    /// Whether it waits for the client to take the answer, rather than for the request.
+    /// Whether it is told events.
+    pub(super) fn is_following(&self) -> bool {
+        matches!(self.state, State::Following { .. })
+    }
+
+    /// Whether it waits for the client to take the answer, rather than to say something or go.
     pub(super) fn is_writing(&self) -> bool {
-        matches!(self.state, State::Writing { .. })
+        match &self.state {
+            State::Reading(_) => false,
+            State::Writing { .. } => true,
+            State::Following { line, sent, .. } => *sent < line.len(),
+        }
     }
 
-    /// Goes as far as it can without waiting; false: finished or broken, drop it.
-    pub(super) fn advance(&mut self, handler: &mut impl FnMut(Request) -> Response) -> bool {
-        match self.read().and_then(|()| self.answer(handler)) {
+    /// Goes as far as it can without waiting; false: finished or broken, drop it. `feed` is what it may
+    /// follow, if it may.
+    pub(super) fn advance(
+        &mut self,
+        feed: &Feed,
+        may_follow: bool,
+        handler: &mut impl FnMut(Request) -> Response,
+    ) -> bool {
+        if self.is_following() {
+            return self.follow(feed).is_err_and(|error| error.kind() == ErrorKind::WouldBlock);
+        }
+        let mut handler = |request| match request {
+            Request::Events if may_follow => Response::Following,
+            Request::Events => Response::Failed { message: "too many follow events already".to_owned() },
+            request => handler(request),
+        };
+        match self.read().and_then(|()| self.answer(feed, &mut handler)) {
             Ok(finished) => !finished,
             Err(error) => error.kind() == ErrorKind::WouldBlock,
         }
@@ -79,27 +105,54 @@ impl<S: Read + Write> Connection<S> {
     }
 
     /// Asks the handler once, then writes; true: all is written.
-    fn answer(&mut self, handler: &mut impl FnMut(Request) -> Response) -> io::Result<bool> {
+    fn answer(&mut self, feed: &Feed, handler: &mut impl FnMut(Request) -> Response) -> io::Result<bool> {
         if let State::Reading(line) = &self.state {
-            let line = respond(line, self.may_change, handler).to_line();
-            self.state = State::Writing { line, sent: 0 };
+            let response = respond(line, self.may_change, handler);
+            let line = response.to_line();
+            self.state = match response {
+                Response::Following => State::Following { line, sent: 0, place: feed.now() },
+                _ => State::Writing { line, sent: 0 },
+            };
             self.deadline = Instant::now() + PATIENCE;
         }
-        self.write()
+        match &mut self.state {
+            State::Writing { line, sent } => write(&mut self.stream, line, sent).map(|()| true),
+            _ => self.follow(feed).map(|()| true),
+        }
     }
 
-    fn write(&mut self) -> io::Result<bool> {
-        let State::Writing { line, sent } = &mut self.state else { return Ok(false) };
-        while *sent < line.len() {
-            match self.stream.write(&line[*sent..]) {
-                Ok(0) => return Err(ErrorKind::WriteZero.into()),
-                Ok(count) => *sent += count,
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
-            }
+    /// Writes what there is to tell; the error is at least that there is no more.
+    fn follow(&mut self, feed: &Feed) -> io::Result<()> {
+        if is_gone(&mut self.stream) {
+            return Err(ErrorKind::BrokenPipe.into());
         }
-        Ok(true)
+        let State::Following { line, sent, place } = &mut self.state else { return Ok(()) };
+        loop {
+            write(&mut self.stream, line, sent)?;
+            let Some((next, behind)) = feed.line_at(*place) else { return Err(ErrorKind::WouldBlock.into()) };
+            (*line, *sent, *place) = (next, 0, behind);
+        }
     }
+}
+
+/// Whether a client that has nothing more to say has closed its end.
+fn is_gone(stream: &mut impl Read) -> bool {
+    match stream.read(&mut [0; 256]) {
+        Ok(count) => count == 0,
+        Err(error) => !matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted),
+    }
+}
+
+fn write(stream: &mut impl Write, line: &[u8], sent: &mut usize) -> io::Result<()> {
+    while *sent < line.len() {
+        match stream.write(&line[*sent..]) {
+            Ok(0) => return Err(ErrorKind::WriteZero.into()),
+            Ok(count) => *sent += count,
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
 }
 
 fn respond(line: &[u8], may_change: bool, handler: &mut impl FnMut(Request) -> Response) -> Response {
@@ -117,6 +170,7 @@ fn respond(line: &[u8], may_change: bool, handler: &mut impl FnMut(Request) -> R
 
 #[cfg(test)]
 mod tests {
+    use super::super::message::Event;
     use super::*;
 
     #[test]
@@ -124,7 +178,7 @@ mod tests {
         let mut connection = Connection::new(Script::new(Request::Status.to_line(), 3), false);
         let mut asked = 0;
         let mut turns = 0;
-        while connection.advance(&mut |_| {
+        while connection.advance(&feed(), false, &mut |_| {
             asked += 1;
             Response::Reloaded { rules: 7, changes: Vec::new() }
         }) {
@@ -152,7 +206,7 @@ mod tests {
     #[test]
     fn a_line_longer_than_the_limit_is_refused_with_bounded_memory() {
         let mut connection = Connection::new(Script::new(vec![b'x'; 10 * LINE_LIMIT], usize::MAX), true);
-        while connection.advance(&mut |_| panic!("asked")) {}
+        while connection.advance(&feed(), false, &mut |_| panic!("asked")) {}
         assert!(connection.stream.input.len() >= 10 * LINE_LIMIT - LINE_LIMIT - 4096, "read on and on");
         assert!(String::from_utf8_lossy(&connection.stream.output).contains("longer than 65536 bytes"));
     }
@@ -161,12 +215,48 @@ mod tests {
     fn a_client_that_goes_away_before_the_newline_is_dropped() {
         let mut connection = Connection::new(Script::new(b"{\"request\":".to_vec(), usize::MAX), true);
         connection.stream.ends = true;
-        assert!(!connection.advance(&mut |_| panic!("asked")));
+        assert!(!connection.advance(&feed(), false, &mut |_| panic!("asked")));
+    }
+
+    fn feed() -> Feed {
+        Feed::new().unwrap()
+    }
+
+    #[test]
+    fn who_follows_is_told_each_event_once_and_only_while_there_is_room_for_him() {
+        let feed = feed();
+        let mut follower = Connection::new(Script::new(Request::Events.to_line(), usize::MAX), false);
+        for number in 1..4 {
+            for _ in 0..3 {
+                assert!(follower.advance(&feed, true, &mut |_| panic!("asked")));
+            }
+            feed.publish(Event { number, ..Event::default() });
+        }
+        let output = String::from_utf8(follower.stream.output).unwrap();
+        let lines: Vec<_> =
+            output.lines().map(|line| Response::from_line(line.as_bytes()).unwrap()).collect();
+        let event = |number| Response::Event(Event { number, ..Event::default() });
+        assert_eq!(lines, [Response::Following, event(1), event(2)]);
+
+        let mut refused = Connection::new(Script::new(Request::Events.to_line(), usize::MAX), false);
+        assert!(!refused.advance(&feed, false, &mut |_| panic!("asked")));
+        assert!(String::from_utf8_lossy(&refused.stream.output).contains("too many"));
+    }
+
+    #[test]
+    fn a_follower_that_goes_away_is_dropped() {
+        let feed = feed();
+        let mut follower = Connection::new(Script::new(Request::Events.to_line(), usize::MAX), false);
+        assert!(follower.advance(&feed, true, &mut |_| panic!("asked")));
+        follower.stream.ends = true;
+        assert!(!follower.advance(&feed, true, &mut |_| panic!("asked")));
     }
 
     fn ask(line: Vec<u8>, may_change: bool) -> Response {
         let mut connection = Connection::new(Script::new(line, usize::MAX), may_change);
-        while connection.advance(&mut |_| Response::Reloaded { rules: 1, changes: Vec::new() }) {}
+        while connection
+            .advance(&feed(), false, &mut |_| Response::Reloaded { rules: 1, changes: Vec::new() })
+        {}
         Response::from_line(&connection.stream.output).unwrap()
     }
 

@@ -20,6 +20,8 @@ pub enum Request {
     Status,
     /// Read all files again, all or nothing.
     Reload,
+    /// Be told what happens from now on, until the connection is closed.
+    Events,
     /// Do something to an uplink by hand.
     Uplink {
         /// Its name.
@@ -46,7 +48,7 @@ impl Request {
     pub fn changes_something(&self) -> bool {
         match self {
             Request::Reload | Request::Uplink { .. } => true,
-            Request::Status | Request::Explain { .. } => false,
+            Request::Status | Request::Events | Request::Explain { .. } => false,
         }
     }
 
@@ -95,6 +97,15 @@ pub enum Response {
         /// What is otherwise than before, a sentence each.
         #[serde(default)]
         changes: Vec<String>,
+    },
+    /// Events follow.
+    Following,
+    /// Something happened.
+    Event(Event),
+    /// Events that were forgotten before they could be told: who follows is too slow.
+    LeftOut {
+        /// How many.
+        events: u64,
     },
     /// The uplink is now as it was asked for.
     Ordered(Ordered),
@@ -165,6 +176,33 @@ pub struct Status {
     pub recent: Vec<Recent>,
     /// What the owner should know.
     pub warnings: Vec<String>,
+}
+
+/// Something that happened to an uplink.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Event {
+    /// Counted from 1 since the daemon started.
+    pub number: u64,
+    /// When: "2026-01-31T12:00:00.123Z".
+    pub at: String,
+    /// What: "up", "down", "suspected", "drained", "unused", "address", "removed"; and for all uplinks of
+    /// a family together "online" and "offline".
+    pub event: String,
+    /// The uplink's name; `None`: it is about all.
+    pub uplink: Option<String>,
+    /// Its device.
+    pub interface: Option<String>,
+    /// "IPv4" or "IPv6".
+    pub family: Option<String>,
+    /// How the uplink is in the family: the first five of `event`.
+    pub state: Option<String>,
+    /// Why it is not up.
+    pub why: Option<String>,
+    /// The device's addresses of the family.
+    pub addresses: Vec<String>,
+    /// The next hop, where there is one.
+    pub gateway: Option<String>,
 }
 
 /// An uplink after something was done to it by hand.

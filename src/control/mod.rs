@@ -10,6 +10,7 @@
 
 pub mod client;
 mod connection;
+pub mod feed;
 pub mod message;
 pub mod server;
 

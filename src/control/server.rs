@@ -14,6 +14,7 @@ use std::os::fd::AsFd;
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -24,10 +25,14 @@ use nix::unistd::geteuid;
 use socket2::{Domain, SockAddr, Socket, Type};
 
 use super::connection::Connection;
+use super::feed::Feed;
 use super::message::{Request, Response};
 
 /// Most clients served at once; more wait in the socket's backlog.
 pub const MOST_CLIENTS: usize = 16;
+
+/// Most of them that follow events, so that there is room for others.
+pub const MOST_FOLLOWERS: usize = 8;
 
 /// Clients that may wait to be accepted.
 const BACKLOG: i32 = 64;
@@ -58,14 +63,18 @@ impl Server {
         })
     }
 
-    /// Answers with `handler`, on a thread of its own, until the handle is dropped.
+    /// Answers with `handler`, and tells what is in `feed`, on a thread of its own, until the handle is dropped.
     ///
     /// # Errors
     /// The thread could not be started.
-    pub fn serve(self, handler: impl FnMut(Request) -> Response + Send + 'static) -> io::Result<Serving> {
+    pub fn serve(
+        self,
+        feed: Arc<Feed>,
+        handler: impl FnMut(Request) -> Response + Send + 'static,
+    ) -> io::Result<Serving> {
         let (stop, stopped) = UnixStream::pair()?;
         let thread = thread::Builder::new().name("control".to_owned()).spawn(move || {
-            if let Err(error) = self.run(&stopped, handler) {
+            if let Err(error) = self.run(&stopped, &feed, handler) {
                 tracing::error!("control socket {} is given up: {error}", self.path.display());
             }
         })?;
@@ -73,13 +82,24 @@ impl Server {
     }
 
     /// Polls, lets every client go as far as it can, accepts new ones; until `stopped` hangs up.
-    fn run(&self, stopped: &UnixStream, mut handler: impl FnMut(Request) -> Response) -> io::Result<()> {
+    fn run(
+        &self,
+        stopped: &UnixStream,
+        feed: &Feed,
+        mut handler: impl FnMut(Request) -> Response,
+    ) -> io::Result<()> {
         let mut clients = Vec::new();
         let mut accept_from = Instant::now();
-        while !wait(stopped, &self.listener, &clients, accept_from)? {
+        while !wait(stopped, feed, &self.listener, &clients, accept_from)? {
             let now = Instant::now();
+            feed.rest();
+            let mut followers =
+                clients.iter().filter(|client: &&Connection<_>| client.is_following()).count();
             clients.retain_mut(|client: &mut Connection<_>| {
-                client.advance(&mut handler) && client.deadline() > now
+                let before = client.is_following();
+                let goes_on = client.advance(feed, followers < MOST_FOLLOWERS, &mut handler);
+                followers += usize::from(!before && client.is_following());
+                goes_on && client.deadline().is_none_or(|deadline| deadline > now)
             });
             if let Err(error) = self.accept(&mut clients) {
                 tracing::warn!("control socket {}: cannot accept: {error}", self.path.display());
@@ -201,13 +221,15 @@ fn may_change(peer: u32, own: u32) -> bool {
 /// Sleeps until there is something to do; true: stop.
 fn wait(
     stopped: &UnixStream,
+    feed: &Feed,
     listener: &UnixListener,
     clients: &[Connection<UnixStream>],
     accept_from: Instant,
 ) -> io::Result<bool> {
     let now = Instant::now();
-    let mut wakes: Vec<Instant> = clients.iter().map(Connection::deadline).collect();
-    let mut fds = vec![PollFd::new(stopped.as_fd(), PollFlags::POLLIN)];
+    let mut wakes: Vec<Instant> = clients.iter().filter_map(Connection::deadline).collect();
+    let mut fds =
+        [stopped, feed.woken()].map(|stream| PollFd::new(stream.as_fd(), PollFlags::POLLIN)).to_vec();
     fds.extend(clients.iter().map(poll_fd));
     match accept_from > now {
         true => wakes.push(accept_from),
@@ -241,7 +263,7 @@ mod tests {
 
     use super::*;
     use crate::control::client::{ClientError, ask};
-    use crate::control::message::Status;
+    use crate::control::message::{Event, Status};
 
     #[test]
     fn two_clients_at_once_get_their_own_answers() {
@@ -269,7 +291,7 @@ mod tests {
         let status = Status { warnings, ..Status::default() };
         let answer = Response::Status(Box::new(status));
         let expected = answer.clone();
-        let _serving = Server::bind(&lab.path).unwrap().serve(move |_| answer.clone()).unwrap();
+        let _serving = Server::bind(&lab.path).unwrap().serve(feed(), move |_| answer.clone()).unwrap();
         assert_eq!(ask(&lab.path, Request::Status).unwrap(), expected);
     }
 
@@ -324,7 +346,7 @@ mod tests {
         let lab = Lab::new();
         let status = Status { version: "v".repeat(4 << 20), ..Status::default() };
         let answer = Response::Status(Box::new(status));
-        let _serving = Server::bind(&lab.path).unwrap().serve(move |_| answer.clone()).unwrap();
+        let _serving = Server::bind(&lab.path).unwrap().serve(feed(), move |_| answer.clone()).unwrap();
         let mut deaf = UnixStream::connect(&lab.path).unwrap();
         deaf.write_all(&Request::Status.to_line()).unwrap();
         assert!(ask(&lab.path, Request::Status).is_ok());
@@ -399,6 +421,40 @@ mod tests {
         assert!(error.to_string().contains("xxx"), "{error}");
     }
 
+    #[test]
+    fn followers_hear_what_is_published_and_leave_room_for_others() {
+        let lab = Lab::new();
+        let feed = feed();
+        let answer = |_| Response::Status(Box::default());
+        let _serving = Server::bind(&lab.path).unwrap().serve(Arc::clone(&feed), answer).unwrap();
+        let mut lines: Vec<_> = (0..MOST_FOLLOWERS).map(|_| lab.follow()).collect();
+        for follower in &mut lines {
+            assert_eq!(next(follower), Response::Following);
+        }
+        assert!(matches!(next(&mut lab.follow()), Response::Failed { .. }));
+        assert!(ask(&lab.path, Request::Status).is_ok());
+        let event = Event { number: 1, ..Event::default() };
+        feed.publish(event.clone());
+        for follower in &mut lines {
+            assert_eq!(next(follower), Response::Event(event.clone()));
+        }
+        drop(lines);
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while next(&mut lab.follow()) != Response::Following {
+            assert!(Instant::now() < deadline, "nobody makes room");
+        }
+    }
+
+    fn feed() -> Arc<Feed> {
+        Arc::new(Feed::new().unwrap())
+    }
+
+    fn next(follower: &mut BufReader<UnixStream>) -> Response {
+        let mut line = String::new();
+        follower.read_line(&mut line).unwrap();
+        Response::from_line(line.as_bytes()).unwrap()
+    }
+
     /// A directory with a place for a socket.
     struct Lab {
         _directory: TempDir,
@@ -415,11 +471,18 @@ mod tests {
         fn serve(&self) -> Serving {
             let answer = |request| match request {
                 Request::Explain { flow, .. } => Response::Failed { message: flow },
-                Request::Status => Response::Status(Box::default()),
+                Request::Status | Request::Events => Response::Status(Box::default()),
                 Request::Uplink { name, .. } => Response::Failed { message: name },
                 Request::Reload => Response::Reloaded { rules: 7, changes: Vec::new() },
             };
-            Server::bind(&self.path).unwrap().serve(answer).unwrap()
+            Server::bind(&self.path).unwrap().serve(feed(), answer).unwrap()
+        }
+
+        fn follow(&self) -> BufReader<UnixStream> {
+            let mut client = UnixStream::connect(&self.path).unwrap();
+            client.write_all(&Request::Events.to_line()).unwrap();
+            client.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+            BufReader::new(client)
         }
 
         /// Sends raw bytes and returns the line that comes back.

@@ -18,7 +18,9 @@ impl Daemon {
         let done = match request {
             Request::Uplink { name, order, force } => self.order(&name, &order, force).await,
             Request::Reload => return self.reload().await,
-            Request::Status | Request::Explain { .. } => Err("the answer to that is no change".into()),
+            Request::Status | Request::Events | Request::Explain { .. } => {
+                Err("the answer to that is no change".into())
+            }
         };
         done.map_or_else(|message| Response::Failed { message }, Response::Ordered)
     }

@@ -96,11 +96,12 @@ fn too_dear(
 ) -> Vec<String> {
     let ruling = decision.rule.filter(|_| decision.reason != Reason::AnyAfterRule);
     let rule = ruling.and_then(|id| snapshot.rules.rule(id));
+    let none = rule.map(|rule| rule.none).unwrap_or_default();
     let uplinks = rule.map_or_else(|| board.uplinks().collect(), |rule| rule.choice.uplinks.clone());
-    let allowed = rule.map_or(board.usable(facts.family), |rule| board.allowed(rule, facts.family));
-    let candidates = board.cheapest(allowed, uplinks.iter().copied());
+    let candidates = board.candidates(facts.family, none, uplinks.iter().copied());
+    let usable = board.usable(facts.family);
     let is_left_out = |id: UplinkId| {
-        allowed.contains(id) && !candidates.contains(id) && decision.action != Action::Route(id)
+        usable.contains(id) && !candidates.contains(id) && decision.action != Action::Route(id)
     };
     let left_out = uplinks.iter().map(|&(id, _)| id).filter(|&id| is_left_out(id));
     left_out.map(|id| format!("{}: {}", config.uplink_name(id), why_dear(board.cost(id)))).collect()

@@ -229,7 +229,7 @@ impl Machine {
     ) -> Result<()> {
         let changes = diff(&ours(before.observed), &plan.routing);
         let (own_traffic, marked): (Vec<_>, Vec<_>) =
-            changes.iter().partition(|change| takes_the_unmarked(change, config));
+            changes.iter().partition(|change| takes_the_unmarked(change, config, before.observed));
         let (forwarding, other): (Vec<_>, Vec<_>) =
             plan.settings.iter().partition(|setting| setting.name.ends_with("forwarding"));
 
@@ -330,10 +330,21 @@ fn ours(observed: &Observed) -> RoutingState {
     RoutingState { rules: observed.our_rules.clone(), routes: observed.our_routes.clone() }
 }
 
-/// The last rule sends unmarked packets to the own-traffic table; it must wait for the marks.
-fn takes_the_unmarked(change: &RoutingChange, config: &Config) -> bool {
-    let last = config.routing.first_priority + tables::PRIORITIES - 1;
-    matches!(change, RoutingChange::AddRule(rule) if rule.priority == last)
+/// The last rule sends unmarked packets to the own-traffic table: it must wait for the marks. A line
+/// that is new in that table must wait for the firewall, which keeps off it what would leave with a
+/// source that is not the line's.
+fn takes_the_unmarked(change: &RoutingChange, config: &Config, observed: &Observed) -> bool {
+    let routing = &config.routing;
+    match change {
+        RoutingChange::AddRule(rule) => rule.priority == routing.first_priority + tables::PRIORITIES - 1,
+        RoutingChange::PutRoute(route) if route.table == routing.first_table => {
+            let before = observed.our_routes.iter().filter(|before| before.table == route.table);
+            let known: BTreeSet<&str> =
+                before.flat_map(|route| &route.hops).map(|hop| hop.interface.as_str()).collect();
+            route.hops.iter().any(|hop| !known.contains(hop.interface.as_str()))
+        }
+        _ => false,
+    }
 }
 
 fn nothing_of(backend: Backend) -> Installed {

@@ -184,11 +184,11 @@ impl Daemon {
         if !Arc::ptr_eq(&rules, &self.rules) {
             self.reporter.accounts.rules_changed();
         }
-        let news = plan.misfits.iter().filter(|misfit| !self.plan.misfits.contains(misfit));
-        news.for_each(|misfit| tracing::warn!("{misfit}"));
+        self.tell_misfits(&plan);
         self.health.reconfigure(&fresh);
         self.reporter.quotas.follow(&fresh);
         self.health.follow(&fresh, &plan.lines, &observed);
+        self.herald.reconfigure(&fresh.hooks);
         (self.config, self.observed, self.plan, self.rules) = (fresh, observed, plan, rules);
         self.forget_what_was_said_of_others();
         self.publish();

@@ -24,8 +24,8 @@ pub fn leaves(
     let usable = board.usable(family);
     let rule = ruling(snapshot, facts, decided_by);
     let live = rule.map(|rule| rule.live).unwrap_or_default();
-    let candidates = rule.map_or(usable, |rule| board.allowed(rule, family));
-    if !candidates.contains(on) {
+    let usable = rule.map_or(usable, |rule| board.usable_for(family, rule.none, &rule.choice));
+    if !usable.contains(on) {
         let is_suspected = board.suspected.of(family).contains(on);
         return live != Live::Keep && !is_suspected && is_heard_elsewhere(snapshot, rule, family);
     }
@@ -64,7 +64,7 @@ fn ruling<'a>(snapshot: &'a Snapshot, facts: &Facts, decided_by: Option<RuleId>)
 /// Those of a rule's uplinks that a flow may get.
 #[must_use]
 pub fn possible(rule: &Rule, board: &Board, family: Family) -> UplinkSet {
-    let usable = board.allowed(rule, family);
+    let usable = board.usable_for(family, rule.none, &rule.choice);
     rule.choice.uplinks.iter().map(|&(uplink, _)| uplink).filter(|&uplink| usable.contains(uplink)).collect()
 }
 
@@ -72,7 +72,7 @@ pub fn possible(rule: &Rule, board: &Board, family: Family) -> UplinkSet {
 #[must_use]
 pub fn preferred(rule: &Rule, board: &Board, facts: &Facts) -> UplinkSet {
     let uplinks = rule.choice.uplinks.iter().copied();
-    let usable = board.candidates(rule, facts.family);
+    let usable = board.candidates(facts.family, rule.none, uplinks.clone());
     match rule.choice.policy {
         Policy::Ordered => pick::ordered(uplinks, usable).into_iter().collect(),
         Policy::Hash(key) => pick::by_hash(uplinks, usable, key, &facts.key).into_iter().collect(),

@@ -76,12 +76,12 @@ pub struct Snapshot {
     pub geo: Arc<Geo>,
     /// Who is usable.
     pub board: Board,
-    /// How full and how good the lines are.
-    pub lines: Arc<Lines>,
     /// Who has just come back.
     pub filling: Filling,
     /// What becomes of flows for which no rule and no line is left.
     pub none: NoLine,
+    /// How full and how good the lines are.
+    pub lines: Arc<Lines>,
     /// Names of addresses.
     pub names: Arc<Names>,
     /// Choices that outlive their flows.
@@ -355,7 +355,8 @@ fn stuck_to(rule: &Rule, snapshot: &Snapshot, facts: &Facts, now: Millis) -> Opt
 /// Whether a cheaper one of a rule's uplinks is usable. What sticks to a dear one does so no longer than was asked for
 /// when that was chosen, however many flows follow.
 fn is_dear(rule: &Rule, snapshot: &Snapshot, facts: &Facts, uplink: UplinkId) -> bool {
-    !snapshot.board.candidates(rule, facts.family).contains(uplink)
+    let uplinks = rule.choice.uplinks.iter().copied();
+    !snapshot.board.candidates(facts.family, rule.none, uplinks).contains(uplink)
 }
 
 /// One of a rule's usable uplinks, by its policy.
@@ -367,12 +368,12 @@ fn pick_one(
     facts: &Facts,
     now: Millis,
 ) -> Option<UplinkId> {
-    let board = &snapshot.board;
-    let all = board.candidates(rule, facts.family);
-    let usable = filled(rule.choice.uplinks.iter().copied(), all, rule.choice.policy, snapshot, facts, now);
+    let choice = &rule.choice;
+    let all = snapshot.board.candidates(facts.family, rule.none, choice.uplinks.iter().copied());
+    let usable = filled(all, choice.policy, snapshot, facts, now);
+    let lines = &*snapshot.lines;
     let (seat, begun) = turns.of_rule(id, facts.family);
-    let scene = Scene { all, usable, family: facts.family, lines: &snapshot.lines, begun };
-    seat.pick(&rule.choice, scene, &facts.key)
+    seat.pick(choice, Scene { all, usable, family: facts.family, lines, begun }, &facts.key)
 }
 
 /// One of all usable uplinks, in turn.
@@ -384,30 +385,23 @@ fn pick_any(
     reason: Reason,
     rule: Option<RuleId>,
 ) -> Decision {
-    let uplinks = snapshot.board.uplinks();
-    let all = snapshot.board.cheapest(snapshot.board.usable(facts.family), uplinks.clone());
-    let usable = filled(uplinks.clone(), all, Policy::RoundRobin, snapshot, facts, now);
-    match turns.of_default(facts.family).next_filled(uplinks, all, usable, &facts.key) {
+    let (board, family) = (&snapshot.board, facts.family);
+    let all = board.candidates(family, WhenNone::NextRule, board.uplinks());
+    let usable = filled(all, Policy::RoundRobin, snapshot, facts, now);
+    match pick::in_turn(turns.of_default(family), board.uplinks(), all, usable, &facts.key) {
         Some(uplink) => Decision::route(uplink, reason, rule),
         None => Decision::without_line(snapshot.none, rule),
     }
 }
 
-/// The uplinks that this flow may have, while some are being filled; all of them where no other is left.
-fn filled(
-    mut uplinks: impl Iterator<Item = (UplinkId, u8)>,
-    all: UplinkSet,
-    policy: Policy,
-    snapshot: &Snapshot,
-    facts: &Facts,
-    now: Millis,
-) -> UplinkSet {
+/// Of the uplinks that a flow may get those that it gets while some are being filled; all of them where no other is left.
+fn filled(all: UplinkSet, policy: Policy, snapshot: &Snapshot, facts: &Facts, now: Millis) -> UplinkSet {
     if snapshot.filling.ends().is_none_or(|end| end <= now) {
         return all;
     }
     let lot = pick::lot(policy, &facts.key);
-    let filled = all.without_all(snapshot.filling.held_back(facts.family, lot, now));
-    if uplinks.any(|(uplink, _)| filled.contains(uplink)) { filled } else { all }
+    let filled = all.minus(snapshot.filling.held_back(facts.family, lot, now));
+    if filled.is_empty() { all } else { filled }
 }
 
 impl Snapshot {
@@ -434,8 +428,9 @@ impl Snapshot {
         match decision.action {
             _ if decision.reason == Reason::NoUplink => usable.is_empty(),
             Action::Route(uplink) => {
-                let allowed = rule().map_or(usable, |rule| self.board.allowed(rule, family));
-                allowed.union(self.board.suspected.of(family)).contains(uplink)
+                let of_rule = |rule: &Rule| self.board.usable_for(family, rule.none, &rule.choice);
+                let usable = rule().map_or(usable, of_rule);
+                usable.union(self.board.suspected.of(family)).contains(uplink)
             }
             Action::Keep | Action::Hold(_) => true,
             Action::Drop | Action::Reject => {

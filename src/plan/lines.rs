@@ -9,7 +9,7 @@ use super::observed::{Link, Observed};
 use super::routing::Hop;
 use crate::config::{Config, Gateway, Source, Uplink};
 use crate::engine::packet::Family;
-use crate::engine::rule::model::NoLine;
+use crate::engine::rule::model::{NoLine, WhenNone};
 use crate::engine::uplink::cost::{Cost, cheapest};
 use crate::engine::uplink::{Avoided, ByHand, Order, UplinkId, UplinkSet};
 
@@ -30,7 +30,7 @@ pub struct Line {
     pub v6: Result<Way, NoWay>,
     /// The families in which new flows keep off it, although there may be a way.
     pub avoided: BTreeSet<Family>,
-    /// The families in which probes call it down, and people do not.
+    /// The families in which probes call it down, whether or not it is used for want of others.
     pub doubted: BTreeSet<Family>,
     /// New flows use it only where no cheaper line is usable.
     pub cost: Cost,
@@ -110,13 +110,7 @@ impl Line {
         self.way(family).is_ok() && !self.avoided.contains(&family)
     }
 
-    /// Whether new flows may use it in one family, and no probe says that it leads nowhere.
-    #[must_use]
-    pub fn is_trusted(&self, family: Family) -> bool {
-        self.is_usable(family) && !self.doubted.contains(&family)
-    }
-
-    /// Whether it has a way in one family, and probes say that it leads nowhere.
+    /// Whether it has a way in one family that probes call dead.
     #[must_use]
     pub fn is_doubted(&self, family: Family) -> bool {
         self.way(family).is_ok() && self.doubted.contains(&family)
@@ -157,44 +151,52 @@ pub fn price(lines: &mut [Line], config: &Config, used_up: UplinkSet) {
     }
 }
 
-/// Of some uplinks those that a new flow in this family may get: the usable ones of the lowest cost.
-pub fn candidates<'a>(
-    lines: &'a [Line],
+/// Of some uplinks those that a new flow in this family may get: the usable ones of the lowest cost. What is
+/// usable depends on what is said of having none, as for the engine ([`crate::engine::uplink::Board::candidates`]).
+pub fn candidates(
+    lines: &[Line],
     family: Family,
-    uplinks: impl Iterator<Item = UplinkId> + Clone + 'a,
-) -> impl Iterator<Item = UplinkId> {
-    let line = move |id| lines.iter().find(|line| line.id == id);
-    let usable = uplinks.filter_map(line).filter(move |line| line.is_usable(family));
-    let cheapest = cheapest(usable.clone().map(|line| (line.id, line.cost)));
-    usable.map(|line| line.id).filter(move |&id| cheapest.contains(id))
+    none: WhenNone,
+    uplinks: impl Iterator<Item = UplinkId> + Clone,
+) -> UplinkSet {
+    let those = uplinks.filter_map(|id| lines.iter().find(|line| line.id == id));
+    let has_usable = those.clone().any(|line| line.is_usable(family));
+    let usable = those.filter(|line| match none {
+        WhenNone::Stop(NoLine::Reject | NoLine::Drop) => line.is_usable(family) && !line.is_doubted(family),
+        WhenNone::Stop(NoLine::Keep) if !has_usable => line.is_doubted(family),
+        WhenNone::NextRule | WhenNone::Any | WhenNone::Stop(NoLine::Keep) => line.is_usable(family),
+    });
+    cheapest(usable.map(|line| (line.id, line.cost)))
 }
 
 /// Has new flows keep off these lines, and no others.
 ///
 /// Where no line of a family would be left, those that are drained are used all the same, and where
-/// even they do not work by what probes say, all with a way, unless flows without a line are to be refused: that
-/// may be the probes' fault, and a line that perhaps works is better than none. What people called down stays so.
+/// even they do not work by what probes say, all with a way: that may be the probes' fault, and a line that
+/// perhaps works is better than none. Not so where flows without a line are to be refused. What people called
+/// down stays so.
 pub fn keep_off(lines: &mut [Line], avoided: Avoided, by_hand: ByHand, none: NoLine) {
     for family in Family::BOTH {
         let dead = by_hand.down.union(avoided.of(family));
         let last = if none == NoLine::Keep { by_hand.down } else { dead };
+        let off = [dead.union(by_hand.drained), dead, last];
         let leaves_some =
             |off: &UplinkSet| lines.iter().any(|line| line.way(family).is_ok() && !off.contains(line.id));
-        let off = [dead.union(by_hand.drained), dead].into_iter().find(leaves_some).unwrap_or(last);
+        let off = off.into_iter().find(leaves_some).unwrap_or(last);
+        let doubted = avoided.of(family).minus(by_hand.down);
         for line in &mut *lines {
-            let is_doubted = avoided.of(family).contains(line.id) && !by_hand.down.contains(line.id);
-            put(&mut line.avoided, family, off.contains(line.id));
-            put(&mut line.doubted, family, is_doubted);
+            note(&mut line.avoided, family, off.contains(line.id));
+            note(&mut line.doubted, family, doubted.contains(line.id));
         }
     }
 }
 
-fn put(families: &mut BTreeSet<Family>, family: Family, is_in: bool) {
-    if is_in {
-        families.insert(family)
+fn note(families: &mut BTreeSet<Family>, family: Family, is_one: bool) {
+    if is_one {
+        families.insert(family);
     } else {
-        families.remove(&family)
-    };
+        families.remove(&family);
+    }
 }
 
 /// Of the lines that new flows keep off, those on which running flows stay: they are only suspected, or

@@ -13,12 +13,12 @@
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use std::net::{Ipv4Addr, Ipv6Addr};
 
-use super::lines::{Line, Way};
+use super::lines::{Line, Way, candidates};
 use super::observed::Observed;
 use super::routing::{Hop, Route, RoutingState, Rule, RuleAction, Selector};
 use crate::config::{Config, RouterTraffic, Source};
 use crate::engine::packet::Family;
-use crate::engine::uplink::cost::cheapest;
+use crate::engine::rule::model::{NoLine, WhenNone};
 use crate::engine::uplink::{UplinkId, UplinkSet};
 
 /// The main table's number (include/uapi/linux/rtnetlink.h, `RT_TABLE_MAIN`).
@@ -114,17 +114,19 @@ fn bypassed(config: &Config, family: Family) -> impl Iterator<Item = Selector> +
 }
 
 fn routes(config: &Config, lines: &[Line], observed: &Observed, family: Family) -> Vec<Route> {
-    // The router itself goes on trying, by name for one: else nobody would find out that a line works again.
-    let is_lost = !lines.iter().any(|line| line.is_usable(family));
     let mut routes = Vec::new();
     let mut usable: Vec<(&Line, &Way)> = Vec::new();
+    // The router itself goes on trying, by name for one: else nobody would find out that a line works again.
+    let is_lost = !lines.iter().any(|line| line.is_usable(family));
     for (uplink, line) in config.uplinks.iter().zip(lines) {
         let (Ok(way), table) = (line.way(family), uplink.table) else { continue };
         routes.extend(connected(line, family, table));
         routes.push(default_route(family, table, METRIC, preferred_source(line, way), vec![alone(&way.hop)]));
-        usable.extend((is_lost || line.is_usable(family)).then_some((line, way)));
+        let is_tried = line.is_usable(family) || is_lost && line.is_doubted(family);
+        usable.extend(is_tried.then_some((line, way)));
     }
-    let cheapest = cheapest(usable.iter().map(|(line, _)| (line.id, line.cost)));
+    let keep = WhenNone::Stop(NoLine::Keep);
+    let cheapest = candidates(lines, family, keep, lines.iter().map(|line| line.id));
     routes.extend(own_traffic(config, &usable, cheapest, family));
     routes.extend(refused(config, observed, family));
     routes

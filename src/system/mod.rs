@@ -7,6 +7,7 @@ pub mod device_counters;
 pub mod firewall;
 pub mod gate;
 pub mod guard;
+pub mod hook;
 pub mod leases;
 pub mod leftovers;
 pub mod links;

@@ -143,6 +143,14 @@ pub enum Command {
     #[command(after_help = RELOAD_EXAMPLES)]
     Reload,
 
+    /// Print what happens to lines, as it happens
+    #[command(after_help = EVENTS_EXAMPLES)]
+    Events {
+        /// Print JSON, an object a line
+        #[arg(long)]
+        json: bool,
+    },
+
     /// Send no new flows by a line; those that run on it finish
     #[command(after_help = DRAIN_EXAMPLES)]
     Drain {
@@ -157,6 +165,7 @@ pub enum Command {
     },
 
     /// Send new flows by a drained line again
+    #[command(after_help = UNDRAIN_EXAMPLES)]
     Undrain {
         /// The line's name in the configuration
         uplink: String,
@@ -397,6 +406,17 @@ what is in force stays. Mark bits and the backend change only after
 
 Exit codes: 0 the new configuration is in force, 1 it is not";
 
+const EVENTS_EXAMPLES: &str = "\
+Examples:
+  wansplit events
+  wansplit events --json | jq 'select(.event == \"down\")'
+
+Events: up, down, suspected, drained, unused and address of a line in a family,
+removed; online and offline of a family. Who reads too slowly is told how many
+were left out. A program can be run for each: see [hooks] in the README.
+
+Exit codes: 0 the daemon or the reader has ended, 1 the daemon does not answer";
+
 const DRAIN_EXAMPLES: &str = "\
 Examples:
   wansplit drain isp1                   before you unplug its modem
@@ -406,6 +426,12 @@ Examples:
 Clients that stick to the line leave it with their next flow. Port forwards
 are still answered by it. If no other line works, it is used all the same.
 Reloads and restarts change nothing of it; `wansplit down` forgets it.
+
+Exit codes: 0 done, 1 refused or the daemon does not answer";
+
+const UNDRAIN_EXAMPLES: &str = "\
+Examples:
+  wansplit undrain isp1                 its modem is back
 
 Exit codes: 0 done, 1 refused or the daemon does not answer";
 

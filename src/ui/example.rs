@@ -96,9 +96,9 @@ pub(super) fn sixteen() -> Status {
 fn first_uplink() -> Uplink {
     Uplink {
         name: "isp1".to_owned(),
+        by_hand: None,
         interface: "eth1".to_owned(),
         weight: 3,
-        by_hand: None,
         ipv4: up("198.51.100.2", "198.51.100.1"),
         ipv6: up("2001:db8:1::2", "fe80::1"),
         mark: "0x1".to_owned(),
@@ -141,9 +141,9 @@ fn second_uplink() -> Uplink {
 fn nth_uplink(n: u64) -> Uplink {
     Uplink {
         name: nth_name(n),
+        by_hand: None,
         interface: format!("enp{n}s0f1np1.{}", 100 + n),
         weight: 255,
-        by_hand: Some("drained".to_owned()),
         ipv4: up("198.51.100.2", "198.51.100.1"),
         ipv6: up("2001:db8:1234:5678:9abc:def0:1234:5678", "fe80::9abc:def0:1234:5678"),
         mark: format!("{:#x}", n << 16),

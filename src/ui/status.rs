@@ -6,7 +6,8 @@ use super::human::{age, bar, bytes, count, counted, duration, percent, printable
 use super::style::{Paint, Style};
 use super::table::{Cell, Table, UNBROKEN, indented, name, number, word};
 use crate::control::message::{
-    Health, Heard, Holds, Lane, Names, Ordered, Quota, Recent, Status, Tally, Uplink, UplinkFamily, Usable,
+    Event, Health, Heard, Holds, Lane, Names, Ordered, Quota, Recent, Status, Tally, Uplink, UplinkFamily,
+    Usable,
 };
 
 /// Width of a bar of shares.
@@ -46,6 +47,19 @@ pub fn ordered(ordered: &Ordered) -> String {
     let name = printable(&ordered.uplink);
     let warnings = ordered.warnings.iter().map(|warning| format!("warning: {}\n", printable(warning)));
     format!("{name} {state}{}\n{}", flows.unwrap_or_default(), warnings.collect::<String>())
+}
+
+/// "2026-01-31T12:00:00Z isp1 IPv4 down: too few targets answer"
+#[must_use]
+pub fn event(event: &Event) -> String {
+    let about = [event.uplink.as_deref(), event.family.as_deref()].into_iter().flatten();
+    let about = about.chain([event.event.as_str()]).map(printable).collect::<Vec<_>>().join(" ");
+    let details = match event.event.as_str() {
+        "up" | "address" => event.addresses.join(", "),
+        _ => event.why.clone().unwrap_or_default(),
+    };
+    let details = if details.is_empty() { details } else { format!(": {}", printable(&details)) };
+    format!("{} {about}{details}", printable(&event.at))
 }
 
 /// The status for programs.

@@ -3,7 +3,7 @@
 use super::cost::{Cost, cheapest};
 use super::{MAX_UPLINKS, UplinkId, UplinkSet};
 use crate::engine::packet::Family;
-use crate::engine::rule::model::{NoLine, Rule, WhenNone};
+use crate::engine::rule::model::{Choice, NoLine, WhenNone};
 
 /// Uplinks that work by what the machine says, but that new flows should keep off, by family.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
@@ -113,36 +113,43 @@ impl Board {
         }
     }
 
-    /// Those of one family that a flow of a rule may go by, which says what becomes of flows that have none.
+    /// The uplinks of one family that count as usable for a rule that says this of having none.
     ///
     /// Whoever wants flows to be refused believes the probes. Whoever wants them to be sent
     /// all the same gets a line that is called down, where the rule has no better.
     #[must_use]
-    pub fn allowed(&self, rule: &Rule, family: Family) -> UplinkSet {
+    pub fn usable_for(&self, family: Family, none: WhenNone, choice: &Choice) -> UplinkSet {
+        self.usable_among(family, none, choice.uplinks.iter().copied())
+    }
+
+    fn usable_among(
+        &self,
+        family: Family,
+        none: WhenNone,
+        mut uplinks: impl Iterator<Item = (UplinkId, u8)>,
+    ) -> UplinkSet {
         let (usable, doubted) = (self.usable(family), self.doubted.of(family));
-        let has_usable = || rule.choice.uplinks.iter().any(|&(uplink, _)| usable.contains(uplink));
-        match rule.none {
-            WhenNone::Stop(NoLine::Reject | NoLine::Drop) => usable.without_all(doubted),
-            WhenNone::Stop(NoLine::Keep) if !has_usable() => doubted,
+        match none {
+            WhenNone::Stop(NoLine::Reject | NoLine::Drop) => usable.minus(doubted),
+            WhenNone::Stop(NoLine::Keep) if !uplinks.any(|(uplink, _)| usable.contains(uplink)) => doubted,
             WhenNone::NextRule | WhenNone::Any | WhenNone::Stop(NoLine::Keep) => usable,
         }
     }
 
-    /// A rule's uplinks that a new flow of a family may get: the cheapest of those that are allowed.
+    /// Of some uplinks with their weights those that a new flow of a family may get: the usable ones of the lowest
+    /// cost. What is usable depends on what is said of having none.
     #[must_use]
-    pub fn candidates(&self, rule: &Rule, family: Family) -> UplinkSet {
-        self.cheapest(self.allowed(rule, family), rule.choice.uplinks.iter().copied())
-    }
-
-    /// Of some uplinks with their weights the allowed ones of the lowest cost.
-    #[must_use]
-    pub fn cheapest(
+    pub fn candidates(
         &self,
-        allowed: UplinkSet,
+        family: Family,
+        none: WhenNone,
         uplinks: impl Iterator<Item = (UplinkId, u8)> + Clone,
     ) -> UplinkSet {
-        let allowed = uplinks.filter(|&(uplink, weight)| weight > 0 && allowed.contains(uplink));
-        cheapest(allowed.map(|(uplink, _)| (uplink, self.cost(uplink))))
+        let usable = self.usable_among(family, none, uplinks.clone());
+        let usable = uplinks
+            .filter(|&(uplink, weight)| weight > 0 && usable.contains(uplink))
+            .map(|(uplink, _)| (uplink, self.cost(uplink)));
+        cheapest(usable)
     }
 
     /// What it costs to use an uplink.

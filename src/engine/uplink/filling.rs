@@ -43,7 +43,7 @@ impl Filling {
             let goes_on =
                 lines.iter().copied().filter(|line| is.contains(line.uplink) && line.part(now) < WHOLE);
             // Where nothing carried flows there is nothing to hold the line back for.
-            let came = is.without_all(was).without_all(before.suspected.of(family));
+            let came = is.minus(was).minus(before.suspected.of(family));
             let came = came.iter().filter(|_| !was.is_empty()).filter_map(|uplink| {
                 let takes = *takes.get(usize::from(uplink.0))?;
                 Some(Returned { uplink, since: now, takes }).filter(|_| !takes.is_zero())

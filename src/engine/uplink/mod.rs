@@ -54,16 +54,16 @@ impl UplinkSet {
         UplinkSet(self.0 & !bit(uplink))
     }
 
+    /// The set without those of another.
+    #[must_use]
+    pub fn minus(self, others: UplinkSet) -> Self {
+        UplinkSet(self.0 & !others.0)
+    }
+
     /// The uplinks that are in one of the two.
     #[must_use]
     pub fn union(self, other: UplinkSet) -> Self {
         UplinkSet(self.0 | other.0)
-    }
-
-    /// The set without those of another.
-    #[must_use]
-    pub fn without_all(self, others: UplinkSet) -> Self {
-        UplinkSet(self.0 & !others.0)
     }
 
     /// Whether no uplink is in the set.

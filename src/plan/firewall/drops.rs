@@ -16,12 +16,10 @@ use std::ops::RangeInclusive;
 use ipnet::IpNet;
 
 use super::model::{Action, Chain, Match, Rule, rule, rule_for};
-use super::{refused, spread};
+use super::{refused, spread, usable};
 use crate::config::Config;
 use crate::engine::packet::{Family, PROTOCOLS_WITH_PORTS};
 use crate::engine::rule::model::{self, IcmpType, Matchers, NoLine, Policy, TimeSpan, WhenNone};
-use crate::engine::uplink::UplinkId;
-use crate::engine::uplink::cost::cheapest;
 use crate::plan::lines::Line;
 
 /// The chain that tries the rules in order.
@@ -82,7 +80,7 @@ fn use_uplinks(config: &Config, lines: &[Line], wanted: &model::Rule) -> Vec<Rul
 }
 
 fn use_in(config: &Config, lines: &[Line], wanted: &model::Rule, family: Family) -> Vec<Rule> {
-    let mut candidates = candidates(lines, family, wanted);
+    let mut candidates = usable(lines, family, wanted.none, &wanted.choice.uplinks);
     if wanted.choice.policy == Policy::Ordered {
         candidates.truncate(1);
     }
@@ -92,26 +90,6 @@ fn use_in(config: &Config, lines: &[Line], wanted: &model::Rule, family: Family)
         ([], WhenNone::Any) => vec![rule_for(family, [], Action::Goto("spread".into()))],
         ([], WhenNone::NextRule) => Vec::new(),
         _ => spread(config, family, &candidates),
-    }
-}
-
-/// The uplinks among which a rule's flow is picked, as the engine has it (`Board::candidates`).
-fn candidates(lines: &[Line], family: Family, wanted: &model::Rule) -> Vec<(UplinkId, u8)> {
-    let allowed = allowed(lines, family, wanted);
-    let cheapest = cheapest(allowed.iter().map(|line| (line.id, line.cost)));
-    wanted.choice.uplinks.iter().copied().filter(|&(id, _)| cheapest.contains(id)).collect()
-}
-
-fn allowed<'a>(lines: &'a [Line], family: Family, wanted: &model::Rule) -> Vec<&'a Line> {
-    let those = |is_one: &dyn Fn(&Line) -> bool| -> Vec<&'a Line> {
-        let uplinks = wanted.choice.uplinks.iter();
-        let of_rule = uplinks.filter_map(|&(id, _)| lines.iter().find(|line| line.id == id));
-        of_rule.filter(|line| is_one(line)).collect()
-    };
-    match (wanted.none, those(&|line| line.is_usable(family))) {
-        (WhenNone::Stop(NoLine::Reject | NoLine::Drop), _) => those(&|line| line.is_trusted(family)),
-        (WhenNone::Stop(NoLine::Keep), usable) if usable.is_empty() => those(&|line| line.is_doubted(family)),
-        (_, usable) => usable,
     }
 }
 

@@ -29,8 +29,8 @@ use super::lines::{Line, candidates};
 use super::observed::Observed;
 use crate::config::{Config, Forward, Gateway, Guard, Mss, RouterTraffic, Source, Uplink};
 use crate::engine::packet::Family;
-use crate::engine::rule::model::NoLine;
-use crate::engine::uplink::{UplinkId, UplinkSet};
+use crate::engine::rule::model::{NoLine, WhenNone};
+use crate::engine::uplink::UplinkId;
 
 /// IP protocol numbers (IANA).
 const TCP: u8 = 6;
@@ -114,8 +114,8 @@ fn choose(config: &Config, lines: &[Line], observed: &Observed) -> Vec<Chain> {
 }
 
 /// Those of the uplinks that new flows may get in this family.
-fn usable(lines: &[Line], family: Family, uplinks: &[(UplinkId, u8)]) -> Vec<(UplinkId, u8)> {
-    let candidates: UplinkSet = candidates(lines, family, uplinks.iter().map(|&(id, _)| id)).collect();
+fn usable(lines: &[Line], family: Family, none: WhenNone, uplinks: &[(UplinkId, u8)]) -> Vec<(UplinkId, u8)> {
+    let candidates = candidates(lines, family, none, uplinks.iter().map(|&(id, _)| id));
     uplinks.iter().copied().filter(|&(id, _)| candidates.contains(id)).collect()
 }
 
@@ -126,7 +126,7 @@ fn spread_or_refuse(
     family: Family,
     uplinks: &[(UplinkId, u8)],
 ) -> Vec<Rule> {
-    match usable(lines, family, uplinks).as_slice() {
+    match usable(lines, family, WhenNone::NextRule, uplinks).as_slice() {
         [] if config.none != NoLine::Keep => vec![refused(config, family)],
         usable => spread(config, family, usable),
     }

@@ -27,10 +27,7 @@ pub fn by_hash(
 /// A flow's lot among those of a line that is being filled, by the same parts of the flow as its policy.
 #[must_use]
 pub fn lot(policy: Policy, flow: &FlowKey) -> u8 {
-    let key = match policy {
-        Policy::Hash(key) => key,
-        _ => HashKey::FiveTuple,
-    };
+    let key = if let Policy::Hash(key) = policy { key } else { HashKey::FiveTuple };
     (hash(key, flow) >> 56) as u8
 }
 

@@ -22,7 +22,7 @@ use super::load::{Lane, Lines};
 use super::{Begun, UplinkId, UplinkSet};
 use crate::engine::flow::FlowKey;
 use crate::engine::packet::Family;
-use crate::engine::rule::model::{Choice, Policy};
+use crate::engine::rule::model::{Choice, HashKey, Policy};
 use crate::engine::uplink::health::Estimates;
 
 /// What one rule remembers of its picks in one family.
@@ -37,9 +37,9 @@ pub struct Seat {
 /// How things are when a flow is decided.
 #[derive(Debug, Clone, Copy)]
 pub struct Scene<'a> {
-    /// The uplinks that take turns.
+    /// The uplinks that may be picked, those too that are only being filled.
     pub all: UplinkSet,
-    /// Those of them that may be picked.
+    /// Those that this flow may get.
     pub usable: UplinkSet,
     /// The flow's family.
     pub family: Family,
@@ -74,7 +74,9 @@ impl Seat {
         let uplinks = choice.uplinks.iter().copied();
         let candidates = candidates(uplinks.clone(), scene.usable);
         let best = match choice.policy {
-            Policy::RoundRobin => return self.rotation.next_filled(uplinks, scene.all, scene.usable, flow),
+            Policy::RoundRobin => {
+                return in_turn(&mut self.rotation, uplinks, scene.all, scene.usable, flow);
+            }
             Policy::Ordered => return ordered(uplinks, scene.usable),
             Policy::Hash(key) => return by_hash(uplinks, scene.usable, key, flow),
             Policy::LeastLoad(direction) => least_load::best(candidates, scene, direction),
@@ -129,6 +131,19 @@ impl<'a> Scene<'a> {
             quality: self.lines.quality(uplink, self.family),
         })
     }
+}
+
+/// The uplink whose turn it is. All take turns as if all were filled; what one does not take yet goes to the
+/// others by a hash, so that they need no turns of their own for it.
+pub fn in_turn(
+    turns: &mut Rotation,
+    uplinks: impl Iterator<Item = (UplinkId, u8)> + Clone,
+    all: UplinkSet,
+    filled: UplinkSet,
+    flow: &FlowKey,
+) -> Option<UplinkId> {
+    let next = turns.next(uplinks.clone(), all)?;
+    if filled.contains(next) { Some(next) } else { by_hash(uplinks, filled, HashKey::FiveTuple, flow) }
 }
 
 /// The first usable uplink.

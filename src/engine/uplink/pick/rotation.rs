@@ -2,9 +2,7 @@
 
 use std::cmp::Ordering;
 
-use super::{by_hash, candidates};
-use crate::engine::flow::FlowKey;
-use crate::engine::rule::model::HashKey;
+use super::candidates;
 use crate::engine::uplink::{MAX_UPLINKS, UplinkId, UplinkSet};
 
 /// The state of one weighted round-robin.
@@ -62,19 +60,6 @@ impl Rotation {
         let next = candidates.min_by_key(|&candidate| self.urgency(candidate))?;
         *self.credit(next.uplink) -= self.turn;
         Some(next.uplink)
-    }
-
-    /// The uplink whose turn it is, of those that are filled. All take turns as if all were filled; what one does
-    /// not take yet goes to the others by a hash, so that they need no turns of their own for it.
-    pub fn next_filled(
-        &mut self,
-        uplinks: impl Iterator<Item = (UplinkId, u8)> + Clone,
-        all: UplinkSet,
-        filled: UplinkSet,
-        flow: &FlowKey,
-    ) -> Option<UplinkId> {
-        let next = self.next(uplinks.clone(), all)?;
-        if filled.contains(next) { Some(next) } else { by_hash(uplinks, filled, HashKey::FiveTuple, flow) }
     }
 
     /// Carries the credits over to those who take part now.
