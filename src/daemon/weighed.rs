@@ -22,7 +22,8 @@ pub fn weighed(
     let ruling = decision.rule.filter(|_| decision.reason != Reason::AnyAfterRule);
     let rule = ruling.and_then(|id| snapshot.rules.rule(id));
     let Some(rule) = rule.filter(|rule| rule.choice.policy.looks_at_lines()) else { return Vec::new() };
-    let (usable, begun) = (board.candidates(rule, facts.family), Begun::default());
+    let uplinks = rule.choice.uplinks.iter().copied();
+    let (usable, begun) = (board.candidates(facts.family, rule.none, uplinks), Begun::default());
     let scene = Scene { all: usable, usable, family: facts.family, lines: &snapshot.lines, begun: &begun };
     let line = |seen: Seen| line(rule.choice.policy, config.uplink_name(seen.uplink), &seen);
     scene.seen(&rule.choice).map(line).collect()
