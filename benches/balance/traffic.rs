@@ -57,7 +57,7 @@ impl Traffic {
                 peak: if dice.uniform() < self.slow { SLOW } else { f64::INFINITY },
             }
         };
-        std::iter::repeat_with(|| next()).take_while(|flow| flow.at < seconds).collect()
+        std::iter::repeat_with(next).take_while(|flow| flow.at < seconds).collect()
     }
 
     /// Bounded Pareto by inversion.
