@@ -46,7 +46,7 @@ impl Traffic {
     pub fn flows(self, seconds: f64, dice: &mut Dice) -> Vec<Begins> {
         let pause = self.mean() / self.rate;
         let mut at = 0.0;
-        let mut next = || {
+        let next = || {
             at += pause * dice.exponential();
             Begins {
                 at,
