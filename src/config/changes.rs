@@ -44,6 +44,7 @@ pub fn transition(old: &Config, new: &Config, known: &Numbers) -> Transition {
 fn has_a_successor(uplink: &Uplink, old: &Config, new: &Config) -> bool {
     let value = old.marks.value(uplink.id);
     new.marks.values.contains(&value)
+        || new.marks.refused == value
         || new.routing.first_table == uplink.table
         || new.uplinks.iter().any(|other| other.table == uplink.table || other.interface == uplink.interface)
 }
@@ -178,7 +179,7 @@ mod tests {
         let small =
             config(&[("a", "one", ""), ("b", "two", "")], "marks.mask = \"0x3\"", &Numbers::default());
         let known = Numbers::default().with(&small);
-        let uplinks = [("c", "x", ""), ("d", "y", ""), ("b", "two", "")];
+        let uplinks = [("c", "x", ""), ("b", "two", "")];
         let new = config(&uplinks, "marks.mask = \"0x3\"", &known);
         assert_eq!(transition_values(&small, &new, &known), [1]);
     }

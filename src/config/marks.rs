@@ -27,10 +27,10 @@ pub(super) fn read(section: Section, ids: &[UplinkId], uplinks: &[Written]) -> M
     marks
 }
 
-/// How many uplinks the mask has values for, where it is a mask.
+/// How many uplinks the mask has values for, where it is a mask: one value is for what is refused.
 pub(super) fn room(section: &Section) -> usize {
     let mask = section.value("mask").and_then(|value| bits(value).ok()).unwrap_or(DEFAULT_MASK);
-    (u32::MAX >> mask.count_zeros()) as usize
+    (u32::MAX >> mask.count_zeros()).saturating_sub(1) as usize
 }
 
 /// The flag bits, each as written, or the first free one above the mask, or else below its highest bit.
