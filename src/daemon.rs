@@ -23,6 +23,7 @@ pub mod sources;
 pub mod vigil;
 
 pub mod watcher;
+mod weighed;
 pub mod worker;
 
 use std::mem;

@@ -176,12 +176,12 @@ mod tests {
         let (_, transition) = next(&three(), &[("a", "one", ""), ("d", "four", "mark = 2")], "");
         assert_eq!(transition.leaving, [UplinkId(2)].into_iter().collect());
         assert_eq!(transition.passed_on, [2]);
-        let small =
-            config(&[("a", "one", ""), ("b", "two", "")], "marks.mask = \"0x3\"", &Numbers::default());
+        let full = ["a", "b", "c", "d", "e", "f"].map(|device| (device, device, ""));
+        let small = config(&full, "marks.mask = \"0x7\"", &Numbers::default());
         let known = Numbers::default().with(&small);
-        let uplinks = [("c", "x", ""), ("b", "two", "")];
-        let new = config(&uplinks, "marks.mask = \"0x3\"", &known);
-        assert_eq!(transition_values(&small, &new, &known), [1]);
+        let uplinks = [("g", "x", ""), ("h", "y", ""), ("b", "b", "")];
+        let new = config(&uplinks, "marks.mask = \"0x7\"", &known);
+        assert_eq!(transition_values(&small, &new, &known), [1, 3]);
     }
 
     fn transition_values(old: &Config, new: &Config, known: &Numbers) -> Vec<u32> {
