@@ -23,6 +23,7 @@ pub mod sources;
 pub mod vigil;
 
 pub mod watcher;
+mod weighed;
 pub mod worker;
 
 use std::mem;
@@ -105,7 +106,7 @@ pub struct Options {
 /// Reads and checks a configuration with its rule files.
 ///
 /// # Errors
-/// [`Problems`], or that a file cannot be read.
+/// [`crate::config::Problems`], or that a file cannot be read.
 pub fn load(path: &std::path::Path) -> Result<Config> {
     Ok(sources::read(path)?.load(&Numbers::default())?)
 }

@@ -19,14 +19,15 @@ use wansplit::engine::geo::{Asn, Country, Geo, Places, Ranges};
 use wansplit::engine::packet::Family;
 use wansplit::engine::rule::hosts::{HostName, HostSet, Reach};
 use wansplit::engine::rule::model::{
-    Choice, HashKey, IcmpType, Live, Matchers, NoLine, OnMismatch, Payload, Policy, Rule, TimeSpan, WhenNone,
+    Choice, HashKey, IcmpType, Live, Matchers, NoLine, OnMismatch, Payload, Percent, Policy, Rule, TimeSpan,
+    WhenNone,
 };
 use wansplit::engine::rule::texts::{Expressions, Texts};
 use wansplit::engine::sniff::App;
 use wansplit::engine::sticky::{Sticky, StickyBy};
 use wansplit::engine::uplink::UplinkId;
 use wansplit::engine::uplink::health::{Limits, Page, Settings, Target};
-use wansplit::engine::uplink::load::Both;
+use wansplit::engine::uplink::load::{Both, Direction};
 use wansplit::engine::uplink::quota::Quota;
 use wansplit::engine::verdict::Marks;
 
@@ -163,6 +164,7 @@ fn every_key_of_the_main_file_is_obeyed() {
         gateway_v6: Gateway::Address(ip("fe80::1")),
         cost: 10,
         quota: Some(Quota { bytes: 100_000_000_000, reset_day: 15 }),
+        capacity: Both { down: Some(312_500_000), up: Some(100_000) },
         ..uplink(2, "wwan0")
     };
     let games = Forward {
@@ -274,6 +276,26 @@ fn every_key_of_a_rule_is_obeyed() {
     assert_eq!(contents.not.host_list, every_content().host_list);
     assert_eq!(rest.choice, Choice { policy: Policy::Ordered, uplinks: vec![(ISP1, 3)] });
     assert_eq!(rest.none, WhenNone::NextRule);
+}
+
+#[test]
+fn policies_that_look_at_lines_have_directions_and_limits_of_their_own() {
+    let (down, up) = (Direction::Down, Direction::Up);
+    for (text, expected) in [
+        ("policy = 'least-load'", Policy::LeastLoad(down)),
+        ("policy = 'least-load', direction = 'up'", Policy::LeastLoad(up)),
+        ("policy = 'overflow'", Policy::Overflow(down, Percent(80))),
+        ("policy = 'overflow', limit = '100%', direction = 'up'", Policy::Overflow(up, Percent(100))),
+        ("policy = 'lowest-latency'", Policy::LowestLatency),
+        ("policy = 'best-quality'", Policy::BestQuality),
+    ] {
+        let rule = format!(
+            "[[rule]]\nname = 'all'\nuse = {{ {text}, uplinks = ['isp2', 'isp1'], weights = [2, 1] }}\n"
+        );
+        let config = load(EVERY_KEY, &[source("rules/10.toml", &rule)]);
+        let uplinks = vec![(ISP2, 2), (ISP1, 1)];
+        assert_eq!(config.rules[0].choice, Choice { policy: expected, uplinks }, "{text}");
+    }
 }
 
 /// What the databases of [`EVERY_KEY`] say.

@@ -21,6 +21,10 @@ use = { policy = "ordered", uplinks = ["isp2", "isp1"] }
 on_mismatch = "reset"
 live = "move-back"
 [[rule]]
+name = "games"
+match = { protocol = "tcp", dst_port = 27015 }
+use = { policy = "lowest-latency" }
+[[rule]]
 name = "the rest stays where it is"
 match = { protocol = "udp" }
 use = "isp2"
@@ -34,7 +38,7 @@ fn the_rules_before_say_why_they_did_not_match_and_each_line_what_would_be_witho
     let told = explain(VIDEO, &[]);
     assert_eq!((&told["uplink"], &told["name"]), (&"isp2".into(), &"www.video.example".into()));
     let rules = told["rules"].as_array().unwrap();
-    assert_eq!(rules.len(), 2, "the third was not tried");
+    assert_eq!(rules.len(), 2, "the others were not tried");
     assert_eq!((&rules[0]["matches"], &rules[0]["why"]), (&false.into(), &"`dst_port` does not fit".into()));
     assert_eq!((&rules[1]["name"], &rules[1]["matches"]), (&"video".into(), &true.into()));
     let without = |line: usize| (&told["without"][line]["down"], &told["without"][line]["uplink"]);
@@ -43,12 +47,22 @@ fn the_rules_before_say_why_they_did_not_match_and_each_line_what_would_be_witho
 }
 
 #[test]
+fn a_policy_that_looks_at_lines_says_what_it_sees_of_them() {
+    let game = "tcp 10.77.0.5:40000 to 198.51.100.7:27015";
+    let weighed = &explain(game, &[])["weighed"];
+    assert_eq!((&weighed[0]["uplink"], &weighed[1]["uplink"]), (&"isp1".into(), &"isp2".into()));
+    let text = String::from_utf8(run(game, &[]).stdout).unwrap();
+    assert!(text.contains("  isp1: nothing is known of it\n"), "{text}");
+    assert_eq!(explain(VIDEO, &[])["weighed"], Value::Array(Vec::new()));
+}
+
+#[test]
 fn a_line_that_is_thought_of_as_down_is_not_chosen() {
     assert_eq!(explain(VIDEO, &["--down", "isp2"])["uplink"], "isp1");
     let dropped = explain("udp 10.77.0.5:40000 to 198.51.100.7:443", &["--down", "isp2"]);
     assert_eq!(dropped["uplink"], Value::Null);
     assert!(dropped["reason"].as_str().unwrap().ends_with("dropped"), "{dropped}");
-    assert_eq!(dropped["rules"][2]["why"], "none of its uplinks is usable: dropped");
+    assert_eq!(dropped["rules"][3]["why"], "none of its uplinks is usable: dropped");
 }
 
 #[test]

@@ -32,8 +32,8 @@ const WORD: Duration = Duration::from_millis(20);
 fn reload_after_reload_costs_no_flow_of_a_line_that_stays_a_packet_and_leaves_nothing_behind() {
     let backends = backends();
     let (most, others) = backends.split_last().expect("a backend");
-    others.iter().for_each(|backend| reloads(backend, count(20)));
-    reloads(most, count(100));
+    others.iter().for_each(|backend| reloads(backend, count(10)));
+    reloads(most, count(40));
 }
 
 /// How many reloads: WANSPLIT_RELOADS of them where that is set.

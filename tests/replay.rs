@@ -121,6 +121,28 @@ fn fragments_are_put_together_and_a_first_one_stands_for_what_is_lost() {
 }
 
 #[test]
+fn what_is_cut_short_tells_what_is_there_of_it() {
+    let name = b"www.video.example";
+    let name = [&[0, 0, 0, 22, 0, 20, 0, 0, 17][..], name].concat();
+    let body = [&[3, 3][..], &[5; 32], &[0, 0, 2, 0x13, 1, 1, 0, 2, 0], &name].concat();
+    let hello = [&[22, 3, 1, 2, 47, 1, 0, 2, 43][..], &body].concat();
+    let frames = [
+        tcp(CLIENT, 6000, SERVER, 443, 100, SYN, b""),
+        tcp(CLIENT, 6000, SERVER, 443, 101, ACK, &hello),
+        tcp(CLIENT, 6001, SERVER, 80, 101, ACK, b"GET / HTTP/1.1\r\nHost: a.example\r\nUser-A"),
+        tcp(CLIENT, 6002, SERVER, 80, 101, ACK, b"GET / HTTP/1.1\r\nHost: a.exam"),
+        tcp(CLIENT, 6003, SERVER, 80, 101, ACK, b"GET / HTTP/1.1\r\nHost: %S:80\r\n\r\n"),
+    ];
+    let output = replay(&frames, true);
+    let seen =
+        |at: usize| ["app", "name", "rule"].map(|key| output["flows"][at][key].as_str().unwrap_or("none"));
+    assert_eq!(seen(0), ["tls", "www.video.example", "none"], "it is decided by its first packet");
+    assert_eq!(seen(1), ["http", "a.example", "none"]);
+    assert_eq!(seen(2)[1], "none", "a name that is cut is none");
+    assert_eq!(seen(3), ["http", "%s", "none"]);
+}
+
+#[test]
 fn who_answers_is_the_server_even_where_the_capture_begins_with_it() {
     let frames = [
         tcp(SERVER, 8080, CLIENT, 6000, 900, ACK, b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"),

@@ -244,8 +244,48 @@ pub struct Explanation {
     /// What becomes of it while it runs, when its line dies or a better one comes back, as rules have it
     /// (`live`); empty where it leaves by no line of a rule's.
     pub live: String,
+    /// The lines that its rule picks from, as far as the rule's policy looks at how they are.
+    pub weighed: Vec<Weighed>,
     /// What would become of it if one more line were down.
     pub without: Vec<Without>,
+}
+
+/// A line as a policy sees it; what is missing is not known, or of no interest to the policy.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Weighed {
+    /// Its name.
+    pub uplink: String,
+    /// What it carries in the rule's direction, in bytes per second.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rate: Option<u64>,
+    /// What it can carry, in bytes per second,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub capacity: Option<u64>,
+    /// as "given", as "measured" when it was full, or as the most that was "seen".
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub capacity_is: String,
+    /// Whether it is full.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub full: Option<bool>,
+    /// Ten times the flows that share it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub flows_tenths: Option<u64>,
+    /// What a new flow would get, in bytes per second.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub offer: Option<u64>,
+    /// Time to an answer, in microseconds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub latency_us: Option<u64>,
+    /// Difference between the times to two answers, in microseconds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub jitter_us: Option<u64>,
+    /// Lost probes in thousandths.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub loss_permille: Option<u64>,
+    /// How well one can talk over it, 0 to 93 (ITU-T G.107).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rating: Option<u64>,
 }
 
 /// A rule that was tried.

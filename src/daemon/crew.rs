@@ -17,8 +17,8 @@ use super::worker::Event;
 use super::{listener, watcher, worker};
 use crate::config::{Config, Queue};
 use crate::engine::hold::MOST_PACKETS;
-use crate::system::queue::PacketQueue;
-use crate::system::queue::nfq::{A_PACKET, NfqQueue, SEVERAL_PACKETS};
+use crate::system::queue::batch::BatchQueue;
+use crate::system::queue::{A_PACKET, PacketQueue, SEVERAL_PACKETS};
 
 /// Packets that find room where flows wait: those that are held, and as many that have just come.
 const WATCHED: u32 = 2 * MOST_PACKETS as u32;
@@ -76,7 +76,7 @@ impl Queues {
 }
 
 fn open_queue(number: u16, length: u32, range: u16) -> Result<BoxedQueue> {
-    let queue = NfqQueue::open(number, length, range).with_context(|| {
+    let queue = BatchQueue::open(number, length, range).with_context(|| {
         format!(
             "cannot bind queue {number} (needs root; another program may have it, see `first` under [queue])"
         )

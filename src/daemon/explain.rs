@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use anyhow::Result;
 
+use super::weighed::weighed;
 use crate::config::{self, Config};
 use crate::control::message::{Explanation, Tried, Without};
 use crate::engine::flow::{Facts, Millis};
@@ -80,6 +81,7 @@ pub fn explain(
         reason: config.explain(&decision),
         hold_ms: if says_more { hold.as_millis() as u64 } else { 0 },
         live: live_of(config, &decision).to_owned(),
+        weighed: weighed(config, snapshot, &board, &facts, &decision),
         without: without.collect(),
     })
 }

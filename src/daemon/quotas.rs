@@ -242,3 +242,57 @@ fn warn(name: &str, before: Level, after: Standing) {
         Level::Enough => {}
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const QUOTA: Quota = Quota { bytes: 100, reset_day: 1 };
+
+    #[test]
+    fn what_a_line_has_carried_is_known_to_the_next_run_and_so_is_what_it_carried_in_between() {
+        let (_directory, run) = run_directory();
+        save(&run, &clock::boot(), 1000, 1090);
+        let mut books = restored(&run);
+        assert_eq!(books.standing("lte", QUOTA), Standing { quota: QUOTA, used: 90, level: Level::Nearly });
+        books.lines.get_mut("lte").unwrap().carried(1100, QUOTA, clock::today());
+        assert_eq!(books.used_up(), UplinkSet::EMPTY.with(UplinkId(3)));
+        assert_eq!(books.standing("cable", QUOTA).used, 0);
+    }
+
+    #[test]
+    fn after_a_restart_of_the_machine_counters_begin_at_0() {
+        let (_directory, run) = run_directory();
+        save(&run, "another start of the machine", 1000, 1010);
+        let mut books = restored(&run);
+        books.lines.get_mut("lte").unwrap().carried(5000, QUOTA, clock::today());
+        assert_eq!(books.standing("lte", QUOTA).used, 5010);
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_read_is_none() {
+        let (_directory, run) = run_directory();
+        assert_eq!(restored(&run).standing("lte", QUOTA).used, 0);
+        run.save_usage(b"{\"boot\":").unwrap();
+        assert_eq!(restored(&run).standing("lte", QUOTA).used, 0);
+    }
+
+    fn run_directory() -> (tempfile::TempDir, RunDirectory) {
+        let directory = tempfile::TempDir::new().unwrap();
+        let run = RunDirectory::new(Some(directory.path().into()));
+        (directory, run)
+    }
+
+    /// As a run leaves it that saw a device's counter at these numbers.
+    fn save(run: &RunDirectory, boot: &str, first: u64, last: u64) {
+        let mut usage = Usage::default();
+        usage.carried(first, QUOTA, clock::today());
+        usage.carried(last, QUOTA, clock::today());
+        let written = Written { boot: boot.into(), lines: BTreeMap::from([("lte".into(), usage)]) };
+        run.save_usage(&serde_json::to_vec(&written).unwrap()).unwrap();
+    }
+
+    fn restored(run: &RunDirectory) -> Books {
+        Books { quotas: vec![(UplinkId(3), "lte".into(), QUOTA)], ..Books::restore(run) }
+    }
+}

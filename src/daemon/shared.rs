@@ -181,10 +181,12 @@ impl Tally {
     /// # Errors
     /// When the queue is broken.
     pub fn turned(&self, turn: io::Result<Turn>, waits: bool) -> io::Result<()> {
-        match turn? {
-            Turn::Answered(_) => self.turn(false),
-            Turn::Idle => self.turn(!waits),
-            Turn::Refused | Turn::Overrun => add(&self.errors, 1),
+        let turn = turn?;
+        add(&self.errors, u64::from(turn.refused + turn.overruns));
+        if turn.packets > 0 {
+            self.turn(false);
+        } else if turn.is_idle() {
+            self.turn(!waits);
         }
         Ok(())
     }

@@ -65,7 +65,7 @@ impl Watcher {
         while !shared.stop.load(Relaxed) {
             let longest = self.time_left(shared.now().0);
             let (holding, watching) = (&mut self.holding, &mut self.watching);
-            let mut release = None;
+            let mut releases = Vec::new();
             let turn = self.queue.turn(longest, &mut |packet| {
                 // Looked at for each packet: a turn may have waited long for its first.
                 let deciding = deciding.load();
@@ -73,15 +73,17 @@ impl Watcher {
                 if let Some(uplink) = watched(packet, deciding) {
                     return Some(hear(watching, packet, uplink, deciding, shared));
                 }
-                release = take(holding, packet, deciding, shared);
+                releases.extend(take(holding, packet, deciding, shared));
                 None
             });
-            if let Some(release) = release {
+            for release in releases {
                 self.answer(&release, deciding.load(), shared)?;
             }
-            taken = if matches!(turn, Ok(Turn::Idle)) { 0 } else { (taken + 1) % AT_ONCE };
+            taken += turn.as_ref().map_or(0, |turn| turn.packets);
+            let is_idle = turn.as_ref().is_ok_and(Turn::is_idle);
             shared.watcher.turned(turn, self.holding.next_deadline().is_some())?;
-            if taken == 0 {
+            if is_idle || taken >= AT_ONCE {
+                taken = 0;
                 self.expire(deciding.load(), shared)?;
             }
             self.tell_counts(shared);

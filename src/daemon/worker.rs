@@ -60,7 +60,7 @@ impl Worker {
             // Looked at for each packet: a turn may have waited long for its first.
             let turn = queue
                 .turn(LONGEST_WAIT, &mut |packet| Some(self.answer(packet, deciding.load(), shared, tally)));
-            if matches!(turn, Ok(Turn::Idle)) {
+            if turn.as_ref().is_ok_and(Turn::is_idle) {
                 // Rules that were replaced, and their lists, must not wait for a packet to be let go.
                 self.engine.follow(&deciding.load().snapshot);
             }

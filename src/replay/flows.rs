@@ -298,14 +298,27 @@ impl Flow {
     fn take_in(&mut self, known: &Known, seen: &Seen<'_>, names: &Names) {
         self.app = known.app.or(self.app);
         self.alpn = known.alpn;
-        if let (Some(address), None) = (known.address, &self.said) {
-            self.said = Some((address.to_string().into(), self.packets));
+        if let (Some(odd), None) = (known.odd, &self.said) {
+            self.said = Some((odd.to_string().into(), self.packets));
         }
         let said = known.name.filter(|_| self.name.is_none_or(|learned| learned.from != From::OwnBytes));
         let Some(name) = said else { return };
         self.name = Some(Learned { name, from: From::OwnBytes, packet: self.packets });
         if self.key.protocol == TCP && !known.outer {
             names.said(self.key.src, self.key.dst, self.key.dst_port, &name, millis(seen.at));
+        }
+    }
+
+    /// A capture may end, or its packets be cut, in the middle of what the client says.
+    pub(super) fn take_what_is_there(&mut self) {
+        let Some(watch) = self.watch.take() else { return };
+        let known = watch.so_far();
+        self.app = known.app.or(self.app);
+        if let Some(name) =
+            known.name.filter(|_| self.name.is_none_or(|learned| learned.from != From::OwnBytes))
+        {
+            self.alpn = known.alpn;
+            self.name = Some(Learned { name, from: From::OwnBytes, packet: self.packets });
         }
     }
 

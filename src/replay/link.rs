@@ -61,7 +61,7 @@ fn is_ip(packet: &[u8]) -> bool {
 }
 
 /// Behind an EtherType: IP, or what may stand before it.
-fn of_type(mut ethertype: u16, mut rest: &[u8]) -> Option<&[u8]> {
+pub(super) fn of_type(mut ethertype: u16, mut rest: &[u8]) -> Option<&[u8]> {
     for _ in 0..DEPTH {
         match ethertype {
             ethertype::IPV4 | ethertype::IPV6 => return Some(rest),
@@ -102,7 +102,7 @@ fn in_pppoe(session: &[u8]) -> Option<&[u8]> {
 }
 
 /// PPP with or without its address and control bytes, the protocol in one byte or two (RFC 1661).
-fn in_ppp(frame: &[u8]) -> Option<&[u8]> {
+pub(super) fn in_ppp(frame: &[u8]) -> Option<&[u8]> {
     let frame = frame.strip_prefix(&[0xff, 0x03]).unwrap_or(frame);
     match frame {
         [0x21 | 0x57, packet @ ..] | [0x00, 0x21 | 0x57, packet @ ..] => Some(packet),
@@ -111,7 +111,7 @@ fn in_ppp(frame: &[u8]) -> Option<&[u8]> {
 }
 
 /// MPLS labels of 4 bytes, up to the one that says it is the last (RFC 3032).
-fn behind_labels(mut rest: &[u8]) -> Option<&[u8]> {
+pub(super) fn behind_labels(mut rest: &[u8]) -> Option<&[u8]> {
     for _ in 0..DEPTH {
         let (label, behind) = rest.split_first_chunk::<4>()?;
         rest = behind;

@@ -94,10 +94,7 @@ impl Replay {
         let given_up: Vec<GivenUp> = self.fragments.give_all_up().collect();
         given_up.iter().for_each(|given_up| self.first_of(given_up, ended));
         let judge = &mut self.judge;
-        self.flows.end_all(&mut |mut flow| {
-            judge.iter_mut().for_each(|judge| judge.decide(&mut flow));
-            ended(flow);
-        });
+        self.flows.end_all(&mut |flow| ended(finished(judge, flow)));
     }
 
     /// A fragment waits until its packet is whole, which may be a fragment's tunnel in turn.
@@ -133,10 +130,7 @@ impl Replay {
 
     fn packet(&mut self, seen: &Seen<'_>, ended: &mut dyn FnMut(Flow)) {
         let judge = &mut self.judge;
-        let flow = self.flows.add(seen, &self.names, &mut |mut flow| {
-            judge.iter_mut().for_each(|judge| judge.decide(&mut flow));
-            ended(flow);
-        });
+        let flow = self.flows.add(seen, &self.names, &mut |flow| ended(finished(judge, flow)));
         if let Some(judge) = &mut self.judge {
             judge.hear(flow, seen);
         }
@@ -153,6 +147,15 @@ impl Replay {
             });
         }
     }
+}
+
+/// A flow that has ended: decided by what was known in time, and named by all that was said.
+fn finished(judge: &mut Option<Judge>, mut flow: Flow) -> Flow {
+    if let Some(judge) = judge {
+        judge.decide(&mut flow);
+    }
+    flow.take_what_is_there();
+    flow
 }
 
 impl Judge {

@@ -1,8 +1,8 @@
 //! `wansplit explain`: the way of a flow through the rules.
 
-use super::human::printable;
+use super::human::{self, printable};
 use super::style::{Paint, Style};
-use crate::control::message::{Explanation, Tried, Without};
+use crate::control::message::{Explanation, Tried, Weighed, Without};
 
 /// The explanation for people: lines to keep off, the rules that were tried, what becomes of the flow, now, later,
 /// and if a line were down.
@@ -17,6 +17,7 @@ pub fn render(explanation: &Explanation, style: Style) -> String {
         text += &format!("  held up to {} ms while its client says its name\n", explanation.hold_ms);
     }
     text += live(&explanation.live);
+    text.extend(explanation.weighed.iter().map(weighed));
     text.extend(explanation.without.iter().map(without));
     text
 }
@@ -56,6 +57,27 @@ fn live(live: &str) -> &'static str {
         }
         _ => "",
     }
+}
+
+/// What the policy saw of a line.
+fn weighed(line: &Weighed) -> String {
+    let rate = |bytes: u64| human::rate(bytes.saturating_mul(8));
+    let millis = |micros: u64| format!("{:.1} ms", micros as f64 / 1000.0);
+    let capacity = |bytes: u64| format!("of {} ({})", rate(bytes), printable(&line.capacity_is));
+    let seen = [
+        line.rate.map(|bytes| format!("carries {}", rate(bytes))),
+        line.capacity.map(capacity),
+        (line.full == Some(true)).then(|| "is full".to_owned()),
+        line.flows_tenths.map(|tenths| format!("{:.1} flows", tenths as f64 / 10.0)),
+        line.offer.map(|bytes| format!("a new one would get {}", rate(bytes))),
+        line.latency_us.map(|micros| format!("answers in {}", millis(micros))),
+        line.jitter_us.map(|micros| format!("jitter {}", millis(micros))),
+        line.loss_permille.map(|thousandths| format!("loss {:.1} %", thousandths as f64 / 10.0)),
+        line.rating.map(|rating| format!("rated {rating} of 93")),
+    ];
+    let seen: Vec<String> = seen.into_iter().flatten().collect();
+    let seen = if seen.is_empty() { "nothing is known of it".to_owned() } else { seen.join(", ") };
+    format!("  {}: {seen}\n", printable(&line.uplink))
 }
 
 fn without(other: &Without) -> String {

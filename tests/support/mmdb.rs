@@ -14,6 +14,8 @@ pub enum Record {
     Map(Vec<(&'static str, Record)>),
     /// A pointer to this place among the records.
     Pointer(u16),
+    /// A value as it is written, of a type that nobody here asks for.
+    Other(Vec<u8>),
 }
 
 /// The record of a country, as MaxMind writes it: its letters stand behind other keys.
@@ -39,10 +41,18 @@ pub fn text(text: &str) -> Record {
 
 /// A database of IPv6 with IPv4 nets in it, whose links have so many bits (24, 28 or 32). Nets do not overlap.
 pub fn database(nets: &[(&str, Record)], link_bits: u32) -> Vec<u8> {
+    database_with_aliases(nets, &[], link_bits)
+}
+
+/// The same, where these nets of IPv6 lead to those of IPv4 as well.
+pub fn database_with_aliases(nets: &[(&str, Record)], aliases: &[&str], link_bits: u32) -> Vec<u8> {
     let (mut tree, mut records) = (Tree::default(), Vec::new());
     for (net, record) in nets {
-        tree.insert(net.parse().expect("a net"), records.len());
+        tree.insert(net.parse().expect("a net"), Link::Record(records.len()));
         record.write(&mut records);
+    }
+    for net in aliases {
+        tree.insert(net.parse().expect("a net"), tree.v4());
     }
     let mut bytes = tree.bytes(link_bits);
     bytes.extend([0; 16]);
@@ -86,6 +96,7 @@ impl Record {
                     value.write(out);
                 }
             }
+            Record::Other(bytes) => out.extend(bytes),
             Record::Pointer(at) => out.extend([1 << 5 | (at >> 8) as u8, *at as u8]),
         }
     }
@@ -112,7 +123,15 @@ enum Link {
 }
 
 impl Tree {
-    fn insert(&mut self, net: IpNet, record: usize) {
+    /// Where the nets of IPv4 begin: below 96 zeros.
+    fn v4(&self) -> Link {
+        (0..96).fold(Link::Node(0), |link, _| match link {
+            Link::Node(node) => self.0[node][0],
+            other => other,
+        })
+    }
+
+    fn insert(&mut self, net: IpNet, leads_to: Link) {
         let (address, length) = match net.addr() {
             IpAddr::V4(address) => (u128::from(address.to_bits()), net.prefix_len() + 96),
             IpAddr::V6(address) => (address.to_bits(), net.prefix_len()),
@@ -124,7 +143,7 @@ impl Tree {
         for bit in 0..length {
             let side = (address >> (127 - bit) & 1) as usize;
             node = match self.0[node][side] {
-                _ if bit + 1 == length => return self.0[node][side] = Link::Record(record),
+                _ if bit + 1 == length => return self.0[node][side] = leads_to,
                 Link::Node(next) => next,
                 _ => {
                     self.0.push([Link::Nothing; 2]);

@@ -35,7 +35,7 @@ fn hook_and_follower(backend: &str) {
     }
     Down::ByIsp.undo(&router.network, 0);
     wait_for_line(&router, 0, true);
-    router.wansplit(&["drain", "isp2"]).unwrap();
+    router.wansplit(&["drain", "isp2", "--force"]).unwrap();
     wait_for(&told, "WANSPLIT_EVENT=drained WANSPLIT_FAMILY=IPv6");
     router.wansplit(&["uplink", "isp1", "down", "--force"]).unwrap();
     wait_for(&told, "WANSPLIT_WHY=it was taken down by hand");

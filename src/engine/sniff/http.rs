@@ -1,9 +1,7 @@
 //! HTTP/1: a request's head, read by httparse, and the host it is for (RFC 9112, section 3.2).
 
-use std::net::{IpAddr, SocketAddr};
-
 use super::bytes::after_any_case;
-use super::{App, Hint, Name, Sniffed, bittorrent};
+use super::{App, Hint, Name, Odd, Sniffed, bittorrent};
 
 /// Bytes in the longest method taken for one; the longest registered has 17 (`UPDATEREDIRECTREF`).
 const LONGEST_METHOD: usize = 20;
@@ -41,6 +39,14 @@ pub fn sniff(stream: &[u8]) -> Sniffed<Hint<'_>> {
         None if waits => Sniffed::NeedMore,
         None => Sniffed::NotMine,
     }
+}
+
+/// What the lines that are there of a request tell.
+#[must_use]
+pub fn so_far(stream: &[u8]) -> Option<Hint<'_>> {
+    let end = stream.iter().rposition(|&byte| byte == b'\n')?;
+    let lines = stream.get(..=end).filter(|lines| may_be_request(lines))?;
+    Some(Head::in_lines(lines)?.hint())
 }
 
 /// What matters of a request's head.
@@ -95,7 +101,7 @@ impl<'a> Head<'a> {
         Hint {
             method: Some(self.method),
             user_agent: self.user_agent,
-            address: authority.and_then(address),
+            odd: authority.map(host).and_then(Odd::new),
             ..Hint::named(app(self.target), authority.and_then(name))
         }
     }
@@ -135,14 +141,19 @@ fn authority<'a>(method: &[u8], target: &'a [u8], host: Option<&'a [u8]>) -> Opt
 }
 
 fn name(authority: &[u8]) -> Option<Name> {
-    Name::new(authority.split(|&byte| byte == b':').next()?)
+    Name::new(host(authority))
 }
 
-/// An address, with or without a port; IPv6 in brackets (RFC 3986, section 3.2.2).
-fn address(authority: &[u8]) -> Option<IpAddr> {
-    let text = str::from_utf8(authority).ok()?;
-    let with_port = || text.parse().map(|address: SocketAddr| address.ip());
-    text.trim_matches(['[', ']']).parse().or_else(|_| with_port()).ok()
+/// What stands before the port; an address of IPv6 in brackets (RFC 3986, section 3.2.2), or without any.
+fn host(authority: &[u8]) -> &[u8] {
+    if let Some(rest) = authority.strip_prefix(b"[") {
+        return rest.split(|&byte| byte == b']').next().unwrap_or_default();
+    }
+    let mut parts = authority.split(|&byte| byte == b':');
+    match (parts.next(), parts.next(), parts.next()) {
+        (Some(host), _, None) => host,
+        _ => authority,
+    }
 }
 
 #[cfg(test)]
@@ -186,17 +197,21 @@ mod tests {
     }
 
     #[test]
-    fn a_host_that_is_an_address_is_told_as_one() {
+    fn what_is_asked_for_in_place_of_a_host_is_told_too() {
         for (host, expected) in [
             ("192.0.2.1", Some("192.0.2.1")),
             ("192.0.2.1:80", Some("192.0.2.1")),
             ("[2001:db8::1]:80", Some("2001:db8::1")),
-            ("[2001:db8::1]", Some("2001:db8::1")),
+            ("[2001:DB8::1]", Some("2001:db8::1")),
+            ("2001:db8::1", Some("2001:db8::1")),
+            ("%s", Some("%s")),
+            ("b\u{fc}cher.example", Some("b\u{fc}cher.example")),
+            ("", None),
             ("www.example.org:80", None),
         ] {
             let request = format!("GET / HTTP/1.1\r\nHost: {host}\r\n\r\n");
             let Sniffed::Certain(hint) = sniff(request.as_bytes()) else { panic!("{host}") };
-            assert_eq!(hint.address, expected.map(|address| address.parse().unwrap()), "{host}");
+            assert_eq!(hint.odd.map(|odd| odd.to_string()).as_deref(), expected, "{host}");
         }
     }
 

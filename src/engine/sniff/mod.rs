@@ -8,8 +8,6 @@
 //! Sniffers say [`Sniffed::Certain`] only on structure, never on a port alone: a
 //! port may break a tie between protocols that a payload fits equally well.
 
-use std::net::IpAddr;
-
 mod bytes;
 mod pieces;
 
@@ -43,7 +41,7 @@ mod samples;
 #[cfg(test)]
 mod tests;
 
-pub use text::{Alpn, Name};
+pub use text::{Alpn, Name, Odd};
 
 /// One sniffer; most need no ports.
 type Sniffer = for<'a> fn(&'a [u8], Ports) -> Sniffed<Hint<'a>>;
@@ -94,6 +92,13 @@ pub fn stream(bytes: &[u8], ports: Ports) -> Sniffed<Hint<'_>> {
     ask(STREAM, bytes, ports)
 }
 
+/// What the beginning of a stream has told of a flow that is cut before it says all: a name that stands in the
+/// part which is there. Whether that is a front's is not known then.
+#[must_use]
+pub fn stream_so_far(bytes: &[u8]) -> Option<Hint<'_>> {
+    tls::so_far(bytes).or_else(|| http::so_far(bytes)).filter(|hint| hint.name.is_some())
+}
+
 /// The first that is sure; else whether any of them waits.
 fn ask<'a>(sniffers: &[Sniffer], bytes: &'a [u8], ports: Ports) -> Sniffed<Hint<'a>> {
     let mut answer = Sniffed::NotMine;
@@ -130,8 +135,8 @@ pub struct Hint<'a> {
     pub app: App,
     /// The host that the client names as the one it wants.
     pub name: Option<Name>,
-    /// The address that the client names in place of a host.
-    pub address: Option<IpAddr>,
+    /// What the client names in place of a host.
+    pub odd: Option<Odd>,
     /// What it offers to speak, where it says so.
     pub alpn: Alpn,
     /// The name is that of an outer ClientHello (RFC 9849): a front's, not the site's.
@@ -158,7 +163,7 @@ impl Hint<'_> {
         Hint {
             app,
             name: None,
-            address: None,
+            odd: None,
             alpn: Alpn::default(),
             outer: false,
             method: None,

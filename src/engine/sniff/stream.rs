@@ -5,7 +5,7 @@ use super::pieces::{self, Pieces};
 
 /// What one side of a TCP connection has sent so far: segments in any order, repeated and
 /// overlapping ones too (RFC 9293, section 3.4). It keeps at most [`StreamAssembly::MOST`] bytes
-/// and at most 16 gaps, and allocates nothing before the first byte.
+/// and at most 63 gaps, and allocates nothing before the first byte.
 #[derive(Debug, Default)]
 pub struct StreamAssembly {
     /// Sequence number of the first byte, once it is known.

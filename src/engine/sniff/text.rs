@@ -79,6 +79,41 @@ impl fmt::Display for Name {
     }
 }
 
+/// What a client asks for in place of a host's name: an address, or what can be neither.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Odd {
+    length: u8,
+    bytes: [u8; Odd::MOST],
+}
+
+impl Odd {
+    /// Bytes in the longest.
+    pub const MOST: usize = 64;
+
+    /// The text of these bytes, in lower case; `None` if they are a host's name, or have control characters,
+    /// or are none or too many.
+    #[must_use]
+    pub fn new(bytes: &[u8]) -> Option<Odd> {
+        let is_text = !bytes.is_empty() && !bytes.iter().any(u8::is_ascii_control);
+        let mut odd = Odd { length: u8::try_from(bytes.len()).ok()?, bytes: [0; Odd::MOST] };
+        odd.bytes.get_mut(..bytes.len())?.copy_from_slice(bytes);
+        odd.bytes.make_ascii_lowercase();
+        (is_text && Name::new(bytes).is_none()).then_some(odd)
+    }
+}
+
+impl fmt::Display for Odd {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(&String::from_utf8_lossy(&self.bytes[..usize::from(self.length)]))
+    }
+}
+
+impl fmt::Debug for Odd {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "{:?}", self.to_string())
+    }
+}
+
 /// The protocols that a client offers (RFC 7301): as many of the first as fit into 62 bytes.
 #[derive(Clone, Copy)]
 pub struct Alpn {

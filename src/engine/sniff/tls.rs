@@ -1,8 +1,6 @@
 //! TLS: the name and the protocols that a ClientHello asks for.
 
-use std::net::IpAddr;
-
-use super::{Alpn, App, Hint, Name, Sniffed};
+use super::{Alpn, App, Hint, Name, Odd, Sniffed};
 
 /// Record and handshake types, RFC 8446, sections 5.1 and 4.
 const HANDSHAKE: u8 = 22;
@@ -24,9 +22,22 @@ const ENCRYPTED_CLIENT_HELLO: usize = 0xfe0d;
 /// A ClientHello in SSL 2.0's frame (RFC 5246, appendix E.2) has no name: it is not taken for TLS.
 #[must_use]
 pub fn sniff(stream: &[u8]) -> Sniffed<Hint<'_>> {
+    hello(stream).and_then(certain)
+}
+
+/// What a cut ClientHello tells.
+#[must_use]
+pub fn so_far(stream: &[u8]) -> Option<Hint<'_>> {
+    match hello(stream) {
+        Sniffed::Certain(Hello::Whole(hint) | Hello::Part(hint)) => Some(hint),
+        _ => None,
+    }
+}
+
+fn hello(stream: &[u8]) -> Sniffed<Hello> {
     match record(stream) {
         Sniffed::Certain((payload, rest)) if rest.is_empty() || is_whole(payload) => {
-            client_hello(payload, App::Tls)
+            Sniffed::Certain(read(payload, App::Tls))
         }
         Sniffed::Certain(_) => joined(stream),
         Sniffed::NeedMore => Sniffed::NeedMore,
@@ -34,10 +45,8 @@ pub fn sniff(stream: &[u8]) -> Sniffed<Hint<'_>> {
     }
 }
 
-/// Tells what a ClientHello wants; `handshake` is the beginning of the handshake messages, without
-/// records. It is certain as soon as [`sniff`] would be.
-pub(super) fn client_hello(handshake: &[u8], app: App) -> Sniffed<Hint<'static>> {
-    match read(handshake, app) {
+fn certain(hello: Hello) -> Sniffed<Hint<'static>> {
+    match hello {
         Hello::Whole(hint) => Sniffed::Certain(hint),
         Hello::Part(_) => Sniffed::NeedMore,
         Hello::Other => Sniffed::NotMine,
@@ -106,7 +115,7 @@ fn is_whole(handshake: &[u8]) -> bool {
 /// A ClientHello over several records. Apart from the usual one: it needs much stack.
 #[cold]
 #[inline(never)]
-fn joined(mut stream: &[u8]) -> Sniffed<Hint<'static>> {
+fn joined(mut stream: &[u8]) -> Sniffed<Hello> {
     let mut room = [0; RECORD];
     let mut end = 0;
     while !stream.is_empty() && !is_whole(&room[..end]) {
@@ -121,7 +130,7 @@ fn joined(mut stream: &[u8]) -> Sniffed<Hint<'static>> {
             Sniffed::NotMine => return Sniffed::NotMine,
         }
     }
-    client_hello(&room[..end], App::Tls)
+    Sniffed::Certain(read(&room[..end], App::Tls))
 }
 
 fn fields(mut hello: Reader, hint: &mut Hint) -> Result<(), Stop> {
@@ -157,7 +166,7 @@ fn extension(kind: usize, data: &[u8], hint: &mut Hint) {
         SERVER_NAME => {
             let asked = server_name(data).ok();
             hint.name = asked.and_then(Name::new);
-            hint.address = asked.and_then(address);
+            hint.odd = asked.and_then(Odd::new);
         }
         ALPN => hint.alpn = alpn(data).unwrap_or_default(),
         ENCRYPTED_CLIENT_HELLO => hint.outer = data.bytes.first() == Some(&0),
@@ -172,11 +181,6 @@ fn server_name<'a>(mut data: Reader<'a>) -> Result<&'a [u8], Stop> {
         0 => list.block(Reader::short, 1..=0xffff),
         _ => Err(Stop::Bad),
     }
-}
-
-/// RFC 6066 forbids an address here; clients of devices without a name send one all the same.
-fn address(asked: &[u8]) -> Option<IpAddr> {
-    str::from_utf8(asked).ok()?.parse().ok()
 }
 
 fn alpn(mut data: Reader) -> Result<Alpn, Stop> {
@@ -355,11 +359,12 @@ mod tests {
     }
 
     #[test]
-    fn an_address_in_place_of_the_name_is_told_as_one() {
-        for text in ["192.0.2.1", "2001:db8::1"] {
+    fn what_stands_in_place_of_a_name_is_told_as_such() {
+        for text in ["192.0.2.1", "2001:db8::1", "a b"] {
             let bytes = Sample::default().name(text.as_bytes()).records(RECORD);
-            let address = Some(text.parse().unwrap());
-            assert_eq!(sniff(&bytes), Sniffed::Certain(Hint { address, ..Hint::of(App::Tls) }));
+            let odd = Odd::new(text.as_bytes());
+            assert!(odd.is_some());
+            assert_eq!(sniff(&bytes), Sniffed::Certain(Hint { odd, ..Hint::of(App::Tls) }));
         }
     }
 
@@ -367,7 +372,8 @@ mod tests {
     fn a_name_that_is_no_hosts_is_none() {
         for name in [&b""[..], b"a b", b"\0"] {
             let bytes = Sample::default().name(name).records(RECORD);
-            assert_eq!(sniff(&bytes), Sniffed::Certain(Hint::of(App::Tls)), "{name:?}");
+            let hint = Hint { odd: Odd::new(name), ..Hint::of(App::Tls) };
+            assert_eq!(sniff(&bytes), Sniffed::Certain(hint), "{name:?}");
         }
         for data in [&b""[..], &[0], &[0, 0], &[0, 9, 0], &short(&[1, 0, 1, b'a']), &short(&[0, 0, 9, b'a'])]
         {
@@ -446,8 +452,8 @@ mod tests {
         for (at, change) in [(session, 33), (extensions, 0xff), (extensions + 1, 1)] {
             let mut bytes = good.clone();
             bytes[at] = change;
-            assert_eq!(client_hello(&bytes, App::Tls), Sniffed::NotMine, "{at}");
-            assert_eq!(client_hello(&bytes[..200], App::Tls), Sniffed::NotMine, "{at}, cut");
+            assert_eq!(read(&bytes, App::Tls), Hello::Other, "{at}");
+            assert_eq!(read(&bytes[..200], App::Tls), Hello::Other, "{at}, cut");
         }
     }
 
@@ -455,7 +461,7 @@ mod tests {
         #[test]
         fn random_bytes_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
             let _ = sniff(&bytes);
-            let _ = client_hello(&bytes, App::Quic);
+            let _ = read(&bytes, App::Quic);
             let _ = sniff(&[&[22, 3, 1, 1, 0, 1, 0, 0, 250, 3, 3], &bytes[..]].concat());
         }
 

@@ -1,9 +1,7 @@
 //! One flow under watch: its client's packets one after the other, until they have said what it is.
 
-use std::net::IpAddr;
-
 use super::stream::{Placed, StreamAssembly};
-use super::{Alpn, App, Hint, Name, Ports, Sniffed, mail, quic, rdp, rtp, tls};
+use super::{Alpn, App, Hint, Name, Odd, Ports, Sniffed, mail, quic, rdp, rtp, tls};
 
 /// Datagrams of a client that are looked at; after them its flow stays what it is taken for.
 pub const DATAGRAMS: u8 = quic::Assembly::DATAGRAMS;
@@ -18,8 +16,8 @@ pub struct Known {
     pub app: Option<App>,
     /// The host that the client names.
     pub name: Option<Name>,
-    /// The address that the client names in place of a host.
-    pub address: Option<IpAddr>,
+    /// What the client names in place of a host.
+    pub odd: Option<Odd>,
     /// What it offers to speak.
     pub alpn: Alpn,
     /// The name is a front's (see [`Hint::outer`]).
@@ -80,6 +78,18 @@ impl Watch {
     #[must_use]
     pub fn is_over(&self) -> bool {
         self.over
+    }
+
+    /// What is known when nothing more comes: also what a message has told that is cut.
+    #[must_use]
+    pub fn so_far(&self) -> Known {
+        let hint = match &self.heard {
+            Heard::Datagrams(datagrams) => datagrams.quic.as_ref().and_then(quic::Assembly::so_far),
+            Heard::Stream(stream) => {
+                stream.as_ref().and_then(|stream| super::stream_so_far(stream.contiguous()))
+            }
+        };
+        hint.filter(|_| self.known.name.is_none()).map_or(self.known, |hint| Known::from(&hint))
     }
 
     /// The client's next datagram; empty ones say nothing.
@@ -173,14 +183,14 @@ impl Known {
     /// The same as a hint, where the protocol is known.
     #[must_use]
     pub fn hint(&self) -> Option<Hint<'static>> {
-        let Known { app, name, address, alpn, outer } = *self;
-        app.map(|app| Hint { name, address, alpn, outer, ..Hint::of(app) })
+        let Known { app, name, odd, alpn, outer } = *self;
+        app.map(|app| Hint { name, odd, alpn, outer, ..Hint::of(app) })
     }
 }
 
 impl From<&Hint<'_>> for Known {
     fn from(hint: &Hint<'_>) -> Self {
-        let Hint { app, name, address, alpn, outer, .. } = *hint;
-        Known { app: Some(app), name, address, alpn, outer }
+        let Hint { app, name, odd, alpn, outer, .. } = *hint;
+        Known { app: Some(app), name, odd, alpn, outer }
     }
 }

@@ -20,7 +20,7 @@ const QUEUE: u32 = 3;
 const BYPASS: u32 = 0x8000;
 
 /// The longest answer: headers, the verdict, and a mark.
-const MOST: usize = HEADER + 4 + 12 + 8;
+pub(super) const MOST: usize = HEADER + 4 + 12 + 8;
 
 /// An answer, as it is sent.
 pub(super) struct Answer {

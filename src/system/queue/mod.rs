@@ -1,20 +1,31 @@
 //! Packets that the kernel holds for a decision.
 //!
 //! A queue belongs to the socket that bound it, a socket to one worker thread.
-//! [`PacketQueue`] is what a worker needs of it; [`nfq`] is one way to have it.
+//! [`PacketQueue`] is what a worker needs of it; [`batch`] is the way to have it, [`nfq`] another,
+//! simpler and slower, to compare with.
 //! All queues are opened and configured before the firewall sends anything
 //! there: a configuration call while packets flow throws packets away.
 
 mod answer;
+pub mod batch;
 pub mod counters;
 mod descriptor;
+mod message;
 pub mod nfq;
+mod socket;
 
 use std::io;
 use std::time::Duration;
 
 /// The longest wait for a packet; who takes packets shows that he is alive at least this often.
 pub const LONGEST_WAIT: Duration = Duration::from_millis(100);
+
+/// Bytes of each packet that come along: a datagram as long as most links allow, whole,
+/// and the largest DNS answers that are usual (4,096 bytes are rare, 1,232 the rule).
+pub const A_PACKET: u16 = 2048;
+
+/// As many bytes as there may be: several datagrams or segments that came as one (GRO).
+pub const SEVERAL_PACKETS: u16 = u16::MAX;
 
 /// A packet that waits for its verdict.
 #[derive(Debug, Clone, Copy)]
@@ -44,17 +55,23 @@ pub enum Verdict {
     HandOver(u16),
 }
 
-/// What a turn at the queue came to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Turn {
-    /// This many packets were answered.
-    Answered(usize),
-    /// Nothing waited until the time-out.
-    Idle,
-    /// The kernel no longer knew a packet that was answered before (its device went down, say).
-    Refused,
-    /// The socket's buffer was full for a moment; the kernel let packets past the queue.
-    Overrun,
+/// What a turn at the queue came to; all zero: nothing waited until the time-out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Turn {
+    /// Packets that were taken.
+    pub packets: u32,
+    /// Packets that were answered before and that the kernel no longer knew (their device went down, say).
+    pub refused: u32,
+    /// How often the socket's buffer was full for a moment; the kernel let packets past the queue.
+    pub overruns: u32,
+}
+
+impl Turn {
+    /// Whether nothing came of it.
+    #[must_use]
+    pub fn is_idle(&self) -> bool {
+        *self == Turn::default()
+    }
 }
 
 /// A queue of waiting packets with a bounded wait.

@@ -1,4 +1,4 @@
-//! A queue over the `nfq` crate, which receives; one packet a turn.
+//! A queue over the `nfq` crate, which receives; one packet a turn. What [`super::batch`] is compared with.
 
 use std::io;
 use std::os::fd::RawFd;
@@ -6,22 +6,11 @@ use std::time::Duration;
 
 use nfq::{Message, Queue};
 use nix::errno::Errno;
+use nix::sys::socket::{MsgFlags, send};
 
 use super::answer::Answer;
-use super::counters;
-use super::descriptor;
 use super::{LONGEST_WAIT, PacketQueue, Turn, Verdict, Waiting};
-
-/// Bytes of each packet that come along: a datagram as long as most links allow, whole,
-/// and the largest DNS answers that are usual (4,096 bytes are rare, 1,232 the rule).
-pub const A_PACKET: u16 = 2048;
-
-/// As many bytes as there may be: several datagrams or segments that came as one (GRO).
-pub const SEVERAL_PACKETS: u16 = u16::MAX;
-
-/// Room a waiting message takes in the socket's buffer: the kernel charges for
-/// the whole `sk_buff`, about 832 bytes for a small packet and more with payload.
-const ROOM_PER_MESSAGE: usize = 4096;
+use super::{counters, descriptor, socket};
 
 /// One bound and configured queue.
 pub struct NfqQueue {
@@ -42,7 +31,8 @@ impl NfqQueue {
         let descriptor = descriptor_of(number)
             .ok_or_else(|| io::Error::other("the queue's socket was not found in /proc/self/fd"))?;
         ask_for_packets(&mut queue, number, length, range)?;
-        configure(descriptor, length)?;
+        descriptor::configure(descriptor, LONGEST_WAIT)?;
+        socket::make_room(descriptor::borrow(descriptor), length)?;
         Ok(Self { queue, descriptor, number })
     }
 }
@@ -62,12 +52,6 @@ fn ask_for_packets(queue: &mut Queue, number: u16, length: u32, range: u16) -> i
     queue.set_fail_open(number, true)
 }
 
-fn configure(descriptor: RawFd, length: u32) -> io::Result<()> {
-    let messages = usize::try_from(length).unwrap_or(usize::MAX);
-    let room = messages.saturating_mul(ROOM_PER_MESSAGE).min(i32::MAX as usize / 2);
-    descriptor::configure(descriptor, room, LONGEST_WAIT)
-}
-
 impl PacketQueue for NfqQueue {
     fn turn(
         &mut self,
@@ -75,8 +59,9 @@ impl PacketQueue for NfqQueue {
         decide: &mut dyn FnMut(&Waiting<'_>) -> Option<Verdict>,
     ) -> io::Result<Turn> {
         // The socket itself waits for as long as may be.
-        if longest < LONGEST_WAIT && !descriptor::has_message_within(self.descriptor, longest)? {
-            return Ok(Turn::Idle);
+        let socket = descriptor::borrow(self.descriptor);
+        if longest < LONGEST_WAIT && !socket::has_message_within(socket, longest)? {
+            return Ok(Turn::default());
         }
         let message = match self.queue.recv() {
             Ok(message) => message,
@@ -86,11 +71,12 @@ impl PacketQueue for NfqQueue {
         if let Some(verdict) = decide(&waiting) {
             self.answer(waiting.id, verdict)?;
         }
-        Ok(Turn::Answered(1))
+        Ok(Turn { packets: 1, ..Turn::default() })
     }
 
     fn answer(&mut self, id: u32, verdict: Verdict) -> io::Result<()> {
-        descriptor::send(self.descriptor, Answer::new(self.number, id, verdict).bytes())
+        send(self.descriptor, Answer::new(self.number, id, verdict).bytes(), MsgFlags::empty())?;
+        Ok(())
     }
 }
 
@@ -108,11 +94,13 @@ fn waiting(message: &Message) -> Waiting<'_> {
 /// the news that the socket's buffer was full (`ENOBUFS`, netlink(7)).
 fn nothing_received(error: io::Error) -> io::Result<Turn> {
     if error.raw_os_error() == Some(Errno::ENOBUFS as i32) {
-        return Ok(Turn::Overrun);
+        return Ok(Turn { overruns: 1, ..Turn::default() });
     }
     match error.kind() {
-        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut | io::ErrorKind::Interrupted => Ok(Turn::Idle),
-        io::ErrorKind::NotFound => Ok(Turn::Refused),
+        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut | io::ErrorKind::Interrupted => {
+            Ok(Turn::default())
+        }
+        io::ErrorKind::NotFound => Ok(Turn { refused: 1, ..Turn::default() }),
         _ => Err(error),
     }
 }
@@ -124,9 +112,9 @@ mod tests {
     #[test]
     fn a_full_buffer_and_a_packet_that_is_gone_end_no_worker_and_a_broken_socket_does() {
         let turn = |errno: Errno| nothing_received(io::Error::from_raw_os_error(errno as i32));
-        assert_eq!(turn(Errno::ENOBUFS).unwrap(), Turn::Overrun);
-        assert_eq!(turn(Errno::ENOENT).unwrap(), Turn::Refused);
-        assert_eq!(turn(Errno::EAGAIN).unwrap(), Turn::Idle);
+        assert_eq!(turn(Errno::ENOBUFS).unwrap().overruns, 1);
+        assert_eq!(turn(Errno::ENOENT).unwrap().refused, 1);
+        assert!(turn(Errno::EAGAIN).unwrap().is_idle());
         assert!(turn(Errno::EBADF).is_err());
     }
 }

@@ -15,7 +15,9 @@ pub(super) enum Packet<'a> {
     Initial(Initial<'a>),
     /// It is not encrypted: one of Google's first versions.
     Clear(google::Clear<'a>),
-    /// 0-RTT data, or a version of which only the name is known.
+    /// 0-RTT data: it follows the ClientHello, or has overtaken it.
+    Early,
+    /// A version of which only the name is known.
     Opaque,
     /// The handshake has gone on.
     Later,
@@ -57,7 +59,7 @@ pub(super) fn is_short(datagram: &[u8]) -> bool {
 pub(super) fn connection_id(datagram: &[u8]) -> Option<ConnectionId> {
     let id = match split(datagram)?.0 {
         Packet::Initial(initial) => initial.connection_id,
-        Packet::Clear(_) | Packet::Opaque | Packet::Later => &[],
+        Packet::Clear(_) | Packet::Early | Packet::Opaque | Packet::Later => &[],
     };
     let mut own = ConnectionId { length: u8::try_from(id.len()).ok()?, bytes: [0; CONNECTION_ID] };
     own.bytes.get_mut(..id.len())?.copy_from_slice(id);
@@ -103,7 +105,7 @@ fn known<'a>(
             let (packet, _) = datagram.split_at_checked(datagram.len() - after.len())?;
             Packet::Initial(Initial { version, connection_id, packet, number_at: packet.len() - body.len() })
         }
-        Kind::ZeroRtt => Packet::Opaque,
+        Kind::ZeroRtt => Packet::Early,
         Kind::Handshake | Kind::Retry => Packet::Later,
     };
     Some((packet, after))

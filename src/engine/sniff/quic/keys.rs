@@ -60,6 +60,13 @@ const RFC_9369: [u8; 20] = [
     0xbd, 0x2e, 0xd9,
 ];
 
+/// Version 2 while it was a draft: section 3.3.1 of draft-ietf-quic-v2-00 and -01. The first had the packet
+/// types of version 1.
+const DRAFT_V2: [u8; 20] = [
+    0xa7, 0x07, 0xc2, 0x03, 0xa5, 0x9b, 0x47, 0x18, 0x4a, 0x1d, 0x62, 0xca, 0x57, 0x04, 0x06, 0xea, 0x7a,
+    0xe3, 0xe5, 0xd3,
+];
+
 /// Google's own, as its QUIC code had them (quic/core/crypto/crypto_utils.cc).
 const Q050: [u8; 20] = [
     0x50, 0x45, 0x74, 0xef, 0xd0, 0x66, 0xfe, 0x2f, 0x9d, 0x94, 0x5c, 0xfc, 0xdb, 0xd3, 0xa7, 0xf0, 0xd3,
@@ -82,6 +89,8 @@ pub(super) fn version(number: u32) -> Option<Version> {
         0xff00_0017..=0xff00_001c | 0xface_b002 | 0xface_b00e => &DRAFT_23,
         0xff00_001d..=0xff00_0020 => &DRAFT_29,
         0x6b33_43cf => return Some(Version { salt: &RFC_9369, labels: &LABELS_2, first_kind: 1 }),
+        0x709a_50c4 => return Some(Version { salt: &DRAFT_V2, labels: &LABELS_2, first_kind: 1 }),
+        0xff02_0000 => return Some(Version { salt: &DRAFT_V2, labels: &LABELS_2, first_kind: 0 }),
         _ => match &number.to_be_bytes() {
             b"Q050" => &Q050,
             b"T050" => &T050,

@@ -65,6 +65,16 @@ impl Assembly {
         }
     }
 
+    /// What a part of the ClientHello has told, where that is all there will be.
+    #[must_use]
+    pub fn so_far(&self) -> Option<Hint<'static>> {
+        let begun = self.begun.as_ref()?;
+        match judge(Stage::Past, begun.crypto.contiguous()) {
+            Sniffed::Certain(hint) => Some(hint),
+            Sniffed::NeedMore | Sniffed::NotMine => None,
+        }
+    }
+
     fn begin(&mut self, datagram: &[u8]) -> Sniffed<Hint<'static>> {
         match (sniff(datagram), header::connection_id(datagram)) {
             (Sniffed::NeedMore, Some(first)) => self.begun.insert(Box::new(Begun::new(first))).push(datagram),
@@ -143,6 +153,7 @@ fn take<S: Store>(packet: &Packet, first: Option<&header::ConnectionId>, crypto:
     match packet {
         Packet::Initial(initial) => open(initial, first, crypto),
         Packet::Clear(clear) if google::streams(clear, crypto) => Stage::Hello,
+        Packet::Early => Stage::Hello,
         Packet::Clear(_) | Packet::Opaque => Stage::Opaque,
         Packet::Later => Stage::Past,
     }
@@ -225,7 +236,7 @@ mod tests {
     #[test]
     fn one_datagram_tells_name_and_protocols_in_every_version_with_keys() {
         let drafts = 0xff00_0016..=0xff00_0022;
-        let others = [V1, V2, 0xface_b001, 0xface_b002, 0xface_b003, 0xface_b00e];
+        let others = [V1, V2, 0x709a_50c4, 0xff02_0000, 0xface_b001, 0xface_b002, 0xface_b003, 0xface_b00e];
         for version in drafts.chain(others) {
             let bytes = Seal::new(version).datagram(&crypto(0, &usual()));
             assert_eq!(sniff(&bytes), certain(), "{version:x}");
@@ -290,7 +301,6 @@ mod tests {
 
     #[test]
     fn quic_that_cannot_be_read_has_no_name() {
-        let zero_rtt = [&Seal::new(V1).header(1, 30)[..], &[7; 30]].concat();
         let mut wrong_key = Seal::new(V1).datagram(&crypto(0, &usual()));
         wrong_key[100] ^= 1;
         let unknown = [0x1a2a_3a4a, 0xff00_0010, 0xface_b0ff, 0x5130_3439].map(|version: u32| {
@@ -298,7 +308,7 @@ mod tests {
             bytes[1..5].copy_from_slice(&version.to_be_bytes());
             bytes
         });
-        for bytes in [vec![zero_rtt, wrong_key], unknown.to_vec()].concat() {
+        for bytes in [vec![wrong_key], unknown.to_vec()].concat() {
             assert_eq!(sniff(&bytes), nameless(), "{:x?}", &bytes[..6]);
         }
     }
@@ -320,7 +330,22 @@ mod tests {
         let one = Seal::new(V1).datagram(&crypto(0, &hello[..1100]));
         let zero_rtt = [&Seal::new(V1).header(1, 30)[..], &[7; 30]].concat();
         let two = Seal { number: 1, ..Seal::new(V1) }.datagram(&crypto(1100, &hello[1100..]));
-        assert_eq!(pushed(&[one, zero_rtt, two])[1..], [Sniffed::NeedMore, certain()]);
+        assert_eq!(
+            pushed(&[one.clone(), zero_rtt.clone(), two.clone()])[1..],
+            [Sniffed::NeedMore, certain()]
+        );
+        let waits = Sniffed::NeedMore;
+        assert_eq!(pushed(&[zero_rtt, one, two]), [waits, waits, certain()], "it has overtaken the hello");
+    }
+
+    #[test]
+    fn a_cut_hello_tells_what_is_there_of_it() {
+        let hello = Sample::default().name(b"www.example.org").large().alpn(&["h3"]).handshake();
+        let mut assembly = Assembly::default();
+        assert_eq!(assembly.so_far(), None);
+        assert_eq!(assembly.push(&Seal::new(V1).datagram(&crypto(0, &hello[..900]))), Sniffed::NeedMore);
+        let name = Name::new(b"www.example.org");
+        assert_eq!(assembly.so_far(), Some(Hint::named(App::Quic, name)));
     }
 
     #[test]

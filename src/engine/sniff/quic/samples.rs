@@ -7,6 +7,8 @@ use crate::engine::sniff::tls::samples::Sample;
 
 pub const V1: u32 = 1;
 pub const V2: u32 = 0x6b33_43cf;
+/// Its second draft, which has its packet types too.
+const DRAFT_V2: u32 = 0x709a_50c4;
 
 /// RFC 9001, appendix A.
 pub const CONNECTION_ID: [u8; 8] = [0x83, 0x94, 0xc8, 0xf0, 0x3e, 0x51, 0x57, 0x08];
@@ -58,13 +60,14 @@ impl Seal {
 
     /// A long header up to the packet number, of a packet of this kind (RFC 9000, table 5).
     pub fn header(&self, kind: u8, length: usize) -> Vec<u8> {
-        let kind = if self.version == V2 { (kind + 1) & 3 } else { kind };
+        let is_v2 = matches!(self.version, V2 | DRAFT_V2);
+        let kind = if is_v2 { (kind + 1) & 3 } else { kind };
         let mut header = vec![0xc0 | kind << 4];
         header.extend(self.version.to_be_bytes());
         header.push(self.id.len() as u8);
         header.extend(&self.id);
         header.push(0);
-        if matches!((self.version, kind), (V2, 1) | (_, 0)) {
+        if matches!((is_v2, kind), (true, 1) | (_, 0)) {
             header.extend(if self.token.is_empty() { vec![0] } else { number(self.token.len()) });
             header.extend(&self.token);
         }

@@ -8,7 +8,7 @@ use super::Capacity;
 /// nearer to what was measured, so it does not ring.
 const SMOOTHING: Duration = Duration::from_millis(150);
 /// Time constant by which a learned capacity falls to the most that a full line carried of late: that of a mobile line changes within seconds.
-const FALL_FULL: Duration = Duration::from_secs(3);
+const FALL_FULL: Duration = Duration::from_secs(2);
 /// How long "of late" is, at least; at most twice as long. Answers still tell of a queue for a while after it has drained.
 const LATE: Duration = Duration::from_secs(1);
 /// Time constant by which it falls while the line is in use, but not known to be full: what is used may be less than there is.
