@@ -123,7 +123,7 @@ fn people_read_the_way_through_the_rules() {
 fn a_question_that_cannot_be_read_says_what_was_expected() {
     for (flow, options, expected) in [
         ("tcp 10.77.0.5:40000 198.51.100.7:443", &[][..], "expected text like"),
-        (VIDEO, &["--down", "isp3"], "no uplink is called \"isp3\"; there are isp1, isp2"),
+        (VIDEO, &["--down", "isp3"], "there is no uplink \"isp3\": did you mean `isp1`?"),
     ] {
         let output = run(flow, options);
         assert_eq!(output.status.code(), Some(2));

@@ -46,7 +46,7 @@ impl Traffic {
     pub fn flows(self, seconds: f64, dice: &mut Dice) -> Vec<Begins> {
         let pause = self.mean() / self.rate;
         let mut at = 0.0;
-        let mut next = || {
+        let next = || {
             at += pause * dice.exponential();
             Begins {
                 at,
@@ -57,7 +57,7 @@ impl Traffic {
                 peak: if dice.uniform() < self.slow { SLOW } else { f64::INFINITY },
             }
         };
-        std::iter::repeat_with(|| next()).take_while(|flow| flow.at < seconds).collect()
+        std::iter::repeat_with(next).take_while(|flow| flow.at < seconds).collect()
     }
 
     /// Bounded Pareto by inversion.

@@ -145,7 +145,8 @@ fn article(network: &Network) -> String {
 }
 
 fn program(files: &TempDir, arguments: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_wansplit"));
+    let path = std::env::var_os("WANSPLIT_PROGRAM").unwrap_or_else(|| env!("CARGO_BIN_EXE_wansplit").into());
+    let mut command = Command::new(path);
     command.arg("--config").arg(files.path().join("wansplit.toml"));
     command.arg("--run-dir").arg(files.path().join("run")).args(arguments);
     command

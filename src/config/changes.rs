@@ -44,6 +44,7 @@ pub fn transition(old: &Config, new: &Config, known: &Numbers) -> Transition {
 fn has_a_successor(uplink: &Uplink, old: &Config, new: &Config) -> bool {
     let value = old.marks.value(uplink.id);
     new.marks.values.contains(&value)
+        || new.marks.refused == value
         || new.routing.first_table == uplink.table
         || new.uplinks.iter().any(|other| other.table == uplink.table || other.interface == uplink.interface)
 }

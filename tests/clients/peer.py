@@ -32,6 +32,8 @@ session = libtorrent.session({
     "dht_bootstrap_nodes": other if mode == "fetch" else "",
     # All clients have the address of one line.
     "allow_multiple_connections_per_ip": True,
+    # On a busy machine a first connection may fail; the next one would be tried after a minute.
+    "min_reconnect_time": 1,
 })
 wanted = libtorrent.add_torrent_params()
 wanted.ti = libtorrent.torrent_info(torrent)
