@@ -20,6 +20,8 @@ use wansplit::plan::lines::{Learned, Line, NoWay, Way, keep_off};
 use wansplit::plan::routing::Hop;
 
 const EVENTS: usize = 1_000_000;
+/// The seeds of worlds that share the events.
+const WORLDS: [u64; 2] = [0x5eed, 0xfeed];
 const LINES: u8 = 4;
 const WEIGHTS: [u8; LINES as usize] = [3, 1, 1, 2];
 const TARGETS: usize = 3;
@@ -28,8 +30,14 @@ const NOTICED: u64 = 3000;
 
 #[test]
 fn whatever_happens_flows_go_by_lines_that_work_each_by_one_and_all_are_counted() {
-    let mut world = World::new(0x5eed);
-    for _ in 0..EVENTS {
+    std::thread::scope(|scope| {
+        WORLDS.iter().for_each(|&seed| _ = scope.spawn(move || try_a_world(seed)));
+    });
+}
+
+fn try_a_world(seed: u64) {
+    let mut world = World::new(seed);
+    for _ in 0..EVENTS / WORLDS.len() {
         world.event();
     }
     let Counts { packets, flows, routed, refused, again, stretches, .. } = world.counts;
