@@ -4,7 +4,7 @@
 mod netns;
 
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::time::{Duration, Instant};
 
 use netns::{in_netns, sh};
@@ -106,6 +106,22 @@ fn deleting_by_mark_spares_all_other_flows() {
         Conntrack::open().unwrap().delete_marked(Mark::new(2, 0xff)).unwrap();
         let left: Vec<_> = pairs.iter().map(|pair| find(UDP, pair.from.port()).is_some()).collect();
         assert_eq!(left, [true, false, false]);
+    });
+}
+
+#[test]
+fn a_connection_that_both_sides_closed_has_ended_though_the_kernel_remembers_it() {
+    in_tracked_netns(|| {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (server, _) = listener.accept().unwrap();
+        let from = client.local_addr().unwrap().port();
+        let has_ended = || find(TCP, from).expect("the kernel remembers it").has_ended();
+        assert!(!has_ended());
+        server.shutdown(Shutdown::Write).unwrap();
+        assert!(!has_ended(), "the other side may still have something to say");
+        drop((client, server));
+        assert!(has_ended());
     });
 }
 

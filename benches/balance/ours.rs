@@ -20,7 +20,7 @@ use crate::world::World;
 /// Threads that decide, each by what it knows itself.
 const WORKERS: usize = 2;
 /// Flows are counted every so many ticks: as the daemon does it where there are not too many.
-const COUNTED: u64 = 6;
+const COUNTED: u64 = 2;
 
 /// What is told to it, beside what it sees.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -247,7 +247,7 @@ impl Sampling {
 }
 
 impl Flows {
-    /// The flows of each line that moved bytes since they were counted last; `None`: it is not time yet, or
+    /// The flows of each line that moved bytes since they were counted last, and may move more; `None`: it is not time yet, or
     /// the kernel does not tell.
     fn count(&mut self, marks: &Marks) -> Option<Vec<Crowd>> {
         let begin = Instant::now();
@@ -279,7 +279,12 @@ impl Flows {
             };
             let Some(now) = bytes(&flow).filter(|_| counts(&key(&flow.orig))) else { return };
             let then = before.get(&flow.id).copied().unwrap_or_default();
-            crowd.add(Both { down: now.down.saturating_sub(then.down), up: now.up.saturating_sub(then.up) });
+            if !flow.has_ended() {
+                crowd.add(Both {
+                    down: now.down.saturating_sub(then.down),
+                    up: now.up.saturating_sub(then.up),
+                });
+            }
             if moved.len() < MOST_FLOWS {
                 moved.insert(flow.id, now);
             }

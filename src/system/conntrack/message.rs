@@ -29,6 +29,18 @@ pub struct Flow {
     pub orig_counters: Option<Counters>,
     /// Counters of the answers.
     pub reply_counters: Option<Counters>,
+    /// Of a TCP connection how far it is: `enum tcp_conntrack`, include/uapi/linux/netfilter/nf_conntrack_tcp.h.
+    /// The kernel does not say it of one that it has forgotten.
+    pub tcp_state: Option<u8>,
+}
+
+impl Flow {
+    /// Both sides of a TCP connection have said that they are done, or one has reset it. The kernel remembers it
+    /// for up to two minutes more.
+    #[must_use]
+    pub fn has_ended(&self) -> bool {
+        matches!(self.tcp_state, Some(LAST_ACK | TIME_WAIT | CLOSE))
+    }
 }
 
 /// A flow's addresses in one direction.
@@ -139,6 +151,7 @@ const AF_INET6: u8 = 10;
 const CTA_TUPLE_ORIG: u16 = 1;
 const CTA_TUPLE_REPLY: u16 = 2;
 const CTA_STATUS: u16 = 3;
+const CTA_PROTOINFO: u16 = 4;
 const CTA_MARK: u16 = 8;
 const CTA_COUNTERS_ORIG: u16 = 9;
 const CTA_COUNTERS_REPLY: u16 = 10;
@@ -166,6 +179,13 @@ const CTA_PROTO_ICMPV6_CODE: u16 = 9;
 
 const CTA_COUNTERS_PACKETS: u16 = 1;
 const CTA_COUNTERS_BYTES: u16 = 2;
+
+const CTA_PROTOINFO_TCP: u16 = 1;
+const CTA_PROTOINFO_TCP_STATE: u16 = 1;
+
+const LAST_ACK: u8 = 6;
+const TIME_WAIT: u8 = 7;
+const CLOSE: u8 = 8;
 
 const IPPROTO_ICMPV6: u8 = 58;
 
@@ -216,7 +236,13 @@ fn flow(body: &[u8]) -> Option<Flow> {
         zone: find(&attributes, CTA_ZONE).and_then(u16_of).unwrap_or(0),
         orig_counters: find(&attributes, CTA_COUNTERS_ORIG).and_then(counters),
         reply_counters: find(&attributes, CTA_COUNTERS_REPLY).and_then(counters),
+        tcp_state: find(&attributes, CTA_PROTOINFO).and_then(tcp_state),
     })
+}
+
+fn tcp_state(value: &[u8]) -> Option<u8> {
+    let tcp = Attributes::new(find(&Attributes::new(value), CTA_PROTOINFO_TCP)?);
+    find(&tcp, CTA_PROTOINFO_TCP_STATE).and_then(u8_of)
 }
 
 fn tuple(value: &[u8]) -> Option<Tuple> {
@@ -395,7 +421,7 @@ mod tests {
 
     #[test]
     fn a_flow_written_is_the_flow_read() {
-        for flow in [udp(), ping6(), gre_without_ends()] {
+        for flow in [udp(), ping6(), gre_without_ends(), Flow { tcp_state: Some(TIME_WAIT), ..udp() }] {
             let read: Vec<_> = Messages::new(&set_mark(7, &flow, Mark::new(5, 0xff))).collect();
             assert_eq!(read.len(), 1);
             assert_eq!(read[0].sequence, 7);
@@ -459,6 +485,7 @@ mod tests {
             zone: 9,
             orig_counters: Some(Counters { packets: 1, bytes: 28 }),
             reply_counters: Some(Counters { packets: 2, bytes: u64::MAX }),
+            tcp_state: None,
         }
     }
 
@@ -493,6 +520,13 @@ mod tests {
         put_nested(&mut message, CTA_TUPLE_REPLY, |tuple| put_tuple(tuple, &flow.reply));
         for (kind, number) in [(CTA_MARK, flow.mark), (CTA_STATUS, flow.status), (CTA_ID, flow.id)] {
             attributes::put(&mut message, kind, &number.to_be_bytes());
+        }
+        if let Some(state) = flow.tcp_state {
+            put_nested(&mut message, CTA_PROTOINFO, |info| {
+                put_nested(info, CTA_PROTOINFO_TCP, |tcp| {
+                    attributes::put(tcp, CTA_PROTOINFO_TCP_STATE, &[state])
+                });
+            });
         }
         for (kind, counters) in
             [(CTA_COUNTERS_ORIG, flow.orig_counters), (CTA_COUNTERS_REPLY, flow.reply_counters)]
