@@ -277,7 +277,10 @@ impl Daemon {
             ..Snapshot::default()
         };
         learned::restore(&run, &config, &snapshot);
-        let shared = Arc::new(Shared::new(deciding(&config, &plan, &observed, &rules, &snapshot)));
+        let mut first = deciding(&config, &plan, &observed, &rules, &snapshot);
+        let unknown = Avoided::default();
+        first.snapshot.board.suspected = plan::lines::staying(&plan.lines, unknown, unknown, by_hand);
+        let shared = Arc::new(Shared::new(first));
         shared.set_local_time(clock::local_time());
         let accounts = Arc::new(Accounts::default());
         let (events, decisions) = crossbeam_channel::bounded(EVENTS);

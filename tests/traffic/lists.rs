@@ -3,7 +3,6 @@
 use std::fs;
 use std::net::SocketAddr;
 use std::os::unix::fs::symlink;
-use std::thread::sleep;
 
 use crate::common::*;
 use crate::mmdb;
@@ -115,8 +114,6 @@ fn long_lists_take_little_more_memory_than_their_text() {
         fs::write(router.files.path().join("rules/nets"), nets).unwrap();
         router.start();
         let pid = router.status()["pid"].as_u64().unwrap();
-        // What was needed for reading is given back a little later.
-        sleep(Duration::from_secs(6));
         let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
         router.stop();
         ["VmRSS:", "VmHWM:"].map(|key| kilobytes(&status, key))
