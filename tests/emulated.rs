@@ -89,8 +89,9 @@ mod every_scenario_holds_on_debians_kernel {
     in_the_machine! {
         scenarios: "nft", ["the_log"];
         machine: "nft", ["starting_again"];
+        // What is held waits for 20 ms, too short for an emulated machine: it is tried on the host's kernel alone.
         traffic: "nft", [
-            "contents::a_first", "hold::a_hello", "live::a_line", "refused::a_flow", "watch::a_connection_on", "every_condition",
+            "contents::a_first", "live::a_line", "refused::a_flow", "watch::a_connection_on", "every_condition",
         ];
         kernel_alone: "nft", [];
     }
