@@ -65,17 +65,19 @@ impl Watcher {
         while !shared.stop.load(Relaxed) {
             let longest = self.time_left(shared.now().0);
             let (holding, watching) = (&mut self.holding, &mut self.watching);
-            let mut releases = Vec::new();
+            let (mut releases, mut resets) = (Vec::new(), Vec::new());
             let turn = self.queue.turn(longest, &mut |packet| {
                 // Looked at for each packet: a turn may have waited long for its first.
                 let deciding = deciding.load();
                 // Packets of TCP connections are heard and go on; datagrams may wait.
                 if let Some(uplink) = watched(packet, deciding) {
-                    return Some(hear(watching, packet, uplink, deciding, shared));
+                    return Some(hear(watching, packet, uplink, deciding, shared, &mut resets));
                 }
                 releases.extend(take(holding, packet, deciding, shared));
                 None
             });
+            // Answered only now is what came before in these connections: a reset that overtakes it is not believed.
+            resets.iter().for_each(Reset::tell_server);
             for release in releases {
                 self.answer(&release, deciding.load(), shared)?;
             }
@@ -158,6 +160,7 @@ fn hear(
     on: UplinkId,
     deciding: &Deciding,
     shared: &Shared,
+    resets: &mut Vec<Reset>,
 ) -> Verdict {
     let (now, stale) = shared.now();
     add(&shared.watcher.packets, 1);
@@ -167,17 +170,31 @@ fn hear(
         Next::GoOn => Verdict::Keep,
         Next::Over => over(false),
         Next::Reset { sequence } => {
-            reset_server(packet.bytes, sequence);
+            resets.extend(Reset::of(packet.bytes, sequence));
             over(true)
         }
     }
 }
 
-/// The firewall tells the client that its connection is reset; its server is told here.
-fn reset_server(bytes: &[u8], sequence: u32) {
-    let Ok(Packet { src, dst, ports: Some(ports), .. }) = parse(bytes) else { return };
-    let (client, server) = (SocketAddr::new(src, ports.src), SocketAddr::new(dst, ports.dst));
-    // One that cannot be told will time out.
-    let _ =
-        Nudger::open(Family::of(client.ip()), 0).and_then(|nudger| nudger.reset(client, server, sequence));
+/// A connection that is reset. The firewall tells its client; its server is told here.
+struct Reset {
+    client: SocketAddr,
+    server: SocketAddr,
+    /// With which the client would have gone on.
+    sequence: u32,
+}
+
+impl Reset {
+    fn of(bytes: &[u8], sequence: u32) -> Option<Self> {
+        let Packet { src, dst, ports: Some(ports), .. } = parse(bytes).ok()? else { return None };
+        let (client, server) = (SocketAddr::new(src, ports.src), SocketAddr::new(dst, ports.dst));
+        Some(Reset { client, server, sequence })
+    }
+
+    /// One that cannot be told will time out.
+    fn tell_server(&self) {
+        let Reset { client, server, sequence } = *self;
+        let nudger = Nudger::open(Family::of(client.ip()), 0);
+        let _ = nudger.and_then(|nudger| nudger.reset(client, server, sequence));
+    }
 }

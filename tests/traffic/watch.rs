@@ -83,8 +83,7 @@ fn a_connection_on_the_wrong_line_is_reset_once_in_a_minute_where_its_rule_says_
             assert_eq!(wrong.line, 0, "{backend} {family}");
             let error = wrong.says(&tls(VIDEO)).unwrap_err();
             assert_eq!(error.kind(), io::ErrorKind::ConnectionReset, "{backend} {family}");
-            let known = || (0..100).any(|_| at_the_server(&router, wrong.port) == 0 || pause());
-            assert!(known(), "{backend} {family}: its server does not know");
+            wrong.is_over_at_the_server(&router);
             let mut right = Talk::begin(&router, family, HTTPS);
             assert_eq!(right.line, 1, "{backend} {family}");
             right.says(&tls(VIDEO)).unwrap();
@@ -95,6 +94,22 @@ fn a_connection_on_the_wrong_line_is_reset_once_in_a_minute_where_its_rule_says_
         let heard = &router.status()["heard"];
         assert_eq!((&heard["elsewhere"], &heard["reset"]), (&4.into(), &2.into()), "{heard}");
         router.stop();
+    });
+}
+
+#[test]
+fn a_connection_that_says_all_at_once_is_reset_at_both_ends() {
+    for_each_backend(|backend| {
+        for _ in 0..5 {
+            let (mut router, _server) = listening(backend, "reset");
+            for family in Family::BOTH {
+                let mut wrong = Talk::begin(&router, family, HTTPS);
+                let error = wrong.says_in_segments(&tls(VIDEO), Duration::ZERO).expect_err("a reset");
+                assert_eq!(error.kind(), io::ErrorKind::ConnectionReset, "{backend} {family}");
+                wrong.is_over_at_the_server(&router);
+            }
+            router.stop();
+        }
     });
 }
 
@@ -164,14 +179,23 @@ impl Talk {
 
     /// Says something in segments of 500 bytes, and hears its echo.
     fn says(&mut self, words: &[u8]) -> io::Result<()> {
+        self.says_in_segments(words, Duration::from_millis(2))
+    }
+
+    fn says_in_segments(&mut self, words: &[u8], pause: Duration) -> io::Result<()> {
         for part in words.chunks(500) {
             self.stream.get_mut().write_all(part)?;
-            thread::sleep(Duration::from_millis(2));
+            thread::sleep(pause);
         }
         let mut echo = vec![0; words.len()];
         self.stream.read_exact(&mut echo)?;
         assert!(echo == words, "another echo");
         Ok(())
+    }
+
+    fn is_over_at_the_server(&self, router: &Router) {
+        let known = || (0..100).any(|_| at_the_server(router, self.port) == 0 || pause());
+        assert!(known(), "{}: its server does not know", self.port);
     }
 }
 
