@@ -300,8 +300,16 @@ pub fn side_by_side(scenario: fn(&str)) {
 
 /// A number of flows, fewer where WANSPLIT_SCALE asks for it (a slow machine).
 pub fn scaled(flows: usize) -> usize {
-    let scale = std::env::var("WANSPLIT_SCALE").ok().and_then(|scale| scale.parse().ok()).unwrap_or(1);
-    flows / scale
+    flows / scale() as usize
+}
+
+/// A time in which the program shall have done something, longer on a slow machine.
+pub fn slowed(time: std::time::Duration) -> std::time::Duration {
+    time * scale()
+}
+
+fn scale() -> u32 {
+    std::env::var("WANSPLIT_SCALE").ok().and_then(|scale| scale.parse().ok()).unwrap_or(1)
 }
 
 /// Asserts that counts are as the weights say, to within `slack` flows each.
