@@ -1,5 +1,7 @@
 //! Arguments → command → exit code.
 
+#[path = "main/allocator.rs"]
+mod allocator;
 #[path = "main/replay.rs"]
 mod replay;
 
@@ -30,12 +32,8 @@ use wansplit::ui::problems::{ProblemJson, Report, Severity};
 use wansplit::ui::status;
 use wansplit::ui::style::{CLEAR, Style, redraw, stdout_is_terminal};
 
-/// Gives back to the machine what lists of a million names took when they are read anew; the C
-/// library's keeps twice as much.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 fn main() -> ExitCode {
+    allocator::give_back_at_once();
     let args = Args::parse();
     let world = match &args.command {
         Command::Lab(lab) => match enter_world(&args, lab) {
