@@ -33,7 +33,6 @@ use wansplit::ui::status;
 use wansplit::ui::style::{CLEAR, Style, redraw, stdout_is_terminal};
 
 fn main() -> ExitCode {
-    allocator::give_back_at_once();
     let args = Args::parse();
     let world = match &args.command {
         Command::Lab(lab) => match enter_world(&args, lab) {
@@ -73,6 +72,7 @@ fn execute(args: &Args, world: Option<World>) -> anyhow::Result<Exit> {
     match &args.command {
         Command::Run { down_on_exit } => {
             require_root_with(args, "run")?;
+            allocator::give_back_at_once();
             daemon::run(&Options { down_on_exit: *down_on_exit, ..options(args) })?;
             Ok(Exit::Good)
         }
