@@ -11,6 +11,7 @@ use nix::errno::Errno;
 use nix::sys::socket::{self, MsgFlags, NetlinkAddr};
 
 use super::attributes::Attributes;
+use super::message::{self, NLMSG_ERROR};
 use super::sockets::{SockProtocol, open, receive};
 
 /// Bytes since the device was made.
@@ -38,11 +39,7 @@ const BUFFER: usize = 4096;
 /// include/uapi/linux/rtnetlink.h.
 const RTM_NEWSTATS: u16 = 92;
 const RTM_GETSTATS: u16 = 94;
-/// include/uapi/linux/netlink.h.
-const NLMSG_ERROR: u16 = 2;
-const NLM_F_REQUEST: u16 = 1;
-/// `struct nlmsghdr`, and `struct if_stats_msg` behind it.
-const HEADER: usize = 16;
+/// `struct if_stats_msg`, behind the message's header.
 const STATS_HEADER: usize = 12;
 /// `IFLA_STATS_LINK_64`; as a filter `1 << (IFLA_STATS_LINK_64 - 1)`.
 const LINK_64: u16 = 1;
@@ -79,32 +76,21 @@ impl CounterReader {
     }
 }
 
-/// Headers as the kernel has them in memory: in its own byte order.
+/// Its header as the kernel has it in memory: in its own byte order.
 fn request(sequence: u32, index: u32) -> Vec<u8> {
-    let mut message = Vec::with_capacity(HEADER + STATS_HEADER);
-    message.extend(((HEADER + STATS_HEADER) as u32).to_ne_bytes());
-    message.extend(RTM_GETSTATS.to_ne_bytes());
-    message.extend(NLM_F_REQUEST.to_ne_bytes());
-    message.extend(sequence.to_ne_bytes());
-    message.extend([0; 8]);
-    message.extend(index.to_ne_bytes());
-    message.extend(LINK_64_ALONE.to_ne_bytes());
-    message
+    let mut request = message::begin(RTM_GETSTATS, 0, sequence);
+    request.extend([0; 4]);
+    request.extend(index.to_ne_bytes());
+    request.extend(LINK_64_ALONE.to_ne_bytes());
+    message::finish(request)
 }
 
 /// `None`: not the answer to this request.
-fn read_answer(message: &[u8], sequence: u32) -> Option<Result<DeviceCounters, Errno>> {
-    let (header, payload) = message.split_first_chunk::<HEADER>()?;
-    let kind = u16::from_ne_bytes([header[4], header[5]]);
-    if header[8..12] != sequence.to_ne_bytes() {
-        return None;
-    }
-    match kind {
-        RTM_NEWSTATS => counters(payload.get(STATS_HEADER..)?).map(Ok),
-        NLMSG_ERROR => {
-            let errno = i32::from_ne_bytes(*payload.first_chunk()?);
-            Some(Err(Errno::from_raw(errno.saturating_neg())))
-        }
+fn read_answer(datagram: &[u8], sequence: u32) -> Option<Result<DeviceCounters, Errno>> {
+    let answer = message::messages(datagram).find(|message| message.sequence == sequence)?;
+    match answer.kind {
+        RTM_NEWSTATS => counters(answer.body.get(STATS_HEADER..)?).map(Ok),
+        NLMSG_ERROR => Some(Err(Errno::from_raw(answer.errno()))),
         _ => None,
     }
 }
@@ -139,10 +125,10 @@ mod tests {
     }
 
     fn answer(sequence: u32) -> Vec<u8> {
-        let mut message = request(sequence, 3);
-        message[4..6].copy_from_slice(&RTM_NEWSTATS.to_ne_bytes());
+        let mut answer = request(sequence, 3);
+        answer[4..6].copy_from_slice(&RTM_NEWSTATS.to_ne_bytes());
         let numbers: Vec<u8> = [1_u64, 2, 5_000_000_000, 6].into_iter().flat_map(u64::to_ne_bytes).collect();
-        put(&mut message, LINK_64, &numbers);
-        message
+        put(&mut answer, LINK_64, &numbers);
+        message::finish(answer)
     }
 }

@@ -13,6 +13,7 @@ use nix::sys::socket::{self, MsgFlags, NetlinkAddr};
 
 use super::attributes::{NESTED, put};
 use super::firewall::Backend;
+use super::message::{self, NLM_F_ACK, NLM_F_CREATE, NLMSG_ERROR};
 use super::sockets::{self, SockProtocol};
 use crate::engine::gate::OPEN_FOR;
 use crate::engine::packet::Family;
@@ -29,11 +30,6 @@ pub struct Gate {
 /// How long the kernel may take to answer.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-const NLM_F_REQUEST: u16 = 1;
-const NLM_F_ACK: u16 = 4;
-const NLM_F_CREATE: u16 = 0x400;
-/// `NLMSG_ERROR`: an error, or with 0 an acknowledgement.
-const ANSWER: u16 = 2;
 /// `NLA_F_NET_BYTEORDER`, which ipset insists on.
 const NETWORK_ORDER: u16 = 0x4000;
 
@@ -174,20 +170,12 @@ impl Gate {
 }
 
 /// Counts acknowledgements; the first error ends it.
-fn acknowledged(mut answers: &[u8]) -> io::Result<usize> {
-    let mut count = 0;
-    while let Some((header, rest)) = answers.split_first_chunk::<16>() {
-        let length = u32::from_ne_bytes([header[0], header[1], header[2], header[3]]) as usize;
-        let kind = u16::from_ne_bytes([header[4], header[5]]);
-        if let (ANSWER, Some(code)) = (kind, rest.first_chunk::<4>()) {
-            match i32::from_ne_bytes(*code) {
-                0 => count += 1,
-                errno => return Err(io::Error::from_raw_os_error(-errno)),
-            }
-        }
-        answers = answers.get(length.next_multiple_of(4).max(16)..).unwrap_or_default();
-    }
-    Ok(count)
+fn acknowledged(answers: &[u8]) -> io::Result<usize> {
+    let answers = message::messages(answers).filter(|answer| answer.kind == NLMSG_ERROR);
+    answers.map(|answer| answer.errno()).try_fold(0, |count, errno| match errno {
+        0 => Ok(count + 1),
+        errno => Err(io::Error::from_raw_os_error(errno)),
+    })
 }
 
 fn zero_terminated(name: &str) -> Vec<u8> {
@@ -209,11 +197,7 @@ struct Request {
 
 impl Request {
     fn new(kind: u16, flags: u16, sequence: u32, family: u8, resource: u16) -> Self {
-        let mut bytes = vec![0; 4];
-        bytes.extend_from_slice(&kind.to_ne_bytes());
-        bytes.extend_from_slice(&(NLM_F_REQUEST | flags).to_ne_bytes());
-        bytes.extend_from_slice(&sequence.to_ne_bytes());
-        bytes.extend_from_slice(&[0; 4]);
+        let mut bytes = message::begin(kind, flags, sequence);
         bytes.extend_from_slice(&[family, 0]);
         bytes.extend_from_slice(&resource.to_be_bytes());
         Self { bytes }
@@ -248,9 +232,7 @@ impl Request {
         });
     }
 
-    fn finish(mut self) -> Vec<u8> {
-        let length = (self.bytes.len() as u32).to_ne_bytes();
-        self.bytes[..4].copy_from_slice(&length);
-        self.bytes
+    fn finish(self) -> Vec<u8> {
+        message::finish(self.bytes)
     }
 }

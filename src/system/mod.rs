@@ -12,6 +12,7 @@ pub mod leases;
 pub mod leftovers;
 pub mod links;
 pub mod mark_writers;
+mod message;
 pub mod modules;
 pub mod netlink;
 pub mod nudge;

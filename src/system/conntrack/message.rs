@@ -8,6 +8,7 @@ use std::net::IpAddr;
 
 use crate::engine::packet::Family;
 use crate::system::attributes::{self, Attributes, NESTED};
+use crate::system::message::{self, NLM_F_ACK, NLM_F_DUMP, NLMSG_DONE, NLMSG_ERROR, finish};
 
 /// One entry of the connection table.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -105,11 +106,6 @@ impl Mark {
     }
 }
 
-/// The messages in one datagram; ends at the first one that does not fit.
-pub(super) struct Messages<'a> {
-    rest: &'a [u8],
-}
-
 /// One message.
 #[derive(Debug)]
 pub(super) struct Message {
@@ -130,14 +126,7 @@ pub(super) enum Kind {
     Unknown,
 }
 
-const MESSAGE_HEADER: usize = 16;
 const NFGEN_HEADER: usize = 4;
-
-const NLMSG_ERROR: u16 = 2;
-const NLMSG_DONE: u16 = 3;
-const NLM_F_REQUEST: u16 = 1;
-const NLM_F_ACK: u16 = 4;
-const NLM_F_DUMP: u16 = 0x300;
 
 const SUBSYSTEM: u16 = 1 << 8;
 const NEW: u16 = SUBSYSTEM;
@@ -189,39 +178,18 @@ const CLOSE: u8 = 8;
 
 const IPPROTO_ICMPV6: u8 = 58;
 
-impl<'a> Messages<'a> {
-    /// Reads messages from a datagram.
-    pub(super) fn new(datagram: &'a [u8]) -> Self {
-        Self { rest: datagram }
-    }
+/// The messages in one datagram; ends at the first one that does not fit.
+pub(super) fn messages(datagram: &[u8]) -> impl Iterator<Item = Message> {
+    message::messages(datagram).map(|one| Message { kind: read(one), sequence: one.sequence })
 }
 
-impl Iterator for Messages<'_> {
-    type Item = Message;
-
-    fn next(&mut self) -> Option<Message> {
-        let (header, _) = self.rest.split_first_chunk::<MESSAGE_HEADER>()?;
-        let [l0, l1, l2, l3, t0, t1, _, _, s0, s1, s2, s3, ..] = *header;
-        let length = usize::try_from(u32::from_ne_bytes([l0, l1, l2, l3])).ok()?;
-        let body = self.rest.get(MESSAGE_HEADER..length)?;
-        self.rest = self.rest.get(attributes::aligned(length)..).unwrap_or_default();
-        let kind = read(u16::from_ne_bytes([t0, t1]), body);
-        Some(Message { kind, sequence: u32::from_ne_bytes([s0, s1, s2, s3]) })
-    }
-}
-
-fn read(kind: u16, body: &[u8]) -> Kind {
-    match kind {
-        NEW => flow(body).map_or(Kind::Unknown, Kind::Flow),
-        DELETE => flow(body).map_or(Kind::Unknown, Kind::Destroyed),
-        NLMSG_ERROR | NLMSG_DONE => Kind::End(error_number(body)),
+fn read(one: message::Message<'_>) -> Kind {
+    match one.kind {
+        NEW => flow(one.body).map_or(Kind::Unknown, Kind::Flow),
+        DELETE => flow(one.body).map_or(Kind::Unknown, Kind::Destroyed),
+        NLMSG_ERROR | NLMSG_DONE => Kind::End(one.errno()),
         _ => Kind::Unknown,
     }
-}
-
-/// Old kernels end a dump without a number.
-fn error_number(body: &[u8]) -> i32 {
-    body.first_chunk().map_or(0, |code| i32::from_ne_bytes(*code).saturating_neg())
 }
 
 fn flow(body: &[u8]) -> Option<Flow> {
@@ -337,18 +305,8 @@ pub(super) fn delete(sequence: u32, flow: &Flow) -> Vec<u8> {
 }
 
 fn begin(kind: u16, flags: u16, sequence: u32, family: u8) -> Vec<u8> {
-    let mut request = vec![0; 4];
-    request.extend_from_slice(&kind.to_ne_bytes());
-    request.extend_from_slice(&(NLM_F_REQUEST | flags).to_ne_bytes());
-    request.extend_from_slice(&sequence.to_ne_bytes());
-    request.extend_from_slice(&[0; 4]);
+    let mut request = message::begin(kind, flags, sequence);
     request.extend_from_slice(&[family, 0, 0, 0]);
-    request
-}
-
-fn finish(mut request: Vec<u8>) -> Vec<u8> {
-    let length = (request.len() as u32).to_ne_bytes();
-    request[..length.len()].copy_from_slice(&length);
     request
 }
 
@@ -422,7 +380,7 @@ mod tests {
     #[test]
     fn a_flow_written_is_the_flow_read() {
         for flow in [udp(), ping6(), gre_without_ends(), Flow { tcp_state: Some(TIME_WAIT), ..udp() }] {
-            let read: Vec<_> = Messages::new(&set_mark(7, &flow, Mark::new(5, 0xff))).collect();
+            let read: Vec<_> = messages(&set_mark(7, &flow, Mark::new(5, 0xff))).collect();
             assert_eq!(read.len(), 1);
             assert_eq!(read[0].sequence, 7);
             assert_eq!(read[0].kind, Kind::Unknown, "without a reply tuple it is no flow");
@@ -444,24 +402,20 @@ mod tests {
 
     #[test]
     fn an_error_message_ends_the_answer_with_its_number() {
-        assert_eq!(read(NLMSG_ERROR, &(-2i32).to_ne_bytes()), Kind::End(2));
-        assert_eq!(read(NLMSG_ERROR, &0i32.to_ne_bytes()), Kind::End(0));
-        assert_eq!(read(NLMSG_DONE, &[]), Kind::End(0));
+        let end = |kind, body: &[u8]| read(message::Message { kind, sequence: 0, body });
+        assert_eq!(end(NLMSG_ERROR, &(-2i32).to_ne_bytes()), Kind::End(2));
+        assert_eq!(end(NLMSG_ERROR, &0i32.to_ne_bytes()), Kind::End(0));
+        assert_eq!(end(NLMSG_DONE, &[]), Kind::End(0));
     }
 
     proptest! {
-        #[test]
-        fn any_datagram_is_read_to_an_end(bytes in proptest::collection::vec(any::<u8>(), 0..600)) {
-            prop_assert!(Messages::new(&bytes).count() <= bytes.len() / MESSAGE_HEADER);
-        }
-
         #[test]
         fn a_damaged_flow_is_another_flow_or_none(place in 0usize..200, byte: u8, cut in 0usize..300) {
             let mut message = whole(&ping6());
             let place = place % message.len();
             message[place] = byte;
             message.truncate(cut);
-            prop_assert!(Messages::new(&message).count() <= 2);
+            prop_assert!(messages(&message).count() <= 2);
         }
     }
 
@@ -507,7 +461,7 @@ mod tests {
     }
 
     fn read_whole(flow: &Flow) -> Option<Flow> {
-        match Messages::new(&whole(flow)).next()?.kind {
+        match messages(&whole(flow)).next()?.kind {
             Kind::Flow(flow) => Some(flow),
             _ => None,
         }

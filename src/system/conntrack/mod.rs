@@ -18,7 +18,7 @@ use nix::errno::Errno;
 use nix::sys::socket::{self, MsgFlags, NetlinkAddr, sockopt};
 
 pub use message::{Counters, Ends, Flow, Mark, Tuple};
-use message::{Kind, Message, Messages};
+use message::{Kind, Message, messages};
 
 use super::sockets::{SockProtocol, open, receive};
 
@@ -128,7 +128,7 @@ impl Conntrack {
             Err(error) if is_silence(&error) => return Ok(false),
             Err(error) => return Err(error),
         };
-        for Message { kind, sequence } in Messages::new(&self.buffer[..length]) {
+        for Message { kind, sequence } in messages(&self.buffer[..length]) {
             match kind {
                 _ if sequence != self.sequence => {}
                 Kind::Flow(flow) => each(flow),
@@ -161,7 +161,7 @@ impl Destroyed {
             Ok(length) => length,
             Err(error) => return self.nothing_heard(error),
         };
-        for message in Messages::new(&self.buffer[..length]) {
+        for message in messages(&self.buffer[..length]) {
             if let Kind::Destroyed(flow) = message.kind {
                 each(flow);
             }

@@ -3,10 +3,8 @@
 //! which is handed over shall go on where nobody listens.
 
 use super::Verdict;
+use crate::system::message::{HEADER, NLM_F_REQUEST};
 
-/// include/uapi/linux/netlink.h: the length of `nlmsghdr`, and `NLM_F_REQUEST`.
-const HEADER: usize = 16;
-const REQUEST: u16 = 1;
 /// include/uapi/linux/netfilter/nfnetlink.h and nfnetlink_queue.h: `NFNL_SUBSYS_QUEUE`,
 /// `NFQNL_MSG_VERDICT`, `NFQA_VERDICT_HDR` and `NFQA_MARK`.
 const VERDICT: u16 = 3 << 8 | 1;
@@ -47,7 +45,7 @@ impl Answer {
         let length = (answer.length as u32).to_ne_bytes();
         answer.bytes[..4].copy_from_slice(&length);
         answer.bytes[4..6].copy_from_slice(&VERDICT.to_ne_bytes());
-        answer.bytes[6..8].copy_from_slice(&REQUEST.to_ne_bytes());
+        answer.bytes[6..8].copy_from_slice(&NLM_F_REQUEST.to_ne_bytes());
         answer
     }
 

@@ -2,12 +2,9 @@
 //! configures a queue, and what the kernel sends to it. Verdicts are [`super::answer`]'s.
 
 use super::Waiting;
-use crate::system::attributes::{Attributes, aligned, put};
+use crate::system::attributes::{Attributes, put};
+use crate::system::message::{self, NLM_F_ACK, NLMSG_ERROR};
 
-/// include/uapi/linux/netlink.h: the length of `nlmsghdr`, `NLM_F_REQUEST | NLM_F_ACK`, `NLMSG_ERROR`.
-const HEADER: usize = 16;
-const REQUEST_AND_ACKNOWLEDGE: u16 = 1 | 4;
-const ERROR: u16 = 2;
 /// Length of `nfgenmsg`.
 const GENERAL_HEADER: usize = 4;
 /// `NFNL_SUBSYS_QUEUE` with `NFQNL_MSG_PACKET` and `NFQNL_MSG_CONFIG`.
@@ -46,7 +43,7 @@ pub(super) enum Heard<'a> {
 /// first `range` bytes come along. A full queue lets packets pass, and segmented ones come whole,
 /// because some kernels drop the pieces of an unconfirmed flow.
 pub(super) fn bind(queue: u16, length: u32, range: u16) -> Vec<u8> {
-    let mut message = vec![0; HEADER];
+    let mut message = message::begin(CONFIG, NLM_F_ACK, 0);
     message.extend([0, 0]);
     message.extend(queue.to_be_bytes());
     put(&mut message, COMMAND, &[BIND, 0, 0, 0]);
@@ -55,27 +52,15 @@ pub(super) fn bind(queue: u16, length: u32, range: u16) -> Vec<u8> {
     put(&mut message, LENGTH, &length.to_be_bytes());
     put(&mut message, MASK, &FAIL_OPEN_AND_WHOLE.to_be_bytes());
     put(&mut message, FLAGS, &FAIL_OPEN_AND_WHOLE.to_be_bytes());
-    let whole = (message.len() as u32).to_ne_bytes();
-    message[..4].copy_from_slice(&whole);
-    message[4..6].copy_from_slice(&CONFIG.to_ne_bytes());
-    message[6..8].copy_from_slice(&REQUEST_AND_ACKNOWLEDGE.to_ne_bytes());
-    message
+    message::finish(message)
 }
 
 /// What the kernel says in one datagram.
-pub(super) fn heard(mut datagram: &[u8]) -> impl Iterator<Item = Heard<'_>> {
-    std::iter::from_fn(move || {
-        let header = datagram.first_chunk::<HEADER>()?;
-        let [l0, l1, l2, l3, k0, k1, ..] = *header;
-        let length = u32::from_ne_bytes([l0, l1, l2, l3]) as usize;
-        let body = datagram.get(HEADER..length)?;
-        datagram = datagram.get(aligned(length)..).unwrap_or_default();
-        Some(match u16::from_ne_bytes([k0, k1]) {
-            PACKET => packet(body).map_or(Heard::Other, Heard::Packet),
-            ERROR => number(body)
-                .map_or(Heard::Other, |code| Heard::Done(i32::from_ne_bytes(code).saturating_neg())),
-            _ => Heard::Other,
-        })
+pub(super) fn heard(datagram: &[u8]) -> impl Iterator<Item = Heard<'_>> {
+    message::messages(datagram).map(|message| match message.kind {
+        PACKET => packet(message.body).map_or(Heard::Other, Heard::Packet),
+        NLMSG_ERROR => Heard::Done(message.errno()),
+        _ => Heard::Other,
     })
 }
 
@@ -110,6 +95,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::system::attributes::aligned;
 
     #[test]
     fn a_packet_is_read_with_all_that_comes_along() {
@@ -119,7 +105,7 @@ mod tests {
         put(&mut body, IN_DEVICE, &[0, 0, 0, 3]);
         put(&mut body, HARDWARE_ADDRESS, &[0, 6, 0, 0, 2, 0, 0, 0, 0, 1, 0, 0]);
         put(&mut body, PAYLOAD, &[0x45, 1, 2]);
-        let datagram = [message(PACKET, &body), message(ERROR, &(-2_i32).to_ne_bytes())].concat();
+        let datagram = [message(PACKET, &body), message(NLMSG_ERROR, &(-2_i32).to_ne_bytes())].concat();
         let heard: Vec<_> = heard(&datagram).collect();
         let [Heard::Packet(packet), Heard::Done(2)] = heard[..] else { panic!("{heard:?}") };
         assert_eq!((packet.id, packet.mark, packet.in_device), (7, 0x1234, 3));
@@ -139,17 +125,13 @@ mod tests {
         #[test]
         fn any_bytes_are_read_to_an_end(bytes in proptest::collection::vec(any::<u8>(), 0..256)) {
             let whole = message(PACKET, &bytes);
-            prop_assert!(heard(&whole).count() == 1 && heard(&bytes).count() <= bytes.len() / HEADER);
+            prop_assert!(heard(&whole).count() == 1 && heard(&bytes).count() <= bytes.len() / message::HEADER);
         }
     }
 
     fn message(kind: u16, body: &[u8]) -> Vec<u8> {
-        let mut message = vec![0; HEADER];
-        message.extend(body);
-        let length = (message.len() as u32).to_ne_bytes();
-        message[..4].copy_from_slice(&length);
-        message[4..6].copy_from_slice(&kind.to_ne_bytes());
-        message.resize(aligned(message.len()), 0);
-        message
+        let mut whole = message::finish([message::begin(kind, 0, 0), body.to_vec()].concat());
+        whole.resize(aligned(whole.len()), 0);
+        whole
     }
 }
