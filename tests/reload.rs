@@ -206,7 +206,7 @@ fn three_lines(backend: &str) -> (Router, Vec<String>) {
         file(&[(2, 1), (1, 5)], two),
         file(&[(2, 1), (3, 1), (1, 1)], two),
         file(&[(1, 1), (2, 1)], &format!("[bypass]\nclients = [\"10.77.0.99\"]\n{two}{forward}")),
-        file(&[(1, 1), (2, 1)], "[queue]\nworkers = 1\n"),
+        file(&[(1, 1), (2, 1)], "[queue]\nworkers = 1\nsocket = \"nfq\"\n"),
     ];
     router.configure(&files[0]);
     (router, files)

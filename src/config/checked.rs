@@ -286,6 +286,18 @@ pub struct Queue {
     pub limit: u32,
     /// Packets that may wait in one queue.
     pub length: u32,
+    /// How packets are taken from it.
+    pub socket: QueueSocket,
+}
+
+/// How packets are taken from a queue.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum QueueSocket {
+    /// All that wait, which are answered together.
+    #[default]
+    Batch,
+    /// One by one, by the nfq crate: what the other is compared with.
+    Nfq,
 }
 
 impl Queue {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use toml::Spanned;
 
-use super::checked::{BackendChoice, Bypass, Config, Guard, Helper, MAX_WORKERS, Queue};
+use super::checked::{BackendChoice, Bypass, Config, Guard, Helper, MAX_WORKERS, Queue, QueueSocket};
 use super::lists::Lists;
 use super::names::{Names, Unique};
 use super::numbers::Numbers;
@@ -28,6 +28,8 @@ const BACKENDS: &[(&str, BackendChoice)] = &[
 ];
 
 const NONE: &[(&str, NoLine)] = &[("keep", NoLine::Keep), ("reject", NoLine::Reject), ("drop", NoLine::Drop)];
+
+const QUEUE_SOCKETS: &[(&str, QueueSocket)] = &[("batch", QueueSocket::Batch), ("nfq", QueueSocket::Nfq)];
 
 const GUARDS: &[(&str, Guard)] = &[("on", Guard::On), ("warn", Guard::Warn), ("off", Guard::Off)];
 
@@ -107,6 +109,7 @@ fn queue(section: Section) -> Queue {
         workers: section.optional("workers", number(1..=u64::from(MAX_WORKERS))).map(Spanned::into_inner),
         limit: section.or("limit", 50_000, number(1..=u64::from(u32::MAX))),
         length: section.or("length", 8192, number(1..=1_000_000)),
+        socket: section.or("socket", QueueSocket::default(), one_of(QUEUE_SOCKETS)),
     };
     section.finish();
     queue

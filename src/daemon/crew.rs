@@ -15,9 +15,10 @@ use crossbeam_channel::Sender;
 use super::shared::Shared;
 use super::worker::Event;
 use super::{listener, watcher, worker};
-use crate::config::{Config, Queue};
+use crate::config::{Config, Queue, QueueSocket};
 use crate::engine::hold::MOST_PACKETS;
 use crate::system::queue::batch::BatchQueue;
+use crate::system::queue::nfq::NfqQueue;
 use crate::system::queue::{A_PACKET, PacketQueue, SEVERAL_PACKETS};
 
 /// Packets that find room where flows wait: those that are held, and as many that have just come.
@@ -67,21 +68,26 @@ impl Queues {
     fn open_these(wanted: Wanted) -> Result<Self> {
         let Wanted { queue, workers } = wanted;
         let of_workers = (queue.first..queue.first + workers)
-            .map(|number| open_queue(number, queue.length, A_PACKET))
+            .map(|number| open(queue.socket, number, queue.length, A_PACKET))
             .collect::<Result<_>>()?;
-        let of_names = open_queue(queue.of_names(), queue.length, A_PACKET)?;
-        let of_watch = open_queue(queue.of_watch(), WATCHED, SEVERAL_PACKETS)?;
+        let of_names = open(queue.socket, queue.of_names(), queue.length, A_PACKET)?;
+        let of_watch = open(queue.socket, queue.of_watch(), WATCHED, SEVERAL_PACKETS)?;
         Ok(Queues { wanted, of_workers, of_names, of_watch })
     }
 }
 
-fn open_queue(number: u16, length: u32, range: u16) -> Result<BoxedQueue> {
-    let queue = BatchQueue::open(number, length, range).with_context(|| {
+fn open(socket: QueueSocket, number: u16, length: u32, range: u16) -> Result<BoxedQueue> {
+    let opened = match socket {
+        QueueSocket::Batch => {
+            BatchQueue::open(number, length, range).map(|queue| Box::new(queue) as BoxedQueue)
+        }
+        QueueSocket::Nfq => NfqQueue::open(number, length, range).map(|queue| Box::new(queue) as BoxedQueue),
+    };
+    opened.with_context(|| {
         format!(
             "cannot bind queue {number} (needs root; another program may have it, see `first` under [queue])"
         )
-    })?;
-    Ok(Box::new(queue))
+    })
 }
 
 /// The running threads.
