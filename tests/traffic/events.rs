@@ -44,6 +44,9 @@ fn hook_and_follower(backend: &str) {
         Some((event["number"].as_u64()?, event["event"].as_str()?.to_owned()))
     };
     let heard: Vec<_> = wait_for_lines(&followed.1, 4).lines().filter_map(same).collect();
+    // Hooks take longer than those who follow.
+    let (last, _) = heard.last().expect("an event");
+    wait_for(&told, &format!("WANSPLIT_NUMBER={last} "));
     let fact = |line: &str, name: &str| {
         let value = line.split(&format!("WANSPLIT_{name}=")).nth(1)?.split(' ').next()?;
         Some(value.to_owned())
