@@ -1,7 +1,7 @@
 //! A datagram's packets, by their headers (RFC 8999, RFC 9000, section 17).
 
 use super::google;
-use super::keys::{Version, version};
+use super::keys::{Version, is_reserved, version};
 
 /// Bytes in the longest connection id, RFC 9000, section 17.2.
 const CONNECTION_ID: usize = 20;
@@ -77,8 +77,11 @@ pub(super) fn split(datagram: &[u8]) -> Option<(Packet<'_>, &[u8])> {
         return Some((Packet::Clear(clear), &[]));
     }
     match version(number) {
-        Some(version) => known(version, datagram, first, rest),
-        None => unknown(number, datagram),
+        Some(version) if !is_reserved(number) => known(version, datagram, first, rest),
+        Some(version) if datagram.len() >= FIRST_DATAGRAM => {
+            known(version, datagram, first, rest).or(Some((Packet::Opaque, &[])))
+        }
+        _ => unknown(number, datagram),
     }
 }
 
@@ -153,11 +156,9 @@ pub(super) fn number(bytes: &[u8]) -> Option<(usize, &[u8])> {
     Some((usize::try_from(without_size).ok()?, rest))
 }
 
-/// Versions that are certainly QUIC and have other keys or headers: those that are reserved to ask
-/// for a version negotiation (RFC 9000, section 15), other drafts, Google's and Facebook's others.
+/// Versions that are certainly QUIC and have other keys or headers: other drafts, Google's and Facebook's others.
 fn is_relative(version: u32) -> bool {
-    version & 0x0f0f_0f0f == 0x0a0a_0a0a
-        || matches!(version >> 8, 0xff_0000 | 0xfa_ceb0)
+    matches!(version >> 8, 0xff_0000 | 0xfa_ceb0)
         || matches!(version.to_be_bytes(), [b'Q' | b'T', b'0', b'0'..=b'9', b'0'..=b'9'])
 }
 

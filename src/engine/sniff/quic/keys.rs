@@ -1,5 +1,7 @@
 //! The keys of Initial packets, and how they are opened (RFC 9001, section 5; RFC 9369, section 3.3).
 
+use std::ops::Range;
+
 use aes_gcm::aead::AeadInOut;
 use aes_gcm::aes::Aes128;
 use aes_gcm::aes::cipher::BlockCipherEncrypt;
@@ -22,7 +24,8 @@ const LONGEST_NUMBER: usize = 4;
 /// How a version makes its keys.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Version {
-    salt: &'static [u8; 20],
+    /// Several where the version does not say: one of them.
+    salts: &'static [&'static [u8; 20]],
     labels: &'static Labels,
     first_kind: u8,
 }
@@ -83,22 +86,29 @@ const T051: [u8; 20] = [
 
 /// How a version makes its keys, if it is one that encrypts Initials and its salt is known.
 pub(super) fn version(number: u32) -> Option<Version> {
-    let salt = match number {
-        1 | 0xff00_0021..=0xff00_0022 | 0xface_b003..=0xface_b004 => &RFC_9001,
-        0xff00_0016 | 0xface_b001 => &DRAFT_22,
-        0xff00_0017..=0xff00_001c | 0xface_b002 | 0xface_b00e => &DRAFT_23,
-        0xff00_001d..=0xff00_0020 => &DRAFT_29,
-        0x6b33_43cf => return Some(Version { salt: &RFC_9369, labels: &LABELS_2, first_kind: 1 }),
-        0x709a_50c4 => return Some(Version { salt: &DRAFT_V2, labels: &LABELS_2, first_kind: 1 }),
-        0xff02_0000 => return Some(Version { salt: &DRAFT_V2, labels: &LABELS_2, first_kind: 0 }),
+    let salts: &[_] = match number {
+        1 | 0xff00_0021..=0xff00_0022 | 0xface_b003..=0xface_b004 => &[&RFC_9001],
+        0xff00_0016 | 0xface_b001 => &[&DRAFT_22],
+        0xff00_0017..=0xff00_001c | 0xface_b002 | 0xface_b00e => &[&DRAFT_23],
+        0xff00_001d..=0xff00_0020 => &[&DRAFT_29],
+        0x6b33_43cf => return Some(Version { salts: &[&RFC_9369], labels: &LABELS_2, first_kind: 1 }),
+        0x709a_50c4 => return Some(Version { salts: &[&DRAFT_V2], labels: &LABELS_2, first_kind: 1 }),
+        0xff02_0000 => return Some(Version { salts: &[&DRAFT_V2], labels: &LABELS_2, first_kind: 0 }),
+        // Clients take the keys of the version that they would speak.
+        _ if is_reserved(number) => &[&RFC_9001, &DRAFT_29],
         _ => match &number.to_be_bytes() {
-            b"Q050" => &Q050,
-            b"T050" => &T050,
-            b"T051" => &T051,
+            b"Q050" => &[&Q050],
+            b"T050" => &[&T050],
+            b"T051" => &[&T051],
             _ => return None,
         },
     };
-    Some(Version { salt, labels: &LABELS_1, first_kind: 0 })
+    Some(Version { salts, labels: &LABELS_1, first_kind: 0 })
+}
+
+/// Whether a version exists only to ask for a version negotiation (RFC 9000, section 15).
+pub(super) fn is_reserved(version: u32) -> bool {
+    version & 0x0f0f_0f0f == 0x0a0a_0a0a
 }
 
 impl Version {
@@ -107,12 +117,22 @@ impl Version {
     pub(super) fn first_kind(self) -> u8 {
         self.first_kind
     }
+
+    /// A client's keys for Initial packets, one of these.
+    pub(super) fn keys(self, id: &[u8]) -> impl Iterator<Item = Keys> {
+        self.salts.iter().filter_map(move |salt| Keys::client(salt, self.labels, id))
+    }
 }
 
 /// The frames of an Initial packet, or `None` if it was not sealed with keys of this connection id.
 /// They are decrypted in `room`.
 pub(super) fn open<'r>(initial: &Initial, id: &[u8], room: &'r mut [u8; PACKET]) -> Option<&'r [u8]> {
-    let keys = Keys::client(initial.version, id)?;
+    let text = initial.version.keys(id).find_map(|keys| open_with(&keys, initial, room))?;
+    room.get(text)
+}
+
+/// Where the frames are then in `room`.
+fn open_with(keys: &Keys, initial: &Initial, room: &mut [u8; PACKET]) -> Option<Range<usize>> {
     let packet = room.get_mut(..initial.packet.len())?;
     packet.copy_from_slice(initial.packet);
     let mask = keys.mask(packet.get(initial.number_at + LONGEST_NUMBER..)?.first_chunk()?);
@@ -126,7 +146,7 @@ pub(super) fn open<'r>(initial: &Initial, id: &[u8], room: &'r mut [u8; PACKET])
     let (text, tag) = sealed.split_last_chunk_mut::<TAG>()?;
     let tag = (*tag).into();
     keys.seal.decrypt_inout_detached(&nonce.into(), header, (&mut *text).into(), &tag).ok()?;
-    Some(text)
+    Some(number_end..number_end + text.len())
 }
 
 /// A client's keys for Initial packets.
@@ -137,12 +157,12 @@ pub(super) struct Keys {
 }
 
 impl Keys {
-    pub(super) fn client(version: Version, id: &[u8]) -> Option<Keys> {
-        let secret = client_secret(version, id)?;
+    fn client(salt: &[u8; 20], labels: &Labels, id: &[u8]) -> Option<Keys> {
+        let secret = client_secret(salt, id)?;
         Some(Keys {
-            seal: Aes128Gcm::new(&expand::<16>(&secret, version.labels.key)?.into()),
-            iv: expand(&secret, version.labels.iv)?,
-            header: Aes128::new(&expand::<16>(&secret, version.labels.header)?.into()),
+            seal: Aes128Gcm::new(&expand::<16>(&secret, labels.key)?.into()),
+            iv: expand(&secret, labels.iv)?,
+            header: Aes128::new(&expand::<16>(&secret, labels.header)?.into()),
         })
     }
 
@@ -174,8 +194,8 @@ fn number_length(first: u8) -> usize {
     usize::from(first & 3) + 1
 }
 
-fn client_secret(version: Version, id: &[u8]) -> Option<Hkdf<Sha256>> {
-    let secret: [u8; 32] = expand(&Hkdf::new(Some(version.salt), id), b"client in")?;
+fn client_secret(salt: &[u8; 20], id: &[u8]) -> Option<Hkdf<Sha256>> {
+    let secret: [u8; 32] = expand(&Hkdf::new(Some(salt), id), b"client in")?;
     Hkdf::from_prk(&secret).ok()
 }
 
@@ -213,7 +233,7 @@ mod tests {
             ),
         ] {
             let version = version(number).unwrap();
-            let secret = client_secret(version, &CONNECTION_ID).unwrap();
+            let secret = client_secret(version.salts[0], &CONNECTION_ID).unwrap();
             assert_eq!(expand::<16>(&secret, version.labels.key).unwrap(), *hex(key));
             assert_eq!(expand::<12>(&secret, version.labels.iv).unwrap(), *hex(iv));
             assert_eq!(expand::<16>(&secret, version.labels.header).unwrap(), *hex(header));

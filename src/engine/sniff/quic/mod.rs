@@ -245,6 +245,19 @@ mod tests {
     }
 
     #[test]
+    fn a_version_that_asks_for_a_negotiation_has_the_keys_of_a_usual_one() {
+        for (salt, version) in [(0, 0x1a2a_3a4a), (1, 0xfafa_fafa)] {
+            let seal = Seal { salt, ..Seal::new(version) };
+            assert_eq!(sniff(&seal.datagram(&crypto(0, &usual()))), certain());
+            assert_eq!(
+                sniff(&seal.packet(&crypto(0, &usual()))),
+                Sniffed::NotMine,
+                "too short to begin with"
+            );
+        }
+    }
+
+    #[test]
     fn googles_tls_versions_have_crypto_frames_of_their_own() {
         for version in [*b"T050", *b"T051"] {
             let mut frame = crypto(0, &usual());

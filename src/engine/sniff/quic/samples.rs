@@ -2,7 +2,7 @@
 
 use aes_gcm::aead::AeadInOut;
 
-use super::keys::{Keys, unmask, version};
+use super::keys::{unmask, version};
 use crate::engine::sniff::tls::samples::Sample;
 
 pub const V1: u32 = 1;
@@ -17,6 +17,8 @@ pub const CONNECTION_ID: [u8; 8] = [0x83, 0x94, 0xc8, 0xf0, 0x3e, 0x51, 0x57, 0x
 #[derive(Debug, Clone)]
 pub struct Seal {
     pub version: u32,
+    /// Which of the version's salts the keys come from.
+    pub salt: usize,
     pub id: Vec<u8>,
     /// The connection id that the keys come from.
     pub keys_of: Vec<u8>,
@@ -28,7 +30,7 @@ pub struct Seal {
 impl Seal {
     pub fn new(version: u32) -> Seal {
         let id = CONNECTION_ID.to_vec();
-        Seal { version, keys_of: id.clone(), id, token: Vec::new(), number: 0, number_length: 1 }
+        Seal { version, salt: 0, keys_of: id.clone(), id, token: Vec::new(), number: 0, number_length: 1 }
     }
 
     /// A datagram of at least 1200 bytes.
@@ -41,7 +43,7 @@ impl Seal {
 
     /// An Initial packet.
     pub fn packet(&self, frames: &[u8]) -> Vec<u8> {
-        let keys = Keys::client(version(self.version).unwrap(), &self.keys_of).unwrap();
+        let keys = version(self.version).unwrap().keys(&self.keys_of).nth(self.salt).unwrap();
         let mut header = self.header(0, self.number_length + frames.len().max(4) + 16);
         header[0] |= self.number_length as u8 - 1;
         let number_at = header.len();
