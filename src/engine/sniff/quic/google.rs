@@ -33,6 +33,9 @@ const BIG_ENDIAN: u8 = 39;
 /// Stream with the handshake.
 const CRYPTO_STREAM: u64 = 1;
 
+/// How a client's message begins.
+const CHLO: &[u8] = b"CHLO";
+
 /// Most entries of a message.
 const ENTRIES: usize = 128;
 
@@ -62,7 +65,9 @@ pub(super) fn streams<S: Store>(packet: &Clear, into: &mut Pieces<S>) -> bool {
     let mut found = false;
     while let Some((frame, rest)) = frame(frames, packet.version >= BIG_ENDIAN) {
         if let Some((at, data)) = frame {
-            into.place(at, data);
+            // A client that was asked for more says it anew, further on in the stream.
+            let is_said_anew = data.starts_with(CHLO) && into.contiguous().is_empty();
+            into.place(if is_said_anew { 0 } else { at }, data);
             found = true;
         }
         frames = rest;
@@ -72,8 +77,7 @@ pub(super) fn streams<S: Store>(packet: &Clear, into: &mut Pieces<S>) -> bool {
 
 /// Reads a CHLO.
 pub(super) fn chlo(message: &[u8]) -> Hello {
-    let head = b"CHLO";
-    if !head.starts_with(message.get(..4).unwrap_or(message)) {
+    if !CHLO.starts_with(message.get(..4).unwrap_or(message)) {
         return Hello::Other;
     }
     let hint = Hint::of(App::Quic);
@@ -236,6 +240,11 @@ mod tests {
         assert_eq!(assembly.push(&one), Sniffed::NeedMore);
         let two = long_packet(b"Q046", &stream_frame(500, &message[500..]));
         assert_eq!(assembly.push(&two), certain());
+    }
+
+    #[test]
+    fn a_chlo_that_is_said_anew_tells_its_name_too() {
+        assert_eq!(sniff(&long_packet(b"Q046", &stream_frame(1024, &message(&TAGS)))), certain());
     }
 
     #[test]
