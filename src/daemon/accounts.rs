@@ -16,8 +16,8 @@ use crossbeam_channel::{Receiver, RecvTimeoutError};
 use dashmap::DashMap;
 
 use super::load::Traffic;
+use super::shared::Event;
 use super::vigil::Vigil;
-use super::worker::Event;
 use crate::engine::flow::FlowKey;
 use crate::engine::rule::model::RuleId;
 use crate::engine::uplink::{UplinkId, load};

@@ -12,8 +12,7 @@ use std::thread::JoinHandle;
 use anyhow::{Context, Result};
 use crossbeam_channel::Sender;
 
-use super::shared::Shared;
-use super::worker::Event;
+use super::shared::{Event, Shared};
 use super::{listener, watcher, worker};
 use crate::config::{Config, Queue, QueueSocket};
 use crate::engine::hold::MOST_PACKETS;

@@ -13,8 +13,7 @@ use super::explain::explain;
 use super::health::{Lines, Report};
 use super::load::Traffic;
 use super::quotas::{Ledger, Standing};
-use super::shared::{Deciding, Shared};
-use super::worker::Event;
+use super::shared::{Deciding, Event, Shared};
 use crate::config::{self, Config};
 use crate::control::message::{
     Explanation, Gate, Health, Heard, Holds, Lane, Names, Queue, Quota, Reason as ReasonCount, Recent,

@@ -7,9 +7,8 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering:
 use arc_swap::ArcSwap;
 use crossbeam_channel::Sender;
 
-use super::worker::Event;
 use crate::config::MAX_WORKERS;
-use crate::engine::flow::{Arrival, LanId, LocalTime, Mac, Millis};
+use crate::engine::flow::{Arrival, FlowKey, LanId, LocalTime, Mac, Millis};
 use crate::engine::gate::{Progress, is_stale};
 use crate::engine::names::Names;
 use crate::engine::sticky::Choices;
@@ -17,6 +16,19 @@ use crate::engine::verdict::{Action, Decision, Marks, Reason};
 use crate::engine::{self, Decided, Now, hold, watching};
 use crate::system::clock;
 use crate::system::queue::{Turn, Verdict, Waiting};
+
+/// A flow was decided.
+#[derive(Debug, Clone, Copy)]
+pub struct Event {
+    /// When, in monotonic milliseconds.
+    pub at: u64,
+    /// The flow.
+    pub key: FlowKey,
+    /// Where it came in; `None`: from the router itself.
+    pub lan: Option<LanId>,
+    /// What was decided, and why.
+    pub decision: Decision,
+}
 
 /// What a worker needs to know about the machine: replaced whole when anything changes.
 #[derive(Debug, Clone)]

@@ -1,7 +1,7 @@
 //! Looks after some of the TCP connections that workers have decided, whether they get answers.
 
 use super::health::Suspicions;
-use super::worker::Event;
+use super::shared::Event;
 use crate::engine::flow::{FlowKey, Millis};
 use crate::engine::uplink::silence::Silence;
 use crate::engine::verdict::Action;

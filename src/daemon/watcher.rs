@@ -15,8 +15,7 @@ use arc_swap::cache::Cache;
 use crossbeam_channel::Sender;
 
 use super::accounts::TCP;
-use super::shared::{Deciding, Shared, add};
-use super::worker::Event;
+use super::shared::{Deciding, Event, Shared, add};
 use crate::engine::Now;
 use crate::engine::hold::{Holding, MOST_PACKETS, Release, Ticket};
 use crate::engine::packet::{Family, Packet, parse};

@@ -8,27 +8,12 @@ use std::thread::{self, JoinHandle};
 use arc_swap::cache::Cache;
 use crossbeam_channel::Sender;
 
-use super::shared::{Deciding, Shared, Tally};
+use super::shared::{Deciding, Event, Shared, Tally};
 use crate::engine::Engine;
-use crate::engine::flow::{FlowKey, LanId};
-use crate::engine::verdict::Decision;
 use crate::system::queue::{LONGEST_WAIT, PacketQueue, Turn, Verdict, Waiting};
 
 /// Flows that began in the last seconds and are remembered, per worker.
 const FLOWS: usize = 65_536;
-
-/// A flow was decided.
-#[derive(Debug, Clone, Copy)]
-pub struct Event {
-    /// When, in monotonic milliseconds.
-    pub at: u64,
-    /// The flow.
-    pub key: FlowKey,
-    /// Where it came in; `None`: from the router itself.
-    pub lan: Option<LanId>,
-    /// What was decided, and why.
-    pub decision: Decision,
-}
 
 /// Starts the worker that has this place among all.
 ///
