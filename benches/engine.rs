@@ -58,6 +58,7 @@ fn matching(criterion: &mut Criterion) {
 
 fn deciding(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("decide");
+    group.bench_function("new-flow/0", |bencher| decide_new_flows(bencher, &snapshot(&[])));
     for count in COUNTS {
         let rules: Vec<Rule> = (0..count).map(for_client).collect();
         group.bench_function(BenchmarkId::new("new-flow", count), |bencher| {
