@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use wansplit::engine::packet::Family;
 use wansplit::lab::server::{Server, ServerSpec};
@@ -14,6 +14,14 @@ use crate::router::*;
 const FORWARDED: u16 = 5001;
 /// A pause this long would mean that a flow hung; a lost packet is sent again sooner.
 const HANG: Duration = Duration::from_secs(2);
+/// TCP doubles the pause before it sends a lost segment again (RFC 6298, 5.5): what is heard of again
+/// after a time without a way may have to wait for as long once more.
+const BACK_OFF: u32 = 2;
+/// Datagrams that each flow sends, and what is between them.
+const DATAGRAMS: usize = 200;
+const GAP: Duration = Duration::from_millis(20);
+/// Datagrams of a flow that may go unanswered on a busy machine.
+const UNANSWERED: usize = 75;
 
 #[test]
 fn flows_through_a_plain_masquerade_live_on() {
@@ -65,8 +73,11 @@ fn live_on(router: &mut Router, entrances: &[usize], just_before: &str, just_aft
     let flows = Flows::start(router, entrances);
     flows.wait_for_bytes(&vec![0; flows.transfers.len()], router);
 
+    let gone = Instant::now();
     router.network.router.shell(just_before).unwrap();
     router.start();
+    // Where what was there before has gone, nothing sends these flows anywhere until the start is done.
+    let no_way = if just_before.is_empty() { Duration::ZERO } else { gone.elapsed() };
     router.network.router.shell(just_after).unwrap();
 
     let at_the_start = flows.bytes();
@@ -77,7 +88,7 @@ fn live_on(router: &mut Router, entrances: &[usize], just_before: &str, just_aft
     let packets = router.judge(&capture.stop().unwrap());
     assert_eq!(packets.strays, [], "{}", router.said());
     assert_eq!(packets.split().count(), 0, "{}", router.said());
-    flows.end(router);
+    flows.end(router, no_way);
     router.stop();
 }
 
@@ -107,8 +118,8 @@ impl Flows {
                 transfers.push((format!("inward {family} by line {line}"), running));
             }
             let flows = UdpFlows {
-                datagrams: 150,
-                gap: Duration::from_millis(20),
+                datagrams: DATAGRAMS,
+                gap: GAP,
                 answers: UdpAnswers::All,
                 limit: Duration::from_millis(500),
                 ..UdpFlows::new(router.echo(family), Pace::burst(4, 4))
@@ -125,11 +136,11 @@ impl Flows {
 
     /// Waits until more has come back on every transfer.
     fn wait_for_bytes(&self, before: &[u64], router: &Router) {
-        let deadline = std::time::Instant::now() + Duration::from_secs(20);
+        let deadline = Instant::now() + Duration::from_secs(20);
         while self.bytes().iter().zip(before).any(|(now, before)| now < &(before + 10_000)) {
             let state = || self.transfers.iter().map(|(name, transfer)| (name, transfer.bytes()));
             assert!(
-                std::time::Instant::now() < deadline,
+                Instant::now() < deadline,
                 "from {before:?}: {:?}\n{}",
                 state().collect::<Vec<_>>(),
                 router.said()
@@ -138,15 +149,17 @@ impl Flows {
         }
     }
 
-    fn end(self, router: &Router) {
+    fn end(self, router: &Router, no_way: Duration) {
+        let lost = (no_way.as_millis() / GAP.as_millis()) as usize;
         for (name, transfer) in self.transfers {
-            let report = transfer.finish().unwrap();
+            let mut report = transfer.finish().unwrap();
+            report.stalls.retain(|stall| stall.length >= HANG + BACK_OFF * no_way);
             assert_eq!((report.failure, report.stalls), (None, vec![]), "{name}: {}", router.said());
         }
         for datagrams in self.datagrams {
             for flow in datagrams.join().unwrap().flows {
                 assert_eq!(flow.seen_as.len(), 1, "{flow:?}");
-                assert!(flow.answers >= 75, "{flow:?}");
+                assert!(flow.answers + lost + UNANSWERED >= DATAGRAMS, "{flow:?}");
             }
         }
     }
