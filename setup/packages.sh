@@ -13,8 +13,8 @@ build="gcc libc6-dev"
 # What the program and its lab run.
 network="iproute2 iptables ipset kmod nftables"
 # What the tests run besides: commands, clients of the internet, and a machine to emulate.
-tests="bind9-dnsutils busybox-static chromium-headless-shell curl dnsmasq-base iputils-ping
- openssh-client openssl procps python3-libtorrent qemu-system-x86 sipsak util-linux xz-utils"
+tests="bind9-dnsutils busybox-static chromium-headless-shell curl dhcpcd-base dnsmasq-base iputils-ping
+ isc-dhcp-client openssh-client openssl procps python3-libtorrent qemu-system-x86 sipsak systemd util-linux xz-utils"
 # The fuzzer is written in C++.
 fuzz="g++"
 

@@ -12,6 +12,8 @@ mod common;
 mod http3;
 #[path = "support/router.rs"]
 mod router;
+#[path = "support/wanted.rs"]
+mod wanted;
 
 #[path = "clients/browser.rs"]
 mod browser;

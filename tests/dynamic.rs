@@ -11,9 +11,12 @@ mod common;
 #[path = "support/tun.rs"]
 mod tun;
 
+#[allow(dead_code, reason = "each test program uses its own part of this")]
+#[path = "support/wanted.rs"]
+mod wanted;
+
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::os::unix::fs::PermissionsExt;
-use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -55,6 +58,24 @@ fn a_lease_with_another_address_net_and_gateway_is_followed_and_the_other_line_l
 }
 
 fn leases_change(backend: &str) {
+    lease_changes(backend, &UDHCPC);
+}
+
+#[test]
+fn what_the_usual_dhcp_clients_set_is_followed_beside_rules_and_routes_of_theirs() {
+    side_by_side(usual_clients_change);
+}
+
+fn usual_clients_change(backend: &str) {
+    for client in [&DHCLIENT, &DHCPCD, &NETWORKD] {
+        if wanted::is_there(client.program) {
+            lease_changes(backend, client);
+        }
+    }
+}
+
+fn lease_changes(backend: &str, program: &DhcpClient) {
+    let what = format!("{}, {backend}", program.program);
     let (mut router, _server) = router_with(backend, "wan1");
     let isp = router.network.lines[0].isp.clone();
     ip(&router.network.router, "-4 address flush dev wan1");
@@ -66,12 +87,9 @@ fn leases_change(backend: &str) {
 
     let mut server = dhcp_server(&router, &isp, "198.51.100.100,198.51.100.110", "198.51.100.1");
     let begun = Instant::now();
-    let mut client = dhcp_client(&router);
+    let mut client = program.start(&router);
     let first = first_source(&router, Family::V4, |_| true);
-    eprintln!(
-        "{backend}: from the client's start to the first good packet by {first}: {:?}",
-        begun.elapsed()
-    );
+    eprintln!("{what}: from the client's start to the first good packet by {first}: {:?}", begun.elapsed());
     assert_eq!(first, wan1_address(&router), "{}", router.said());
     let mut idle = Idle::open(&router, FIRST);
 
@@ -79,15 +97,23 @@ fn leases_change(backend: &str) {
     server.signal(Signal::SIGKILL).unwrap();
     server.wait(SOON).unwrap();
     let _server = dhcp_server(&router, &isp, "198.51.100.200,198.51.100.210", "198.51.100.129");
-    client.signal(Signal::SIGUSR1).unwrap();
+    match program.renews_at {
+        Some(signal) => client.signal(signal).unwrap(),
+        None => {
+            client.signal(Signal::SIGTERM).unwrap();
+            client.wait(SOON).unwrap();
+            client = program.start(&router);
+        }
+    }
     let news = wait_for_address(&router, |address| address != first);
     let second = first_source(&router, Family::V4, |source| source != first);
-    eprintln!("{backend}: from the new address to the first good packet by {second}: {:?}", news.elapsed());
+    eprintln!("{what}: from the new address to the first good packet by {second}: {:?}", news.elapsed());
     assert_eq!(second, wan1_address(&router), "{}", router.said());
     let gateway = router.network.router.shell("ip route show table 101").unwrap();
     assert!(gateway.contains("default via 198.51.100.129"), "{gateway}\n{}", router.said());
-    assert!(idle.is_reset(), "a connection with the old address hears that it is gone");
+    assert!(idle.is_reset(), "a connection with the old address hears that it is gone\n{}", router.said());
     calm.assert_nothing_lost(&router);
+    drop(client);
     router.stop();
 }
 
@@ -270,6 +296,15 @@ fn advertiser(router: &Router, isp: &Host) -> Process {
     program(isp, &server)
 }
 
+/// A program that asks for leases on wan1, and does what it does with them.
+struct DhcpClient {
+    program: &'static str,
+    /// How it is started, in a directory of its own; its shell may prepare what the program finds there.
+    line: &'static str,
+    /// What makes it ask anew; `None`: only a start does.
+    renews_at: Option<Signal>,
+}
+
 /// What the scripts of DHCP clients do: the address, and a default route of their own in the main table.
 const LEASE_SCRIPT: &str = r#"#!/bin/sh
 case "$1" in
@@ -281,12 +316,55 @@ case "$1" in
 esac
 "#;
 
-fn dhcp_client(router: &Router) -> Process {
-    let script: PathBuf = router.files.path().join("lease.sh");
-    std::fs::write(&script, LEASE_SCRIPT).unwrap();
-    std::fs::set_permissions(&script, std::fs::Permissions::from_mode(0o755)).unwrap();
-    let client = format!("busybox udhcpc -f -i wan1 -T 1 -A 1 -s {}", script.display());
-    program(&router.network.router, &client)
+const UDHCPC: DhcpClient = DhcpClient {
+    program: "busybox",
+    line: "exec busybox udhcpc -f -i wan1 -T 1 -A 1 -s $PWD/lease.sh",
+    renews_at: Some(Signal::SIGUSR1),
+};
+
+const DHCLIENT: DhcpClient = DhcpClient {
+    program: "dhclient",
+    line: "exec dhclient -d -4 -pf $PWD/pid -lf $PWD/leases wan1",
+    renews_at: None,
+};
+
+const DHCPCD: DhcpClient = DhcpClient {
+    program: "dhcpcd",
+    line: "mkdir -p /run/dhcpcd && mount -t tmpfs none /run/dhcpcd && mount -t tmpfs none /var/lib/dhcpcd && \
+           exec dhcpcd --nobackground --ipv4only --noarp --config /dev/null wan1",
+    renews_at: Some(Signal::SIGHUP),
+};
+
+/// It follows the kernel's view of devices where it cannot write to /sys, as in a container, and udev's elsewhere.
+const NETWORKD: DhcpClient = DhcpClient {
+    program: "/lib/systemd/systemd-networkd",
+    line: "mkdir -p /run/systemd /etc/systemd/network && mount -t tmpfs none /run/systemd && \
+           mount -t tmpfs none /etc/systemd/network && mount -t sysfs -o ro none /sys && \
+           install -d -o systemd-network /run/systemd/netif/links /run/systemd/netif/leases && \
+           printf '[Match]\nName=wan1\n[Network]\nDHCP=ipv4\nIPv6AcceptRA=no\nLinkLocalAddressing=no\nKeepConfiguration=no\n' \
+               >/etc/systemd/network/wan1.network && \
+           exec /lib/systemd/systemd-networkd",
+    renews_at: None,
+};
+
+impl DhcpClient {
+    /// Starts it with files of its own, among them the machine's list of name servers.
+    fn start(&self, router: &Router) -> Process {
+        let folder = router.files.path().join("dhcp");
+        std::fs::create_dir_all(&folder).unwrap();
+        let script = folder.join("lease.sh");
+        std::fs::write(&script, LEASE_SCRIPT).unwrap();
+        std::fs::set_permissions(&script, std::fs::Permissions::from_mode(0o755)).unwrap();
+        let line = format!(
+            "cd {} && touch resolv.conf leases && mount --bind resolv.conf /etc/resolv.conf && {}",
+            folder.display(),
+            self.line
+        );
+        let mut command = Command::new("unshare");
+        command.args(["--mount", "sh", "-c", &line]);
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        router.network.router.spawn(&mut command).expect(self.program)
+    }
 }
 
 fn wan1_address(router: &Router) -> IpAddr {

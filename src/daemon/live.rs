@@ -37,6 +37,10 @@ const CALM: Duration = REMEMBER;
 /// long ago that may have been.
 const JUST_NOW: Duration = Duration::from_secs(5);
 
+/// When connections are looked at once more after an address has gone: the kernel forgets what was masqueraded by it
+/// in the background (net/netfilter/nf_nat_masquerade.c), and says so perhaps later than that the address went.
+const ONCE_MORE: Duration = Duration::from_secs(1);
+
 /// Most flows that are remembered because they lost their line when there was no other.
 const STRANDED: usize = 4096;
 
@@ -62,8 +66,8 @@ impl Follower {
     /// When no thread can be started.
     pub fn start(reporter: Arc<Reporter>) -> io::Result<Self> {
         let (news, changes) = bounded(1);
-        let known = addresses(&reporter.plan().lines);
-        let following = Following { reporter, known, stranded: Vec::new() };
+        let addresses = Addresses::new(addresses(&reporter.plan().lines));
+        let following = Following { reporter, addresses, stranded: Vec::new() };
         let thread = thread::Builder::new().name("live".into()).spawn(move || following.follow(&changes))?;
         Ok(Follower { news: Some(news), thread: Some(thread) })
     }
@@ -97,28 +101,34 @@ impl Drop for Follower {
 
 struct Following {
     reporter: Arc<Reporter>,
-    /// The addresses that uplinks had when connections were looked at last.
-    known: BTreeSet<(UplinkId, IpAddr)>,
+    addresses: Addresses,
     /// TCP connections that were ended when nothing could carry what their clients said to that.
     stranded: Vec<Flow>,
 }
 
 impl Following {
     fn follow(mut self, changes: &Receiver<News>) {
-        let mut calm_at: Option<Instant> = None;
+        let (mut calm_at, mut once_more_at): (Option<Instant>, Option<Instant>) = (None, None);
         loop {
-            let news = match calm_at {
+            let news = match calm_at.into_iter().chain(once_more_at).min() {
                 Some(at) => changes.recv_deadline(at),
                 None => changes.recv().map_err(|_| RecvTimeoutError::Disconnected),
             };
-            let (returned, waiting) = match news {
-                Ok(waiting) => (false, waiting),
-                Err(RecvTimeoutError::Timeout) => (true, None),
+            let now = Instant::now();
+            let waiting = match news {
+                Ok(waiting) => {
+                    calm_at = Some(now + self.calm());
+                    waiting
+                }
+                Err(RecvTimeoutError::Timeout) => None,
                 Err(RecvTimeoutError::Disconnected) => return,
             };
-            calm_at = (!returned).then(|| Instant::now() + self.calm());
-            if let Err(error) = self.end_what_leaves(returned) {
-                tracing::warn!("running flows could not follow their lines: {error}");
+            let returned = calm_at.take_if(|at| *at <= now).is_some();
+            once_more_at.take_if(|at| *at <= now);
+            match self.end_what_leaves(now, returned) {
+                Ok(Departed::Now) => once_more_at = Some(now + ONCE_MORE),
+                Ok(Departed::NotNow) => {}
+                Err(error) => tracing::warn!("running flows could not follow their lines: {error}"),
             }
             if let Some(waiting) = waiting {
                 let _ = waiting.send(());
@@ -133,10 +143,10 @@ impl Following {
         CALM.max(Duration::from_millis(left))
     }
 
-    fn end_what_leaves(&mut self, returned: bool) -> io::Result<()> {
+    fn end_what_leaves(&mut self, now: Instant, returned: bool) -> io::Result<Departed> {
         let (lines, deciding) = self.reporter.in_force();
-        let present = addresses(&lines);
-        let gone = self.known.difference(&present).copied().collect();
+        let departed = self.addresses.follow(addresses(&lines), now);
+        let gone = self.addresses.gone();
         let looking =
             Looking { reporter: &self.reporter, deciding: &deciding, lines: &lines, gone, returned };
         let mut conntrack = Conntrack::open()?;
@@ -151,13 +161,51 @@ impl Following {
         let just_now = clock::monotonic_ms().saturating_sub(JUST_NOW.as_millis() as u64);
         let forgotten = self.reporter.accounts.ended_since(just_now);
         leaving.extend(forgotten.into_iter().filter(|flow| looking.leaves(flow)));
-        self.known = present;
         let told_again = self.stranded.extract_if(.., |flow| looking.gets_a_line(flow)).collect::<Vec<_>>();
         let stranded = leaving.iter().filter(|flow| flow.orig.protocol == TCP && !looking.gets_a_line(flow));
         self.stranded.extend(stranded.cloned());
         self.stranded.truncate(STRANDED);
         leaving.extend(told_again);
-        nudge(&leaving, deciding.marks.decided)
+        nudge(&leaving, deciding.marks.decided)?;
+        Ok(departed)
+    }
+}
+
+type LineAddresses = BTreeSet<(UplinkId, IpAddr)>;
+
+/// The addresses of uplinks, and those that went just now.
+#[derive(Debug)]
+struct Addresses {
+    present: LineAddresses,
+    /// By when they went, oldest first.
+    gone: Vec<(Instant, (UplinkId, IpAddr))>,
+}
+
+/// Whether an address went at this look.
+#[derive(Debug, PartialEq, Eq)]
+enum Departed {
+    Now,
+    NotNow,
+}
+
+impl Addresses {
+    fn new(present: LineAddresses) -> Self {
+        Addresses { present, gone: Vec::new() }
+    }
+
+    /// These are there now.
+    fn follow(&mut self, present: LineAddresses, now: Instant) -> Departed {
+        let departing: Vec<_> = self.present.difference(&present).map(|&address| (now, address)).collect();
+        let departed = if departing.is_empty() { Departed::NotNow } else { Departed::Now };
+        self.gone.extend(departing);
+        self.gone.retain(|(at, address)| *at + JUST_NOW > now && !present.contains(address));
+        self.present = present;
+        departed
+    }
+
+    /// What went so lately that news of its flows may still come.
+    fn gone(&self) -> LineAddresses {
+        self.gone.iter().map(|&(_, address)| address).collect()
     }
 }
 
@@ -167,7 +215,7 @@ struct Looking<'a> {
     deciding: &'a Deciding,
     lines: &'a [Line],
     /// Addresses that uplinks had and have no longer.
-    gone: BTreeSet<(UplinkId, IpAddr)>,
+    gone: LineAddresses,
     returned: bool,
 }
 
@@ -213,7 +261,7 @@ impl Looking<'_> {
     }
 }
 
-fn addresses(lines: &[Line]) -> BTreeSet<(UplinkId, IpAddr)> {
+fn addresses(lines: &[Line]) -> LineAddresses {
     let of = |line: &Line| {
         let public = Family::BOTH.map(|family| line.public_addresses(family)).concat();
         public.into_iter().map(|address| (line.id, address)).collect::<Vec<_>>()
@@ -244,4 +292,25 @@ fn inner_end(flow: &Flow) -> Option<(SocketAddr, SocketAddr)> {
     let inner = if flow.orig.dst == flow.reply.src { flow.orig } else { flow.reply };
     let Ends::Ports { src, dst } = inner.ends else { return None };
     (inner.protocol == TCP).then(|| (SocketAddr::new(inner.dst, dst), SocketAddr::new(inner.src, src)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn flows_of_an_address_that_went_leave_at_the_next_looks_too_unless_it_is_back() {
+        let [first, second] = [1, 2].map(|host| (UplinkId(0), IpAddr::from([198, 51, 100, host])));
+        let start = Instant::now();
+        let mut addresses = Addresses::new([first].into());
+        assert_eq!(addresses.follow([].into(), start), Departed::Now);
+        assert_eq!(addresses.gone(), [first].into());
+        let soon = start + ONCE_MORE;
+        assert_eq!(addresses.follow([second].into(), soon), Departed::NotNow);
+        assert_eq!(addresses.gone(), [first].into());
+        assert_eq!(addresses.follow([first].into(), soon), Departed::Now);
+        assert_eq!(addresses.gone(), [second].into());
+        assert_eq!(addresses.follow([first].into(), soon + JUST_NOW), Departed::NotNow);
+        assert_eq!(addresses.gone(), [].into());
+    }
 }

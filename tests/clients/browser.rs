@@ -4,7 +4,8 @@ use std::net::{IpAddr, SocketAddr};
 
 use crate::http3::PAGE;
 use crate::router::*;
-use crate::town::{EACH, Town, is_there, name_of};
+use crate::town::{EACH, Town, name_of};
+use crate::wanted::is_there;
 use wansplit::engine::packet::Family;
 
 const TCP: u8 = 6;

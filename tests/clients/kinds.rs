@@ -5,7 +5,8 @@ use std::net::SocketAddr;
 use std::process::Command;
 
 use crate::router::*;
-use crate::town::{Answers, EACH, Town, is_there};
+use crate::town::{Answers, EACH, Town};
+use crate::wanted::is_there;
 
 const UDP: u8 = 17;
 const SIP: u16 = 5060;

@@ -9,7 +9,8 @@ use std::time::{Duration, Instant};
 
 use crate::common::soundly;
 use crate::router::*;
-use crate::town::{Answers, Town, skip_without};
+use crate::town::{Answers, Town};
+use crate::wanted::skip_without;
 use wansplit::engine::packet::Family;
 use wansplit::lab::host::{Host, Process};
 use wansplit::lab::topology::Pair;

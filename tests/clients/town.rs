@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::Write;
 use std::net::{IpAddr, SocketAddr, TcpStream, UdpSocket};
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -148,23 +147,6 @@ impl Town {
             }
         }
     }
-}
-
-/// Whether there is such a program; see [`skip_without`].
-pub fn is_there(program: &str) -> bool {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let found = std::env::split_paths(&path).any(|directory| directory.join(program).exists());
-    !skip_without(program, found)
-}
-
-/// Whether a test is skipped because something is not there. In continuous integration it fails.
-pub fn skip_without(what: &str, is_there: bool) -> bool {
-    if !is_there {
-        assert!(std::env::var("CI").as_deref() != Ok("true"), "there is no {what}");
-        // Not captured, as `eprintln!` is.
-        let _ = writeln!(std::io::stderr(), "SKIPPED: no {what}: setup/packages.sh tests installs it");
-    }
-    !is_there
 }
 
 /// A server over UDP that answers datagram by datagram.
