@@ -35,6 +35,10 @@ const ENDED: usize = 16_384;
 const NEWS_ROOM: usize = 4 << 20;
 /// IP protocol number of TCP (IANA).
 pub(super) const TCP: u8 = 6;
+/// Decisions that are taken in at once, while nobody else can look at the books.
+const TOGETHER: usize = 4096;
+/// Between decisions and the next ones: a worker that tells one to who waits for it pays for waking him, each time.
+const REST: Duration = Duration::from_millis(3);
 /// How soon the threads hear that they shall end.
 const PATIENCE: Duration = Duration::from_millis(200);
 
@@ -113,14 +117,17 @@ impl Accounts {
     ) {
         loop {
             match events.recv_timeout(PATIENCE) {
-                Ok(event) => {
-                    vigil.decided(&event);
-                    if let Action::Route(uplink) = event.decision.action
-                        && load::counts(&event.key)
-                    {
-                        traffic.began(uplink);
-                    }
-                    self.decided(event);
+                Ok(first) => {
+                    let together = std::iter::once(first).chain(events.try_iter().take(TOGETHER - 1));
+                    self.decided(together.inspect(|event| {
+                        vigil.decided(event);
+                        if let Action::Route(uplink) = event.decision.action
+                            && load::counts(&event.key)
+                        {
+                            traffic.began(uplink);
+                        }
+                    }));
+                    thread::sleep(REST);
                 }
                 Err(RecvTimeoutError::Timeout) if !stop.load(Relaxed) => {}
                 Err(_) => return,
@@ -129,22 +136,25 @@ impl Accounts {
         }
     }
 
-    fn decided(&self, event: Event) {
-        if let Some(account) = account(&event.decision) {
-            if self.running.len() < MOST_FLOWS {
-                self.running.insert(event.key, account);
-            } else {
-                self.unaccounted.fetch_add(1, Relaxed);
-            }
-        }
+    fn decided(&self, events: impl Iterator<Item = Event>) {
+        let mut room = MOST_FLOWS.saturating_sub(self.running.len());
         let mut books = self.books();
-        if let Some(account) = account(&event.decision) {
-            let sum = books.sums.entry(account).or_default();
-            sum.flows += 1;
-            sum.last = event.at;
+        for event in events {
+            if let Some(account) = account(&event.decision) {
+                if room == 0 {
+                    self.unaccounted.fetch_add(1, Relaxed);
+                } else if self.running.insert(event.key, account).is_none() {
+                    room -= 1;
+                }
+                let sum = books.sums.entry(account).or_default();
+                sum.flows += 1;
+                sum.last = event.at;
+            }
+            if books.recent.len() >= RECENT {
+                books.recent.pop_back();
+            }
+            books.recent.push_front(event);
         }
-        books.recent.push_front(event);
-        books.recent.truncate(RECENT);
     }
 
     fn hear_ends(&self, mut news: Destroyed, stop: &AtomicBool) {
