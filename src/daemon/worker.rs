@@ -9,7 +9,7 @@ use arc_swap::cache::Cache;
 use crossbeam_channel::Sender;
 
 use super::shared::{Deciding, Event, Shared, Tally};
-use crate::engine::Engine;
+use crate::engine::{Engine, Now};
 use crate::system::queue::{LONGEST_WAIT, PacketQueue, Turn, Verdict, Waiting};
 
 /// Flows that began in the last seconds and are remembered, per worker.
@@ -42,9 +42,12 @@ impl Worker {
         let Some(tally) = shared.workers().get(self.place) else { return };
         let mut deciding = Cache::new(&shared.deciding);
         while !shared.stop.load(Relaxed) {
-            // Looked at for each packet: a turn may have waited long for its first.
-            let turn = queue
-                .turn(LONGEST_WAIT, &mut |packet| Some(self.answer(packet, deciding.load(), shared, tally)));
+            // Looked at when the first packet has come, for which a turn may have waited long.
+            let mut moment = None;
+            let turn = queue.turn(LONGEST_WAIT, &mut |packet| {
+                let moment = moment.get_or_insert_with(|| shared.now());
+                Some(self.answer(packet, deciding.load(), *moment, tally))
+            });
             if turn.as_ref().is_ok_and(Turn::is_idle) {
                 // Rules that were replaced, and their lists, must not wait for a packet to be let go.
                 self.engine.follow(&deciding.load().snapshot);
@@ -60,10 +63,9 @@ impl Worker {
         &mut self,
         packet: &Waiting<'_>,
         deciding: &Deciding,
-        shared: &Shared,
+        (now, stale): (Now, bool),
         tally: &Tally,
     ) -> Verdict {
-        let (now, stale) = shared.now();
         let arrival = deciding.arrival(packet, stale);
         let decided = self.engine.decide(&deciding.snapshot, packet.bytes, &arrival, now);
         tally.decided(&decided);
