@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 use dashmap::DashMap;
+use foldhash::quality::RandomState;
 
 use super::load::Traffic;
 use super::shared::Event;
@@ -25,8 +26,8 @@ use crate::engine::verdict::{Action, Decision};
 use crate::system::clock;
 use crate::system::conntrack::{Conntrack, Counters, Destroyed, Ends, Flow, Tuple};
 
-/// Flows that are accounted for at one time.
-const MOST_FLOWS: usize = 262_144;
+/// Flows that are accounted for at one time, in about 90 MB when there are so many.
+const MOST_FLOWS: usize = 1 << 20;
 /// Decisions kept for "why did this flow go there?".
 const RECENT: usize = 50;
 /// TCP connections that ended, kept for [`Accounts::ended_since`].
@@ -45,6 +46,9 @@ const PATIENCE: Duration = Duration::from_millis(200);
 /// What flows are counted under: the rule that decided, or none, and the uplink.
 pub type Account = (Option<RuleId>, UplinkId);
 
+/// All accounts' sums.
+pub type Sums = HashMap<Account, Sum, RandomState>;
+
 /// Flows and bytes of one account.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Sum {
@@ -59,14 +63,14 @@ pub struct Sum {
 /// All accounts, and the flows that still run.
 #[derive(Default)]
 pub struct Accounts {
-    running: DashMap<FlowKey, Account, foldhash::quality::RandomState>,
+    running: DashMap<FlowKey, Account, RandomState>,
     unaccounted: AtomicU64,
     books: Mutex<Books>,
 }
 
 #[derive(Default)]
 struct Books {
-    sums: HashMap<Account, Sum>,
+    sums: Sums,
     recent: VecDeque<Event>,
     /// With the monotonic milliseconds of their ends.
     ended: VecDeque<(u64, Flow)>,
@@ -209,7 +213,7 @@ impl Accounts {
     ///
     /// # Errors
     /// When the kernel's connection table cannot be read.
-    pub fn sums(&self) -> io::Result<(HashMap<Account, Sum>, HashMap<u32, u64>)> {
+    pub fn sums(&self) -> io::Result<(Sums, HashMap<u32, u64>)> {
         let mut sums = self.books().sums.clone();
         let mut marked: HashMap<u32, u64> = HashMap::new();
         Conntrack::open()?.dump(None, |flow| {

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 
-use super::accounts::{Account, Accounts, Sum};
+use super::accounts::{Accounts, Sum, Sums};
 use super::explain::explain;
 use super::health::{Lines, Report};
 use super::load::Traffic;
@@ -129,7 +129,7 @@ impl Reporter {
         &self,
         config: &Config,
         plan: &Plan,
-        sums: &HashMap<Account, Sum>,
+        sums: &Sums,
         marked: &HashMap<u32, u64>,
     ) -> Vec<Uplink> {
         let uplinks = config.uplinks.iter().zip(&plan.lines).map(|(uplink, line)| {
@@ -316,7 +316,7 @@ fn health(report: Report) -> Health {
 }
 
 /// The rules in their order, and last what no rule decided.
-fn rules(config: &Config, sums: &HashMap<Account, Sum>, now: u64) -> Vec<Rule> {
+fn rules(config: &Config, sums: &Sums, now: u64) -> Vec<Rule> {
     let named = config
         .rules
         .iter()
@@ -331,7 +331,7 @@ fn rule_line(
     name: &str,
     origin: &str,
     config: &Config,
-    sums: &HashMap<Account, Sum>,
+    sums: &Sums,
     now: u64,
 ) -> Rule {
     let own: Vec<(UplinkId, Sum)> =
