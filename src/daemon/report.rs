@@ -125,13 +125,7 @@ impl Reporter {
         }
     }
 
-    fn uplinks(
-        &self,
-        config: &Config,
-        plan: &Plan,
-        sums: &Sums,
-        marked: &HashMap<u32, u64>,
-    ) -> Vec<Uplink> {
+    fn uplinks(&self, config: &Config, plan: &Plan, sums: &Sums, marked: &HashMap<u32, u64>) -> Vec<Uplink> {
         let uplinks = config.uplinks.iter().zip(&plan.lines).map(|(uplink, line)| {
             let value = config.marks.value(uplink.id);
             let decided = sums.iter().filter(|((_, id), _)| *id == uplink.id);
@@ -326,14 +320,7 @@ fn rules(config: &Config, sums: &Sums, now: u64) -> Vec<Rule> {
     named.chain([unnamed]).map(|(id, name, origin)| rule_line(id, name, origin, config, sums, now)).collect()
 }
 
-fn rule_line(
-    id: Option<RuleId>,
-    name: &str,
-    origin: &str,
-    config: &Config,
-    sums: &Sums,
-    now: u64,
-) -> Rule {
+fn rule_line(id: Option<RuleId>, name: &str, origin: &str, config: &Config, sums: &Sums, now: u64) -> Rule {
     let own: Vec<(UplinkId, Sum)> =
         sums.iter().filter(|((rule, _), _)| *rule == id).map(|((_, uplink), sum)| (*uplink, *sum)).collect();
     let last = own.iter().map(|(_, sum)| sum.last).max().filter(|&last| last > 0);
