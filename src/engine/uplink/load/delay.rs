@@ -17,6 +17,8 @@ const TIMES: f64 = 0.25;
 const GONE: f64 = 0.5;
 /// However late, one answer counts for no more than this many times what makes a queue.
 const MOST: f64 = 4.0;
+/// And for no more than this, in seconds, where the wait itself is asked for.
+const LONGEST: f64 = 1.0;
 /// Nothing is known of the line after so long without an answer.
 const SILENCE: Duration = Duration::from_secs(5);
 /// Hosts whose shortest times are remembered.
@@ -26,10 +28,18 @@ const HOSTS: usize = 64;
 #[derive(Debug, Clone, Default)]
 pub(super) struct Delay {
     hosts: Vec<Host>,
-    /// How long answers wait, in units of what makes a queue.
-    wait: f64,
+    /// How long answers wait.
+    wait: Wait,
     heard_at: Option<Millis>,
     is_queued: bool,
+}
+
+/// How much longer than the shortest time an answer took, or answers of late.
+#[derive(Debug, Clone, Copy, Default)]
+struct Wait {
+    /// In units of what makes a queue.
+    units: f64,
+    seconds: f64,
 }
 
 /// The shortest times to one host's answers, in seconds.
@@ -50,11 +60,11 @@ impl Delay {
             self.remember(Host::new(host, took, now));
             return;
         };
-        let wait = host.heard(took, now).min(MOST);
+        let wait = host.heard(took, now);
         let is_stale = self.heard_at.is_none_or(|at| at.after(SILENCE) < now);
-        self.wait = if is_stale { 0.0 } else { self.wait };
-        self.wait += SMOOTHING * (wait - self.wait);
-        self.is_queued = self.wait > if self.is_queued { GONE } else { 1.0 };
+        let before = if is_stale { Wait::default() } else { self.wait };
+        self.wait = before.followed_by(wait);
+        self.is_queued = self.wait.units > if self.is_queued { GONE } else { 1.0 };
         self.heard_at = Some(now);
     }
 
@@ -62,6 +72,12 @@ impl Delay {
     pub(super) fn is_queued(&self, now: Millis) -> Option<bool> {
         let is_recent = self.heard_at.is_some_and(|at| at.after(SILENCE) >= now);
         is_recent.then_some(self.is_queued)
+    }
+
+    /// How long answers wait in the queue that there is.
+    pub(super) fn in_queue(&self, now: Millis) -> Duration {
+        let seconds = if self.is_queued(now) == Some(true) { self.wait.seconds } else { 0.0 };
+        Duration::from_secs_f64(seconds)
     }
 
     /// In the place of the one who has been silent for longest, where there is no other.
@@ -79,8 +95,8 @@ impl Host {
         Host { name, this_window: took, window_before: took, window_began: now, heard_at: now }
     }
 
-    /// How much longer than the shortest time its answer took, in units of what makes a queue.
-    fn heard(&mut self, took: f64, now: Millis) -> f64 {
+    /// What its answer waited.
+    fn heard(&mut self, took: f64, now: Millis) -> Wait {
         if self.window_began.after(WINDOW) <= now {
             (self.window_before, self.this_window) = (self.this_window, took);
             self.window_began = now;
@@ -88,7 +104,18 @@ impl Host {
         self.this_window = self.this_window.min(took);
         self.heard_at = now;
         let shortest = self.this_window.min(self.window_before);
-        (took - shortest) / QUEUED.max(TIMES * shortest)
+        let seconds = took - shortest;
+        Wait { units: seconds / QUEUED.max(TIMES * shortest), seconds }
+    }
+}
+
+impl Wait {
+    fn followed_by(self, next: Wait) -> Wait {
+        let follow = |before: f64, next: f64| before + SMOOTHING * (next - before);
+        Wait {
+            units: follow(self.units, next.units.min(MOST)),
+            seconds: follow(self.seconds, next.seconds.min(LONGEST)),
+        }
     }
 }
 
@@ -116,6 +143,19 @@ mod tests {
         assert_eq!(delay.is_queued(now), Some(false));
         let now = hear(&mut delay, 30, 50, now);
         assert_eq!(delay.is_queued(now), Some(false));
+    }
+
+    #[test]
+    fn the_wait_in_a_queue_is_known_and_small_waits_are_none() {
+        let mut delay = Delay::default();
+        let now = hear(&mut delay, 20, 50, Millis(0));
+        let now = hear(&mut delay, 25, 50, now);
+        assert_eq!(delay.in_queue(now), Duration::ZERO);
+        let now = hear(&mut delay, 120, 50, now);
+        assert!(delay.in_queue(now).abs_diff(Duration::from_millis(100)) < Duration::from_millis(1));
+        let now = hear(&mut delay, 60_000, 100, now);
+        assert!(delay.in_queue(now) <= Duration::from_secs(1));
+        assert_eq!(delay.in_queue(now.after(Duration::from_secs(6))), Duration::ZERO);
     }
 
     #[test]

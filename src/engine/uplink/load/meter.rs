@@ -118,6 +118,7 @@ impl Meter {
                 flows: if is_counted { *self.flows.of(direction) } else { 0.0 },
                 begun: self.begun(now),
                 each: self.each.of(direction).map(|each| each as u64),
+                queue: self.delay.in_queue(now),
             }
         };
         Both { down: lane(Direction::Down), up: lane(Direction::Up) }

@@ -18,6 +18,14 @@
 //! Lines whose flows are downloads are either idle or full: by the spare capacity alone all full lines look alike,
 //! though one has two flows and another twenty. By the number of flows alone a hundred calls look like a hundred downloads.
 //!
+//! A full line has something else against it: what begins there waits in its queue, for each of its first answers, and most
+//! flows end before they come to more. So the offer is what a flow of a usual size `S` gets on the whole, who waits `d` in
+//! the queue `k` times (connection, request, and the first rounds of TCP's slow start) before its rate tells:
+//!
+//! ```text
+//! S / (S / rate + k d)
+//! ```
+//!
 //! `n` is the number of flows that count, as [`Crowd`] does it: from the bytes that each connection has moved
 //! of late, which the kernel counts. Flows that just began do not show there yet. Those that anybody
 //! decided until the moment of the snapshot are in [`Lane::begun`]; those that the worker has decided since then it
@@ -31,6 +39,8 @@ mod meter;
 
 pub use crowd::Crowd;
 pub use meter::Meter;
+
+use std::time::Duration;
 
 use super::UplinkId;
 use super::health::Estimates;
@@ -141,7 +151,14 @@ pub struct Lane {
     pub begun: f64,
     /// What one of the line's flows takes, in bytes per second, on average over the last minute or so; `None`: not known yet.
     pub each: Option<u64>,
+    /// How long answers wait in the line's queue, whichever direction has it; 0 where it has none.
+    pub queue: Duration,
 }
+
+/// What flows have moved when they end, in bytes, on average: most move little, and few nearly all.
+const USUAL: f64 = 400_000.0;
+/// How often the usual flow waits for an answer.
+const WAITS: f64 = 4.0;
 
 impl Lane {
     /// What a new flow would get, in bytes per second, if the line could carry `capacity` and `since` more flows had begun
@@ -150,7 +167,11 @@ impl Lane {
     pub fn offer(&self, capacity: f64, since: f64) -> f64 {
         let young = self.begun + since;
         let spare = if self.is_full == Some(true) { 0.0 } else { capacity - self.rate as f64 };
-        f64::max(spare / (young + 1.0), capacity / (self.flows + young + 1.0))
+        let rate = f64::max(spare / (young + 1.0), capacity / (self.flows + young + 1.0));
+        if self.queue.is_zero() {
+            return rate;
+        }
+        USUAL / (USUAL / rate + WAITS * self.queue.as_secs_f64())
     }
 }
 

@@ -46,6 +46,8 @@ fn capacity(uplink: UplinkId, scene: Scene, direction: Direction) -> Option<f64>
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use proptest::collection::vec;
     use proptest::prelude::*;
 
@@ -76,6 +78,16 @@ mod tests {
         let full = Lane { rate: 100, is_full: Some(true), ..lane(100) };
         let lines = lines_of(&[Lane { flows: 20.0, ..full }, Lane { flows: 2.0, ..full }]);
         assert_eq!(pick_many(&rule(LEAST, &[1, 1]), &lines, 3), [UplinkId(1); 3]);
+    }
+
+    #[test]
+    fn a_smaller_line_without_a_queue_is_better_than_a_full_one_until_flows_fill_it_too() {
+        const MBIT: u64 = 125_000;
+        let queue = Duration::from_millis(100);
+        let full = Lane { is_full: Some(true), flows: 1.0, queue, ..lane(100 * MBIT) };
+        let lines = lines_of(&[full, lane(20 * MBIT)]);
+        let picked = pick_many(&rule(LEAST, &[1, 1]), &lines, 6);
+        assert_eq!(picked, [1, 1, 0, 1, 0, 0].map(UplinkId));
     }
 
     #[test]
@@ -169,7 +181,7 @@ mod tests {
             flows in 0..3_u8, begun in 0..3_u8,
         ) -> Lane {
             let capacity = capacity.map_or(Capacity::Unknown, Capacity::AtLeast);
-            Lane { rate, capacity, is_full, flows: flows.into(), begun: begun.into(), each: None }
+            Lane { rate, capacity, is_full, flows: flows.into(), begun: begun.into(), ..Lane::default() }
         }
     }
 

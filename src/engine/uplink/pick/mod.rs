@@ -285,6 +285,7 @@ mod tests {
             flows: f64::from(dice.roll(100)) / 7.0,
             begun: f64::from(dice.roll(100)) / 7.0,
             each: [None, Some(number(dice))][dice.roll(2) as usize],
+            queue: Duration::from_millis(dice.roll(3).into()) * 100,
         }
     }
 
