@@ -14,6 +14,7 @@ pub mod live;
 pub mod load;
 pub mod machine;
 mod news;
+pub mod past;
 pub mod quotas;
 mod reload;
 pub mod report;
@@ -46,6 +47,7 @@ use self::keeper::Keeper;
 use self::live::Follower;
 use self::load::Traffic;
 use self::machine::{Machine, Pending};
+use self::past::Past;
 use self::quotas::Quotas;
 use self::report::Reporter;
 use self::settling::Settling;
@@ -71,7 +73,7 @@ use crate::system::gate::Gate;
 use crate::system::links::Changes;
 use crate::system::mark_writers::mark_writers;
 use crate::system::state::{Lock, RunDirectory};
-use crate::system::{clock, guard};
+use crate::system::{clock, firewall, guard};
 
 /// Decisions on their way to the accounts.
 const EVENTS: usize = 65_536;
@@ -303,6 +305,7 @@ impl Daemon {
             lists_complaint: Mutex::default(),
             traffic,
             quotas: quotas.ledger(),
+            past: Mutex::new(Past::since(firewall::past_counts(machine.backend()).unwrap_or_default())),
             by_hand: ArcSwap::from_pointee(by_hand),
         });
         let follower = Follower::start(Arc::clone(&reporter))?;
@@ -372,7 +375,10 @@ impl Daemon {
                 }
                 () = self.health.changed() => followed = self.heed_health().await,
                 () = self.quotas.changed() => followed = self.heed_quotas().await,
-                _ = review.tick() => followed = self.follow_machine().await,
+                _ = review.tick() => {
+                    self.count_past();
+                    followed = self.follow_machine().await;
+                }
                 _ = lists.tick() => self.follow_lists().await,
                 _ = time.tick() => {
                     self.shared.set_local_time(clock::local_time());
@@ -478,7 +484,7 @@ impl Daemon {
         let plan = plan::plan(&self.config, &observed, self.crew.workers());
         let pending = self.machine.pending(&plan, &observed, false)?;
         if !pending.is_empty() {
-            self.machine.apply(&self.config, &plan, &observed).await?;
+            self.apply(&self.config, &plan, &observed).await?;
             tracing::info!("followed a change of the machine: {}", pending.summary());
         }
         self.tell_usability(&plan.lines);
@@ -488,6 +494,25 @@ impl Daemon {
         self.plan = plan;
         self.publish();
         Ok(())
+    }
+
+    /// Brings the machine to the plan. Filling rules makes their counters begin anew.
+    async fn apply(&self, config: &Config, plan: &Plan, observed: &Observed) -> Result<()> {
+        self.count_past();
+        let applied = self.machine.apply(config, plan, observed).await;
+        self.count_past();
+        applied
+    }
+
+    /// Reads what went past the queues.
+    fn count_past(&self) {
+        match firewall::past_counts(self.machine.backend()) {
+            Ok(reading) => {
+                let mut past = self.reporter.past.lock().unwrap_or_else(PoisonError::into_inner);
+                past.read(reading, Instant::now());
+            }
+            Err(error) => tracing::debug!("what went past the queues cannot be read: {error}"),
+        }
     }
 
     fn tell_usability(&self, lines: &[Line]) {

@@ -77,7 +77,14 @@ fn the_articles_router_needs_nothing_but_its_lines_and_its_forward() {
         rules: Arc::default(),
         geo: Arc::default(),
         backend: BackendChoice::Auto,
-        queue: Queue { first: 0, workers: None, limit: 50_000, length: 8192, socket: QueueSocket::Batch },
+        queue: Queue {
+            first: 0,
+            workers: None,
+            limit: 50_000,
+            limit_per_client: 10_000,
+            length: 8192,
+            socket: QueueSocket::Batch,
+        },
         marks: Marks { mask: 0xff, decided: 0x100, watched: 0x200, values: vec![1, 2], refused: 0xff },
         routing: Routing {
             first_table: 100,
@@ -193,7 +200,14 @@ fn every_key_of_the_main_file_is_obeyed() {
         rules: Arc::default(),
         geo: every_place(),
         backend: BackendChoice::IptablesNft,
-        queue: Queue { first: 10, workers: Some(4), limit: 1000, length: 512, socket: QueueSocket::Nfq },
+        queue: Queue {
+            first: 10,
+            workers: Some(4),
+            limit: 1000,
+            limit_per_client: 300,
+            length: 512,
+            socket: QueueSocket::Nfq,
+        },
         marks: Marks {
             mask: 0xf00,
             decided: 0x10_0000,

@@ -308,10 +308,11 @@ fn observed(backend: Backend) -> Installed {
     firewall::observe(backend).expect("the rules can be read")
 }
 
-/// The table's parts in any order: nft lists chains in the order in which they were made.
+/// The table's parts in any order: nft lists them in the order in which they were made.
 fn parts(installed: &Installed) -> Vec<String> {
     let Installed::Nft(table) = installed else { panic!("not nft") };
-    let parts = table.text.split("\n\n").map(|part| part.trim_end_matches(['}', '\n', '\t']));
+    let (_, text) = table.text.split_once('\n').expect("the table's own line");
+    let parts = text.split("\n\n").map(|part| part.trim_end_matches(['}', '\n', '\t']));
     let mut parts: Vec<String> = parts.map(String::from).collect();
     parts.sort();
     parts

@@ -99,11 +99,13 @@ pub fn differences(old: &Config, new: &Config) -> Vec<String> {
         removed.map(|uplink| format!("uplink {} is removed", uplink.name)).collect();
     differences.extend(added.map(|uplink| format!("uplink {} is new", uplink.name)));
     differences.extend(staying(old, new).filter_map(|(before, after)| difference(before, after)));
-    let queue = |config: &Config| Queue { limit: 0, ..config.queue };
+    let limits = |config: &Config| (config.queue.limit, config.queue.limit_per_client);
+    let queue = |config: &Config| Queue { limit: 0, limit_per_client: 0, ..config.queue };
     let parts = [
         ("port forwards", old.forwards != new.forwards),
         ("LAN interfaces", old.lan != new.lan),
         ("queues", queue(old) != queue(new)),
+        ("limits of the queues", limits(old) != limits(new)),
         ("rules", old.rules != new.rules),
         ("routing", old.routing != new.routing),
         ("bypassed nets", old.bypass != new.bypass),

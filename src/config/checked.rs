@@ -284,6 +284,8 @@ pub struct Queue {
     pub workers: Option<u16>,
     /// Most new packets per second that go to user space; those above keep the kernel's choice.
     pub limit: u32,
+    /// Most of them that are one client's, once the limit is reached.
+    pub limit_per_client: u32,
     /// Packets that may wait in one queue.
     pub length: u32,
     /// How packets are taken from it.

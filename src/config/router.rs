@@ -20,6 +20,11 @@ const MAX_LAN: usize = 256;
 /// queues (numbers are 16 bits).
 const LAST_FIRST_QUEUE: u64 = (1 << 16) - MAX_WORKERS as u64 - 2;
 
+/// A sixth of the new flows that one slow core forwards and decides in a second without loss (300,000).
+const LIMIT: u32 = 50_000;
+/// The highest rate that iptables can limit.
+const MAX_LIMIT: u64 = 1_000_000;
+
 const BACKENDS: &[(&str, BackendChoice)] = &[
     ("auto", BackendChoice::Auto),
     ("nft", BackendChoice::Nft),
@@ -104,15 +109,29 @@ fn geo(section: Section, lists: &Lists) -> (Geo, bool) {
 }
 
 fn queue(section: Section) -> Queue {
+    let limit = section.or("limit", LIMIT, number(1..=MAX_LIMIT));
     let queue = Queue {
         first: section.or("first", 0, number(0..=LAST_FIRST_QUEUE)),
         workers: section.optional("workers", number(1..=u64::from(MAX_WORKERS))).map(Spanned::into_inner),
-        limit: section.or("limit", 50_000, number(1..=u64::from(u32::MAX))),
+        limit,
+        limit_per_client: limit_per_client(&section, limit),
         length: section.or("length", 8192, number(1..=1_000_000)),
         socket: section.or("socket", QueueSocket::default(), one_of(QUEUE_SOCKETS)),
     };
     section.finish();
     queue
+}
+
+/// A fifth of the limit, where nothing is said: four floods at once leave something to others.
+fn limit_per_client(section: &Section, limit: u32) -> u32 {
+    let Some(value) = section.optional("limit_per_client", number(1..=MAX_LIMIT)) else {
+        return (limit / 5).max(1);
+    };
+    if *value.get_ref() > limit {
+        let hint = format!("expected no more than {limit}");
+        section.report().error(value.span(), "`limit_per_client` is above `limit`", hint);
+    }
+    value.into_inner()
 }
 
 fn bypass(section: Section) -> Bypass {

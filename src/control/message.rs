@@ -166,6 +166,8 @@ pub struct Status {
     pub reasons: Vec<Reason>,
     /// The queues to user space.
     pub queues: Vec<Queue>,
+    /// What went past them.
+    pub past: PastQueues,
     /// Names that were learned.
     pub names: Names,
     /// Flows that were held until they had said their names.
@@ -548,6 +550,23 @@ pub struct Queue {
     pub dropped: u64,
     /// Answers the kernel refused, and messages that could not be read.
     pub errors: u64,
+}
+
+/// Packets of new flows that went past the queues because too many came; their flows have the kernel's
+/// choice of line. Read from the firewall every few seconds.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct PastQueues {
+    /// Packets a second that all get in.
+    pub limit: u32,
+    /// Packets a second that one client gets in where more come.
+    pub limit_per_client: u32,
+    /// Those above the limit.
+    pub over_limit: u64,
+    /// Those of clients above their share.
+    pub over_share: u64,
+    /// Both, in the last minute.
+    pub last_minute: u64,
 }
 
 /// One decision: why did this flow go there?

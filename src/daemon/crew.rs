@@ -50,8 +50,9 @@ struct Wanted {
 
 impl Wanted {
     fn by(config: &Config) -> Self {
-        // The limit is the firewall's.
-        Wanted { queue: Queue { workers: None, limit: 0, ..config.queue }, workers: workers(config) }
+        // The limits are the firewall's.
+        let queue = Queue { workers: None, limit: 0, limit_per_client: 0, ..config.queue };
+        Wanted { queue, workers: workers(config) }
     }
 }
 

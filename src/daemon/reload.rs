@@ -132,7 +132,7 @@ impl Daemon {
         let mut plan = self.planned(&fresh, &observed);
         heed_misfits(&plan)?;
         self.machine.end_flows(fresh.marks.mask, &passed_on)?;
-        self.machine.apply(&between, &self.planned(&between, &observed), &observed).await?;
+        self.apply(&between, &self.planned(&between, &observed), &observed).await?;
 
         let rules = self.compiled(&fresh);
         let before = self.shared.deciding.load_full();
@@ -158,7 +158,7 @@ impl Daemon {
     async fn let_go(&self, fresh: &Config) -> Result<(Observed, Plan)> {
         let observed = self.observe(fresh).await?;
         let plan = self.planned(fresh, &observed);
-        self.machine.apply(fresh, &plan, &observed).await?;
+        self.apply(fresh, &plan, &observed).await?;
         Ok((observed, plan))
     }
 

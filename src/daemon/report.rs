@@ -12,12 +12,13 @@ use super::accounts::{Accounts, Sum, Sums};
 use super::explain::explain;
 use super::health::{Lines, Report};
 use super::load::Traffic;
+use super::past::Past;
 use super::quotas::{Ledger, Standing};
 use super::shared::{Deciding, Event, Shared};
 use crate::config::{self, Config};
 use crate::control::message::{
-    Explanation, Gate, Health, Heard, Holds, Lane, Names, Queue, Quota, Reason as ReasonCount, Recent,
-    Response, Rule, Status, Tally, Uplink, UplinkFamily, Usable,
+    Explanation, Gate, Health, Heard, Holds, Lane, Names, PastQueues, Queue, Quota, Reason as ReasonCount,
+    Recent, Response, Rule, Status, Tally, Uplink, UplinkFamily, Usable,
 };
 use crate::engine::flow::{FlowKey, Millis};
 use crate::engine::gate::is_stale;
@@ -58,6 +59,8 @@ pub struct Reporter {
     pub traffic: Arc<Traffic>,
     /// What lines with a quota have carried this month.
     pub quotas: Arc<Ledger>,
+    /// What went past the queues.
+    pub past: Mutex<Past>,
     /// What people said of uplinks.
     pub by_hand: ArcSwap<ByHand>,
 }
@@ -113,6 +116,7 @@ impl Reporter {
             rules: rules(&config, &sums, now),
             reasons: self.reasons(),
             queues: self.queues(&config),
+            past: self.past(&config),
             names: Names {
                 answers: self.shared.listener.packets.load(Relaxed),
                 learned: self.shared.names.learned(),
@@ -220,6 +224,17 @@ impl Reporter {
             count: self.shared.reason_count(reason),
         };
         Reason::ALL.into_iter().map(count).collect()
+    }
+
+    fn past(&self, config: &Config) -> PastQueues {
+        let past = self.past.lock().unwrap_or_else(PoisonError::into_inner);
+        PastQueues {
+            limit: config.queue.limit,
+            limit_per_client: config.queue.limit_per_client,
+            over_limit: past.total().limit,
+            over_share: past.total().share,
+            last_minute: past.lately(Instant::now()),
+        }
     }
 
     fn queues(&self, config: &Config) -> Vec<Queue> {

@@ -13,7 +13,7 @@ use nix::sched::{CloneFlags, unshare};
 
 use crate::engine::packet::Family;
 use crate::plan::firewall::iptables::{self, Flavour, Table};
-use crate::plan::firewall::model::Firewall;
+use crate::plan::firewall::model::{Firewall, PastCounts};
 use crate::plan::firewall::nft;
 use crate::plan::script::Step;
 
@@ -225,6 +225,26 @@ fn observe_iptables(flavour: Flavour) -> Result<iptables::Installed, Error> {
         }
     }
     Ok(installed)
+}
+
+/// How many packets went past the queue since its rules were filled the last time (iptables) or made
+/// (nft).
+///
+/// # Errors
+/// When the backend's programs fail.
+pub fn past_counts(backend: Backend) -> Result<PastCounts, Error> {
+    let Backend::Iptables(flavour) = backend else {
+        let (family, name) = nft::TABLE.split_once(' ').unwrap_or_default();
+        return Ok(nft::past_counts(&listing("nft", &["list", "counters", "table", family, name])?));
+    };
+    let mut counts = PastCounts::default();
+    for family in Family::BOTH {
+        let table = Table::Mangle.name();
+        let saved = listing(&flavour.program(family, "-save"), &["-c", "-t", table])?;
+        let PastCounts { share, limit } = iptables::past_counts(&saved);
+        counts = PastCounts { share: counts.share + share, limit: counts.limit + limit };
+    }
+    Ok(counts)
 }
 
 fn our_sets() -> Result<BTreeSet<String>, Error> {

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use crate::control::message::{
-    Gate, Health, Heard, Holds, Lane, Names, Queue, Quota, Reason, Recent, Rule, Status, Tally, Uplink,
-    UplinkFamily, Usable,
+    Gate, Health, Heard, Holds, Lane, Names, PastQueues, Queue, Quota, Reason, Recent, Rule, Status, Tally,
+    Uplink, UplinkFamily, Usable,
 };
 
 /// Two lines at 3:1, one of them without IPv4 at the moment.
@@ -35,6 +35,13 @@ pub(super) fn usual() -> Status {
             Queue { number: 0, worker: 0, decided: 6_010, flows: 6_004, waiting: 0, ..Queue::default() },
             Queue { number: 1, worker: 1, decided: 6_012, flows: 6_008, waiting: 2, dropped: 5, errors: 0 },
         ],
+        past: PastQueues {
+            limit: 50_000,
+            limit_per_client: 10_000,
+            over_limit: 1_204,
+            over_share: 310_077,
+            last_minute: 96,
+        },
         names: Names { answers: 1234, learned: 2345, ambiguous: 12 },
         heard: Heard { watched: 431, named: 400, elsewhere: 12, reset: 3 },
         holds: Holds { held: 1070, waiting: 1, told: 1049, expired: 18, crowded: 2 },
@@ -68,6 +75,7 @@ pub(super) fn fresh() -> Status {
     status.rules = vec![rule("(no rule: weighted round-robin)", "", &[])];
     status.reasons.iter_mut().for_each(|reason| reason.count = 0);
     status.queues = vec![Queue::default()];
+    status.past = PastQueues::default();
     for uplink in &mut status.uplinks {
         uplink.flows_total = 0;
         uplink.flows_now = Some(0);

@@ -6,8 +6,8 @@ use super::human::{age, bar, bytes, count, counted, duration, percent, printable
 use super::style::{Paint, Style};
 use super::table::{Cell, Table, UNBROKEN, indented, name, number, word};
 use crate::control::message::{
-    Event, Health, Heard, Holds, Lane, Names, Ordered, Quota, Recent, Status, Tally, Uplink, UplinkFamily,
-    Usable,
+    Event, Health, Heard, Holds, Lane, Names, Ordered, PastQueues, Quota, Recent, Status, Tally, Uplink,
+    UplinkFamily, Usable,
 };
 
 /// Width of a bar of shares.
@@ -28,6 +28,7 @@ pub fn render(status: &Status, style: Style, flows: bool) -> String {
         rules(status, style),
         reasons(status, style),
         queues(status, style),
+        past(status, style),
         names(status),
         holds(status, style),
         heard(status, style),
@@ -364,6 +365,23 @@ fn queues(status: &Status, style: Style) -> String {
             complaint(queue.errors),
         ]);
     }
+    table.render(style)
+}
+
+/// What went past the queues, where anything did.
+fn past(status: &Status, style: Style) -> String {
+    let PastQueues { limit, limit_per_client, over_limit, over_share, last_minute } = status.past;
+    if over_limit == 0 && over_share == 0 {
+        return String::new();
+    }
+    let (limit, share) = (count(limit.into()), count(limit_per_client.into()));
+    let mut table = Table::new(vec![number("packets"), name("PAST THE QUEUES, without the rules")]);
+    table.row(vec![count(over_limit).into(), format!("more than {limit} new ones a second came").into()]);
+    table.row(vec![
+        count(over_share).into(),
+        format!("of clients with more than {share} a second then").into(),
+    ]);
+    table.row(vec![count(last_minute).into(), "of these in the last minute".into()]);
     table.render(style)
 }
 

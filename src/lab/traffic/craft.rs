@@ -5,10 +5,13 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use pnet::packet::ip::{IpNextHeaderProtocol, IpNextHeaderProtocols};
 use pnet::util::{ipv4_checksum, ipv6_checksum};
 
 /// IP protocol numbers (IANA "Assigned Internet Protocol Numbers").
 pub mod protocol {
+    /// Transmission Control Protocol.
+    pub const TCP: u8 = 6;
     /// User Datagram Protocol.
     pub const UDP: u8 = 17;
     /// Generic Routing Encapsulation.
@@ -126,15 +129,30 @@ pub fn udp(src: IpAddr, dst: IpAddr, src_port: u16, dst_port: u16, data: &[u8]) 
     let length = (8 + data.len()) as u16;
     let mut datagram: Vec<u8> = [src_port, dst_port, length, 0].map(u16::to_be_bytes).concat();
     datagram.extend(data);
-    let next = pnet::packet::ip::IpNextHeaderProtocols::Udp;
-    let sum = match (src, dst) {
-        (IpAddr::V4(src), IpAddr::V4(dst)) => ipv4_checksum(&datagram, 3, &[], &src, &dst, next),
-        (IpAddr::V6(src), IpAddr::V6(dst)) => ipv6_checksum(&datagram, 3, &[], &src, &dst, next),
-        _ => 0,
-    };
+    let sum = checksum(src, dst, &datagram, 3, IpNextHeaderProtocols::Udp);
     // A sum of 0 would mean "no checksum".
     datagram[6..8].copy_from_slice(&if sum == 0 { 0xffff } else { sum }.to_be_bytes());
     datagram
+}
+
+/// A TCP segment without options that opens a connection (RFC 9293, 3.1).
+#[must_use]
+pub fn tcp_syn(src: IpAddr, dst: IpAddr, src_port: u16, dst_port: u16) -> Vec<u8> {
+    let mut segment: Vec<u8> = [src_port, dst_port].map(u16::to_be_bytes).concat();
+    segment.extend([1u32, 0].map(u32::to_be_bytes).concat());
+    segment.extend([5 << 4, 0b10, 0xff, 0xff, 0, 0, 0, 0]);
+    let sum = checksum(src, dst, &segment, 8, IpNextHeaderProtocols::Tcp);
+    segment[16..18].copy_from_slice(&sum.to_be_bytes());
+    segment
+}
+
+/// The checksum with the pseudo header of the family; it stands at this 16-bit word.
+fn checksum(src: IpAddr, dst: IpAddr, segment: &[u8], word: usize, protocol: IpNextHeaderProtocol) -> u16 {
+    match (src, dst) {
+        (IpAddr::V4(src), IpAddr::V4(dst)) => ipv4_checksum(segment, word, &[], &src, &dst, protocol),
+        (IpAddr::V6(src), IpAddr::V6(dst)) => ipv6_checksum(segment, word, &[], &src, &dst, protocol),
+        _ => 0,
+    }
 }
 
 /// An SCTP packet with an INIT chunk (RFC 9260, 3.3.2): the first of an association.
@@ -200,6 +218,28 @@ mod tests {
             let Some(TransportSlice::Udp(datagram)) = read.transport else { panic!("no UDP in {packet:?}") };
             assert_eq!((datagram.source_port(), datagram.destination_port()), (4000, 53));
             assert_eq!(destination(&packet), Some(dst));
+        }
+    }
+
+    #[test]
+    fn another_parser_reads_a_segment_that_opens_a_connection_and_finds_its_checksum_right() {
+        for [src, dst] in [V4, V6] {
+            let packet = Header::new(src, dst, protocol::TCP).packet(&tcp_syn(src, dst, 4000, 80));
+            let read = SlicedPacket::from_ip(&packet).unwrap();
+            let Some(TransportSlice::Tcp(segment)) = read.transport else { panic!("no TCP in {packet:?}") };
+            assert_eq!((segment.source_port(), segment.destination_port()), (4000, 80));
+            assert!(segment.syn() && !segment.ack());
+            let header = segment.to_header();
+            let expected = match (src, dst) {
+                (IpAddr::V4(src), IpAddr::V4(dst)) => {
+                    header.calc_checksum_ipv4_raw(src.octets(), dst.octets(), &[])
+                }
+                (IpAddr::V6(src), IpAddr::V6(dst)) => {
+                    header.calc_checksum_ipv6_raw(src.octets(), dst.octets(), &[])
+                }
+                _ => unreachable!("one family"),
+            };
+            assert_eq!(segment.checksum(), expected.unwrap());
         }
     }
 

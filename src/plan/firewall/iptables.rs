@@ -11,7 +11,8 @@ use std::fmt;
 use std::ops::RangeInclusive;
 
 use super::flow_hash::bytecode;
-use super::model::{Action, Chain, Firewall, Hook, Match, Rule, State, burst, clock};
+use super::model::{Action, Chain, Firewall, Hook, Match, Past, PastCounts, Rule, State, burst, clock};
+use super::{LID, OVER_SHARE};
 use crate::engine::packet::Family;
 use crate::engine::uplink::UplinkId;
 use crate::engine::verdict::Marks;
@@ -139,6 +140,32 @@ impl Installed {
 
     fn is_in_place(&self, family: Family, table: Table, jump: &Jump) -> bool {
         self.has_jump(family, table, jump) && !self.out_of_place.contains(&(family, table, jump.0.clone()))
+    }
+}
+
+/// What went past the queue, from what `iptables-save -c -t mangle` printed of one family.
+#[must_use]
+pub fn past_counts(text: &str) -> PastCounts {
+    let mut counts = PastCounts::default();
+    for line in text.lines() {
+        let Some((count, rule)) = line.strip_prefix('[').and_then(|line| line.split_once(']')) else {
+            continue;
+        };
+        let packets = count.split(':').next().and_then(|packets| packets.parse::<u64>().ok()).unwrap_or(0);
+        for past in Past::ALL {
+            if rule.trim() == format!("-A {}", prefixed(counting_chain(past))) {
+                *counts.of(past) += packets;
+            }
+        }
+    }
+    counts
+}
+
+/// The chain in which a rule that has neither match nor target counts.
+fn counting_chain(past: Past) -> &'static str {
+    match past {
+        Past::Share => OVER_SHARE,
+        Past::Limit => LID,
     }
 }
 
@@ -400,6 +427,10 @@ fn sent_set(family: Family, uplink: UplinkId) -> String {
     format!("{PREFIX}sent{}-{}", family.version(), uplink.0 + 1)
 }
 
+fn pressing_set(family: Family) -> String {
+    format!("{PREFIX}pressing{}", family.version())
+}
+
 /// Seconds for which a flow that went past the queue is remembered as such.
 pub(super) const EARLY_SECONDS: u32 = 30;
 /// Seconds for which an answered flow is noted: longer than its first datagram needs
@@ -407,6 +438,15 @@ pub(super) const EARLY_SECONDS: u32 = 30;
 pub(super) const SENT_SECONDS: u32 = 2;
 /// Flows remembered so in each set; beyond that, a split of an unlucky pair is possible again.
 pub(super) const EARLY_MOST: u32 = 65_536;
+
+/// Seconds for which a client that found the limit reached has a share of its own, and no more.
+pub(super) const PRESSING_SECONDS: u32 = 10;
+/// Such clients in each set, and their shares. A full set would be searched for what has expired, which
+/// takes long, and where there is no room for a share the kernel drops the packet: so clients are noted
+/// at [`PRESSING_RATE`] at most, and neither is ever full.
+pub(super) const PRESSING_MOST: u32 = 65_536;
+/// Clients noted a second. Their shares last for two seconds or three after their last packet.
+pub(super) const PRESSING_RATE: u32 = PRESSING_MOST / (PRESSING_SECONDS + 6);
 
 /// Room for a full routing table; the kernel takes memory only for what is there.
 const STAY_MOST: u32 = 4_194_304;
@@ -419,7 +459,7 @@ const NOTES_HASH: u32 = 16_384;
 pub fn set_names(firewall: &Firewall) -> BTreeSet<String> {
     let of = |family: Family| {
         let sent = firewall.marks.uplinks().map(move |uplink| sent_set(family, uplink));
-        sent.chain([gate_set(family), early_set(family), stay_set(family)])
+        sent.chain([gate_set(family), early_set(family), pressing_set(family), stay_set(family)])
     };
     Family::BOTH.into_iter().flat_map(of).collect()
 }
@@ -430,6 +470,7 @@ fn sets(firewall: &Firewall) -> Step {
     for family in Family::BOTH {
         let kind = set_kind(family);
         let (gate, early, stay) = (gate_set(family), early_set(family), stay_set(family));
+        let pressing = pressing_set(family);
         lines.push(format!("create {gate} hash:net family {kind} timeout 1"));
         lines.push(format!(
             "create {early} hash:ip,port,ip family {kind} hashsize {NOTES_HASH} timeout {EARLY_SECONDS} maxelem {EARLY_MOST}"
@@ -440,6 +481,9 @@ fn sets(firewall: &Firewall) -> Step {
                 "create {sent} hash:ip,port,ip family {kind} hashsize {NOTES_HASH} timeout {SENT_SECONDS} maxelem {EARLY_MOST}"
             )
         }));
+        lines.push(format!(
+            "create {pressing} hash:ip family {kind} hashsize {NOTES_HASH} timeout {PRESSING_SECONDS} maxelem {PRESSING_MOST}"
+        ));
         lines.push(format!("create {stay} hash:net family {kind} maxelem {STAY_MOST}"));
         let nets = firewall.stay.iter().filter(|net| Family::of(net.addr()) == family);
         lines.extend(refill(family, nets));
@@ -479,6 +523,7 @@ fn command(firewall: &Firewall, chain: &Chain, rule: &Rule, family: Family) -> S
     let mut words = vec![format!("-A {}", prefixed(&chain.name))];
     words.extend(rule.matches.iter().map(|condition| matching(firewall, condition, family)));
     words.push(acting(firewall, &rule.action, family));
+    words.retain(|word| !word.is_empty());
     words.join(" ")
 }
 
@@ -527,9 +572,17 @@ fn matching(firewall: &Firewall, condition: &Match, family: Family) -> String {
         }
         Match::GateIsOpen => format!("-m set --match-set {} src", gate_set(family)),
         // The kernel keeps a limiter's settings for as long as its name is in use.
-        Match::Below(limit) => format!(
-            "-m hashlimit --hashlimit-upto {limit}/sec --hashlimit-burst {} --hashlimit-name wansplit{}-{limit}",
+        Match::Below(name, limit) => format!(
+            "-m hashlimit --hashlimit-upto {limit}/sec --hashlimit-burst {} --hashlimit-name wansplit{}-{name}-{limit}",
             burst(*limit),
+            family.version()
+        ),
+        Match::Pressing => format!("-m set --match-set {} src", pressing_set(family)),
+        Match::OverShare(share) => format!(
+            "-m hashlimit --hashlimit-above {share}/sec --hashlimit-burst {} --hashlimit-mode srcip \
+             --hashlimit-htable-max {PRESSING_MOST} --hashlimit-htable-expire 1000 \
+             --hashlimit-name wansplit{}-share-{share}",
+            burst(*share),
             family.version()
         ),
         Match::TcpSyn => "-p tcp -m tcp --tcp-flags SYN,RST SYN".into(),
@@ -604,6 +657,9 @@ fn acting(firewall: &Firewall, action: &Action, family: Family) -> String {
         Action::NoteSent(uplink) => {
             format!("-j SET --add-set {} src,src,dst --exist", sent_set(family, *uplink))
         }
+        Action::NotePressing => format!("-j SET --add-set {} src --exist", pressing_set(family)),
+        // Every rule counts, also one that does nothing else.
+        Action::Count(_) => String::new(),
         Action::Jump(chain) => format!("-j {}", prefixed(chain)),
         Action::Goto(chain) => format!("-g {}", prefixed(chain)),
         Action::Return => "-j RETURN".into(),
@@ -635,6 +691,13 @@ mod tests {
                               -A PREROUTING -j wansplit-decide\n";
     const ON_TOP: &str = "-A PREROUTING -j wansplit-settle\n-A PREROUTING -j wansplit-forwards\n\
                           -A PREROUTING -p tcp -j REDIRECT\n";
+
+    #[test]
+    fn what_went_past_the_queue_is_read_from_the_rules_that_only_count() {
+        let saved = ":wansplit-lid - [0:0]\n[7:420] -A wansplit-lid -m set --match-set x src -g wansplit-over-share\n\
+                     [12:720] -A wansplit-lid\n[3:180] -A wansplit-over-share\n[x:1] -A wansplit-lid\n[9\n";
+        assert_eq!(past_counts(saved), PastCounts { share: 3, limit: 12 });
+    }
 
     #[test]
     fn jumps_with_others_rules_on_the_right_side_are_in_place() {

@@ -12,7 +12,8 @@
 //! connection entry of its own then, so no mark can tell the one of the other.
 //! What tells is a set of flows that went past the queue: a datagram that user
 //! space decided and whose flow is in it gets the kernel's choice once more,
-//! which is the same as its sibling's. So the limit needs no hash of its own.
+//! which is the same as its sibling's. So the limit (`lid`) may count packets:
+//! no flow is torn by it, and TCP's have one packet each until they are known.
 
 mod drops;
 pub mod flow_hash;
@@ -24,13 +25,18 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
-use self::model::{Action, Chain, Firewall, Hook, Match, Rule, State, rule, rule_for};
+use self::iptables::PRESSING_RATE;
+use self::model::{Action, Chain, Firewall, Hook, Match, Past, Rule, State, rule, rule_for};
 use super::lines::{Line, candidates};
 use super::observed::Observed;
 use crate::config::{Config, Forward, Gateway, Guard, Mss, RouterTraffic, Source, Uplink};
 use crate::engine::packet::Family;
 use crate::engine::rule::model::{NoLine, WhenNone};
 use crate::engine::uplink::UplinkId;
+
+/// The chain of what may go to the queue, and the one of what may not because its client has had its share.
+const LID: &str = "lid";
+const OVER_SHARE: &str = "over-share";
 
 /// IP protocol numbers (IANA).
 const TCP: u8 = 6;
@@ -48,7 +54,7 @@ pub fn firewall(config: &Config, lines: &[Line], observed: &Observed, queues: u1
     chains.extend(decide(config, lines, queues));
     chains.extend(settle(config));
     chains.push(forwards(config, lines));
-    chains.push(own(config, queues));
+    chains.push(own(config));
     chains.extend(forward(config, lines));
     chains.push(refuse(config));
     chains.push(untracked(config));
@@ -167,7 +173,8 @@ fn decide(config: &Config, lines: &[Line], queues: u16) -> Vec<Chain> {
     if config.asks_for_names() {
         chains.push(watched(config));
     }
-    chains.push(Chain { name: "lan".into(), hook: None, rules: lan(config, lines, queues) });
+    chains.extend(lid(config, queues));
+    chains.push(Chain { name: "lan".into(), hook: None, rules: lan(config, lines) });
     let from_lan = config.lan.iter().map(|lan| rule([Match::In(lan.clone())], Action::Goto("lan".into())));
     let inbound = config.uplinks.iter().map(|uplink| {
         let unknown = [Match::In(uplink.interface.clone()), Match::ConnectionHasUplink(false)];
@@ -197,7 +204,7 @@ fn watched(config: &Config) -> Chain {
 }
 
 /// A packet from the LAN.
-fn lan(config: &Config, lines: &[Line], queues: u16) -> Vec<Rule> {
+fn lan(config: &Config, lines: &[Line]) -> Vec<Rule> {
     let is_watched = [
         Match::Protocol(TCP),
         Match::ConnectionHasUplink(true),
@@ -223,11 +230,36 @@ fn lan(config: &Config, lines: &[Line], queues: u16) -> Vec<Rule> {
     rules.extend(lines.iter().flat_map(adoptions));
     rules.extend(not_ours());
     rules.push(rule([], Action::Jump("choose".into())));
-    rules.push(rule(
-        [Match::PacketHasUplink(true), Match::GateIsOpen, Match::Below(config.queue.limit)],
-        Action::Queue { first: config.queue.first, count: queues },
-    ));
+    rules.push(rule([Match::PacketHasUplink(true), Match::GateIsOpen], Action::Goto(LID.into())));
     rules
+}
+
+/// The way into the queues, for as many as they can take; all others are counted and keep the kernel's
+/// choice. While the limit is not reached all get in. A client that finds it reached is noted, and has no
+/// more than a share from then on: so the limit is soon the others' again. Those who are noted and within
+/// their share have a reserve, as large as the limit: nobody loses by it that he came when a flood began.
+/// Made-up addresses take little of it, for few are noted; who comes again and again is noted in the end.
+///
+/// A client is an address, in IPv6 too: a LAN's clients usually share their prefix.
+fn lid(config: &Config, queues: u16) -> [Chain; 2] {
+    let limit = config.queue.limit;
+    let queue = || Action::Queue { first: config.queue.first, count: queues };
+    let noted = (limit / 10).clamp(1, PRESSING_RATE);
+    let rules = vec![
+        rule(
+            [Match::Pressing, Match::OverShare(config.queue.limit_per_client)],
+            Action::Goto(OVER_SHARE.into()),
+        ),
+        rule([Match::Below("limit", limit)], queue()),
+        rule([Match::Below("pressing", noted)], Action::NotePressing),
+        rule([Match::Pressing, Match::Below("reserve", limit)], queue()),
+        rule([], Action::Count(Past::Limit)),
+    ];
+    let over_share = vec![rule([], Action::Count(Past::Share))];
+    [
+        Chain { name: OVER_SHARE.into(), hook: None, rules: over_share },
+        Chain { name: LID.into(), hook: None, rules },
+    ]
 }
 
 /// Flows older than us: the address they are known by outside tells their uplink.
@@ -381,7 +413,7 @@ fn translations(forward: &Forward, to: IpAddr) -> Vec<(Match, Action)> {
 /// Output: flows of a marked connection take its mark; new ones go to the queue if asked.
 /// They go there without a mark: the kernel routes a packet anew only where the verdict
 /// has changed its mark. Past the queue the own-traffic table spreads them by their hash.
-fn own(config: &Config, queues: u16) -> Chain {
+fn own(config: &Config) -> Chain {
     let mut rules = vec![rule([Match::ConnectionHasUplink(true)], Action::Goto("remembered".into()))];
     if config.routing.router != RouterTraffic::Rules {
         return Chain { name: "own".into(), hook: Some(Hook::Own), rules };
@@ -393,10 +425,7 @@ fn own(config: &Config, queues: u16) -> Chain {
         rule([Match::DestinationStays], Action::Return),
     ]);
     rules.extend(not_ours());
-    rules.push(rule(
-        [Match::GateIsOpen, Match::Below(config.queue.limit)],
-        Action::Queue { first: config.queue.first, count: queues },
-    ));
+    rules.push(rule([Match::GateIsOpen], Action::Goto(LID.into())));
     Chain { name: "own".into(), hook: Some(Hook::Own), rules }
 }
 

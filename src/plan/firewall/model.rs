@@ -140,8 +140,12 @@ pub enum Match {
     },
     /// The daemon has renewed the gate lately.
     GateIsOpen,
-    /// Fewer packets than this per second came here.
-    Below(u32),
+    /// The source is a client that lately found the limit reached (see [`Action::NotePressing`]).
+    Pressing,
+    /// More packets than this per second came here from the same source.
+    OverShare(u32),
+    /// Fewer packets than this per second came here; each limiter has a name of its own.
+    Below(&'static str, u32),
     /// TCP segments that open a connection.
     TcpSyn,
     /// TCP segments that do not.
@@ -161,6 +165,39 @@ pub enum State {
     Invalid,
     /// Exempted from tracking.
     Untracked,
+}
+
+/// Why a packet goes past the queue that could have gone there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Past {
+    /// Its client has had its share of a limit that is reached.
+    Share,
+    /// The limit is reached.
+    Limit,
+}
+
+impl Past {
+    /// Every reason.
+    pub const ALL: [Past; 2] = [Past::Share, Past::Limit];
+}
+
+/// How many packets went past the queue, and why.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct PastCounts {
+    /// By [`Past::Share`].
+    pub share: u64,
+    /// By [`Past::Limit`].
+    pub limit: u64,
+}
+
+impl PastCounts {
+    /// The count of one reason.
+    pub fn of(&mut self, past: Past) -> &mut u64 {
+        match past {
+            Past::Share => &mut self.share,
+            Past::Limit => &mut self.limit,
+        }
+    }
 }
 
 /// What a rule does.
@@ -190,6 +227,10 @@ pub enum Action {
     NoteEarly,
     /// The flow is noted as one that user space answered, and sent by this uplink.
     NoteSent(UplinkId),
+    /// The source is noted as a client that finds the limit reached.
+    NotePressing,
+    /// The packet is counted as one that goes past the queue.
+    Count(Past),
     /// On to a chain, and back.
     Jump(String),
     /// On to a chain, and not back to this one.

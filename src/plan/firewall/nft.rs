@@ -7,8 +7,8 @@
 use std::collections::BTreeSet;
 use std::ops::RangeInclusive;
 
-use super::iptables::{EARLY_MOST, EARLY_SECONDS, SENT_SECONDS};
-use super::model::{Action, Chain, Firewall, Hook, Match, Rule, State, burst, clock};
+use super::iptables::{EARLY_MOST, EARLY_SECONDS, PRESSING_MOST, PRESSING_SECONDS, SENT_SECONDS};
+use super::model::{Action, Chain, Firewall, Hook, Match, Past, PastCounts, Rule, State, burst, clock};
 use crate::config::Helper;
 use crate::engine::packet::{Family, PROTOCOLS_WITH_PORTS};
 use crate::engine::uplink::UplinkId;
@@ -36,7 +36,7 @@ const HOOKS: [Hook; 10] = [
 ];
 
 /// What a table holds by name. In this order they can be deleted, once the rules are gone.
-const KINDS: [&str; 3] = ["chain", "ct helper", "set"];
+const KINDS: [&str; 4] = ["chain", "ct helper", "counter", "set"];
 
 /// What of ours is there now.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -114,6 +114,7 @@ pub fn up(firewall: &Firewall, installed: &Installed) -> Vec<Step> {
             if helper.protocol == 6 { "tcp" } else { "udp" }
         )
     }));
+    lines.extend(Past::ALL.map(|past| format!("add counter {TABLE} {}", counter(past))));
     lines.extend(HOOKS.map(base_chain));
     let marked = mark_chains(firewall);
     let regular = firewall.chains.iter().filter(|chain| chain.hook.is_none()).map(|chain| &chain.name);
@@ -195,6 +196,12 @@ fn sets(firewall: &Firewall) -> Vec<String> {
         };
         lines.push(noted(format!("early{version}"), EARLY_SECONDS));
         lines.extend(firewall.marks.uplinks().map(|uplink| noted(sent_set(family, uplink), SENT_SECONDS)));
+        lines.extend(["pressing", "share"].map(|name| {
+            format!(
+                "add set {TABLE} {name}{version} {{ type {kind}; flags dynamic,timeout; \
+                 timeout {PRESSING_SECONDS}s; size {PRESSING_MOST}; }}"
+            )
+        }));
         lines.push(format!("add set {TABLE} stay{version} {{ type {kind}; flags interval; auto-merge; }}"));
         lines.push(format!("flush set {TABLE} stay{version}"));
         let nets: Vec<String> = firewall
@@ -208,6 +215,26 @@ fn sets(firewall: &Firewall) -> Vec<String> {
         }
     }
     lines
+}
+
+/// What went past the queue, from what `nft list counters table inet wansplit` printed.
+#[must_use]
+pub fn past_counts(text: &str) -> PastCounts {
+    let mut counts = PastCounts::default();
+    for past in Past::ALL {
+        let (_, rest) = text.split_once(&format!("counter {} {{", counter(past))).unwrap_or_default();
+        let packets = rest.split_whitespace().nth(1).and_then(|packets| packets.parse().ok());
+        *counts.of(past) = packets.unwrap_or(0);
+    }
+    counts
+}
+
+/// The name of the counter of what goes past the queue.
+fn counter(past: Past) -> &'static str {
+    match past {
+        Past::Share => "past-share",
+        Past::Limit => "past-limit",
+    }
 }
 
 fn hook_name(hook: Hook) -> &'static str {
@@ -295,10 +322,17 @@ fn names_a_family(rule: &Rule) -> bool {
     let in_match = |condition: &Match| {
         matches!(
             condition,
-            Match::DestinationStays | Match::Early | Match::Sent(_) | Match::Dscp(_) | Match::Share { .. }
+            Match::DestinationStays
+                | Match::Early
+                | Match::Sent(_)
+                | Match::Pressing
+                | Match::OverShare(_)
+                | Match::Dscp(_)
+                | Match::Share { .. }
         )
     };
-    matches!(rule.action, Action::NoteEarly | Action::NoteSent(_)) || rule.matches.iter().any(in_match)
+    matches!(rule.action, Action::NoteEarly | Action::NoteSent(_) | Action::NotePressing)
+        || rule.matches.iter().any(in_match)
 }
 
 /// The hash expressions of a rule that asks for a share of all flows; else one empty one.
@@ -412,7 +446,14 @@ fn matching(firewall: &Firewall, condition: &Match, family: Family) -> String {
         Match::Time(day, seconds) => time(*day, seconds),
         Match::Share { .. } => String::new(),
         Match::GateIsOpen => format!("meta nfproto @{GATE}"),
-        Match::Below(limit) => format!("limit rate {limit}/second burst {} packets", burst(*limit)),
+        Match::Below(_, limit) => format!("limit rate {limit}/second burst {} packets", burst(*limit)),
+        Match::Pressing => format!("{} saddr @pressing{}", header(family), family.version()),
+        Match::OverShare(share) => format!(
+            "add @share{} {{ {} saddr limit rate over {share}/second burst {} packets }}",
+            family.version(),
+            header(family),
+            burst(*share)
+        ),
         Match::TcpSyn => "tcp flags syn / syn,rst".into(),
         Match::TcpMidstream => "tcp flags != syn / fin,syn,rst,ack".into(),
     }
@@ -466,6 +507,10 @@ fn acting(firewall: &Firewall, action: &Action, family: Family) -> String {
         Action::NoteSent(uplink) => {
             format!("add @{} {{ {} }}", sent_set(family, *uplink), udp_flow(family))
         }
+        Action::NotePressing => {
+            format!("update @pressing{} {{ {} saddr }}", family.version(), header(family))
+        }
+        Action::Count(past) => format!("counter name \"{}\"", counter(*past)),
         Action::Jump(chain) => format!("jump {chain}"),
         Action::Goto(chain) => format!("goto {chain}"),
         Action::Return => "return".into(),
@@ -484,5 +529,18 @@ fn acting(firewall: &Firewall, action: &Action, family: Family) -> String {
         }
         Action::MaxSegment(bytes) => format!("tcp option maxseg size set {bytes}"),
         Action::Attach(helper) => format!("ct helper set \"{}\"", helper_object(helper)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_went_past_the_queue_is_read_from_its_counters() {
+        let listed = "table inet wansplit {\n\tcounter past-share {\n\t\tpackets 3 bytes 180\n\t}\n\n\
+                      \tcounter past-limit {\n\t\tpackets 12 bytes 720\n\t}\n}\n";
+        assert_eq!(past_counts(listed), PastCounts { share: 3, limit: 12 });
+        assert_eq!(past_counts("table inet wansplit {\n}\n"), PastCounts::default());
     }
 }

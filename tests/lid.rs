@@ -1,0 +1,221 @@
+//! Beyond the limit: what goes past the queues keeps its way, is counted, and takes nothing from others.
+
+#[path = "support/router.rs"]
+mod router;
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::thread::{scope, sleep};
+use std::time::Duration;
+
+use router::*;
+use wansplit::engine::packet::Family;
+use wansplit::lab::network::Client;
+use wansplit::lab::traffic::craft::{Header, protocol, tcp_syn, udp};
+use wansplit::lab::traffic::{Pace, Report, TcpFlows, UdpFlows, send_packets};
+
+/// What is for the server's ports is decided by a rule; floods of SYNs go to the port beside.
+const RULE: &str = "[[rule]]\nname = \"served\"\nmatch = { protocol = [\"tcp\", \"udp\"], dst_port = [7, 9] }\n\
+                    use = \"isp2\"\n";
+const BESIDE_ECHO: u16 = ECHO + 1;
+
+/// A flood: so many packets each tenth of a second, for three seconds.
+const STEP: Duration = Duration::from_millis(100);
+const STEPS: usize = 30;
+const PACKETS: usize = 1000;
+
+#[test]
+fn a_flood_of_syns_from_one_client_takes_the_rules_from_nobody_else_and_all_is_counted() {
+    for backend in backends() {
+        with_an_open_gate(|| syn_flood(&backend));
+    }
+}
+
+fn syn_flood(backend: &str) {
+    let mut router = limited(backend, "limit = 500");
+    for family in Family::BOTH {
+        let (before, past_before) = (router.queued(), past(&router));
+        let honest = beside_a_flood(&router, family, |client, step| {
+            let (src, dst) = (of(client, family), router.echo(family).ip());
+            let ports = (0..packets()).map(|place| 1024 + (step * packets() + place) as u16);
+            let syn = |port| tcp_syn(src, dst, port, BESIDE_ECHO);
+            ports.map(|port| Header::new(src, dst, protocol::TCP).packet(&syn(port))).collect()
+        });
+        assert_eq!(honest.failures(), [].into(), "{}", router.said());
+        assert_eq!(by_rule(&router, &honest), honest.flows.len(), "{family}: {:?}", honest.by_source());
+
+        let sent = (STEPS * packets() + honest.flows.len()) as u64;
+        let queued = router.queued() - before;
+        assert!(queued < sent / 2, "{queued} of {sent} packets of new flows were queued");
+        router.wait_until("all is counted", |_| queued + past(&router).sum() == sent + past_before.sum());
+        assert!(past(&router).over_share > past_before.over_share, "{}", router.status());
+        let text = router.wansplit(&["status"]).unwrap();
+        assert!(text.contains("PAST THE QUEUES") && text.contains("more than 500 new ones"), "{text}");
+    }
+    router.stop();
+}
+
+#[test]
+fn a_flood_from_made_up_addresses_loses_no_flow_and_fills_no_table() {
+    for backend in backends() {
+        with_an_open_gate(|| made_up_addresses(&backend));
+    }
+}
+
+fn made_up_addresses(backend: &str) {
+    let mut router = limited(backend, "limit = 2000");
+    for family in Family::BOTH {
+        let capture = router.capture();
+        let honest = beside_a_flood(&router, family, |_, step| {
+            let dst = router.silent(family);
+            let datagram = |number: usize| {
+                let src = made_up(family, number);
+                let datagram = udp(src, dst.ip(), 1024 + number as u16, dst.port(), b"flood");
+                Header::new(src, dst.ip(), protocol::UDP).packet(&datagram)
+            };
+            (0..packets()).map(|place| datagram(step * packets() + place)).collect()
+        });
+        assert_eq!(honest.failures(), [].into(), "{}", router.said());
+        sleep(STEP);
+        let flows = router.judge(&capture.stop().unwrap());
+        router.assert_sound(&flows);
+        let carried = flows.carried.iter().filter(|(flow, _)| flow.dst_port == SILENT);
+        assert_eq!(carried.flat_map(|(_, by)| by.values()).sum::<u64>() as usize, STEPS * packets());
+        eprintln!(
+            "{backend} {family}: {} of {} by the rule, {:?}",
+            by_rule(&router, &honest),
+            honest.flows.len(),
+            past(&router)
+        );
+    }
+    router.stop();
+}
+
+#[test]
+fn a_limit_tears_no_flow_of_several_datagrams() {
+    for backend in backends() {
+        with_an_open_gate(|| several_datagrams(&backend));
+    }
+}
+
+/// The rule sends them all by one line, the kernel's choice half of them by the other.
+fn several_datagrams(backend: &str) {
+    let mut router = limited(backend, "limit = 300");
+    let capture = router.capture();
+    scope(|scope| {
+        let clients = router.network.lans[0].clients.iter().zip(Family::BOTH.into_iter().cycle());
+        for ((client, family), port) in clients.zip((10_000..).step_by(2_000)) {
+            let pace = Pace::steady(scaled(400) as u32, Duration::from_secs(4));
+            let flows = UdpFlows::unanswered(router.silent(family), pace, 4);
+            let flows = UdpFlows { first_port: Some(port), ..flows };
+            scope.spawn(move || flows.run(&client.host).unwrap());
+        }
+    });
+    sleep(Duration::from_millis(200));
+    let flows = router.judge(&capture.stop().unwrap());
+    router.assert_sound(&flows);
+    let shares = flows.shares();
+    eprintln!("{backend}: {shares:?}, {:?}", past(&router));
+    assert!(shares["wan1"] > 0 && shares["wan2"] > shares["wan1"], "{shares:?}");
+    router.stop();
+}
+
+#[test]
+fn limits_change_while_flows_run() {
+    side_by_side(|backend| with_an_open_gate(|| changed_limits(backend)));
+}
+
+fn changed_limits(backend: &str) {
+    let mut router = limited(backend, "limit = 5");
+    scope(|scope| {
+        let (router, pace) = (&router, Pace::steady(50, Duration::from_secs(12)));
+        let flows = TcpFlows::new(router.echo(Family::V4), pace);
+        let echoes = scope.spawn(move || flows.run(&router.network.client().host).unwrap());
+        router.wait_until("the limit is reached", |_| past(router).sum() > 0);
+        router.configure(&router.configuration().replace("limit = 5", "limit = 700\nlimit_per_client = 600"));
+        let said = router.wansplit(&["reload"]).unwrap();
+        assert!(said.contains("limits of the queues have changed"), "{said}");
+        assert_eq!(router.status()["past"]["limit_per_client"], 600);
+        let (queued, before) = (router.queued(), past(router).sum());
+        assert!(before > 0, "what was counted stays");
+        assert_eq!(echoes.join().unwrap().failures(), [].into(), "{}", router.said());
+        assert!(router.queued() > queued + 50, "all are decided now");
+        sleep(Duration::from_secs(6));
+        assert_eq!(past(router).sum(), before);
+    });
+    router.stop();
+}
+
+/// New connections to the echo from one client while another sends a flood, made for each of its steps.
+fn beside_a_flood(
+    router: &Router,
+    family: Family,
+    step: impl Fn(&Client, usize) -> Vec<Vec<u8>> + Sync,
+) -> Report {
+    let [honest, flooding, ..] = &router.network.lans[0].clients[..] else { panic!("two clients") };
+    scope(|scope| {
+        scope.spawn(|| {
+            for packets in (0..STEPS).map(|number| step(flooding, number)) {
+                send_packets(&flooding.host, &packets).unwrap();
+                sleep(STEP);
+            }
+        });
+        sleep(3 * STEP);
+        let pace = Pace::steady(20, STEP * (STEPS as u32 - 6));
+        TcpFlows::new(router.echo(family), pace).run(&honest.host).unwrap()
+    })
+}
+
+fn packets() -> usize {
+    scaled(PACKETS)
+}
+
+/// One of many hosts beside the LAN's.
+fn made_up(family: Family, number: usize) -> IpAddr {
+    let number = number as u32;
+    match family {
+        Family::V4 => Ipv4Addr::from_bits(Ipv4Addr::new(10, 99, 0, 0).to_bits() + number).into(),
+        Family::V6 => Ipv6Addr::new(0xfd99, 0, 0, 0, 0, 0, (number >> 16) as u16, number as u16).into(),
+    }
+}
+
+fn of(client: &Client, family: Family) -> IpAddr {
+    client.addresses.of(family)
+}
+
+/// Flows that the server saw from the line that the rule demands.
+fn by_rule(router: &Router, report: &Report) -> usize {
+    let demanded = router.network.lines[1].sources;
+    report
+        .flows
+        .iter()
+        .filter(|flow| flow.seen_as.iter().all(|source| demanded.contains(source.ip())))
+        .count()
+}
+
+/// What went past the queues, as status has it.
+#[derive(Debug, Clone, Copy)]
+struct Past {
+    over_limit: u64,
+    over_share: u64,
+}
+
+impl Past {
+    fn sum(self) -> u64 {
+        self.over_limit + self.over_share
+    }
+}
+
+fn past(router: &Router) -> Past {
+    let past = &router.status()["past"];
+    let [over_limit, over_share] = ["over_limit", "over_share"].map(|key| past[key].as_u64().unwrap());
+    Past { over_limit, over_share }
+}
+
+/// A router of two equal lines with the rule and this limit, and the daemon running.
+fn limited(backend: &str, queue: &str) -> Router {
+    let mut router = Router::new(backend, &[1, 1]);
+    router.configure_more("", &format!("[queue]\n{queue}"));
+    router.rule_file("10-served.toml", RULE);
+    router.start();
+    router
+}
