@@ -161,7 +161,7 @@ impl Crew {
         self.shared.set_workers(queues.of_workers.len());
         for (place, queue) in queues.of_workers.into_iter().enumerate() {
             let (shared, events) = (Arc::clone(&self.shared), self.events.clone());
-            self.threads.push(worker::start(place, queue, shared, events)?);
+            self.threads.push(worker::start(place, (queue, self.wanted.queue.length), shared, events)?);
         }
         self.threads.push(listener::start(queues.of_names, Arc::clone(&self.shared))?);
         self.threads.push(watcher::start(queues.of_watch, Arc::clone(&self.shared), self.events.clone())?);

@@ -12,21 +12,23 @@ use super::shared::{Deciding, Event, Shared, Tally};
 use crate::engine::{Engine, Now};
 use crate::system::queue::{LONGEST_WAIT, PacketQueue, Turn, Verdict, Waiting};
 
-/// Flows that began in the last seconds and are remembered, per worker.
-const FLOWS: usize = 65_536;
+/// Flows that a worker remembers, for each packet that may wait in its queue: what waited with a flow's first packet
+/// must get the same answer. Not many more, so that they stay near the core.
+const FLOWS_A_PACKET: usize = 2;
 
-/// Starts the worker that has this place among all.
+/// Starts the worker that has this place among all, with a queue of this length.
 ///
 /// # Errors
 /// When no thread can be started.
 pub fn start(
     place: usize,
-    queue: Box<dyn PacketQueue>,
+    (queue, length): (Box<dyn PacketQueue>, u32),
     shared: Arc<Shared>,
     events: Sender<Event>,
 ) -> io::Result<JoinHandle<()>> {
     thread::Builder::new().name(format!("worker-{place}")).spawn(move || {
-        Worker { place, engine: Engine::new(FLOWS), events }.work(queue, &shared);
+        let engine = Engine::new(FLOWS_A_PACKET * length as usize);
+        Worker { place, engine, events }.work(queue, &shared);
     })
 }
 

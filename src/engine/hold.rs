@@ -18,7 +18,7 @@ use hashbrown::HashMap;
 use super::flow::{Arrival, FlowKey, Millis};
 use super::sniff::Ports;
 use super::sniff::watch::{DATAGRAMS, Watch};
-use super::verdict::{Action, Reason};
+use super::verdict::Action;
 use super::{Decided, Engine, Now, Snapshot, datagram_of, whole};
 
 /// Packets that may wait at one time. Until January 2026 the kernel walked along all that wait in a
@@ -117,14 +117,11 @@ impl Holding {
         let (Some(key), Action::Hold(most)) = (decided.key, decided.decision.action) else {
             return Some(Release { decided, arrival: *arrival, packets: vec![ticket] });
         };
-        if decided.decision.reason == Reason::Held {
+        // One that the engine has forgotten meanwhile waits on.
+        if !self.flows.contains_key(&key) {
             self.begin(key, bytes, arrival, now.at.after(most));
         }
-        let Some(held) = self.flows.get_mut(&key) else {
-            // Decided when there was no room to remember it.
-            let decided = Decided::unremembered(key);
-            return Some(Release { decided, arrival: *arrival, packets: vec![ticket] });
-        };
+        let held = self.flows.get_mut(&key)?;
         held.hear(bytes, ticket, arrival);
         self.packets += 1;
         if held.watch.is_over() {
@@ -217,6 +214,7 @@ mod tests {
     use super::super::sniff::quic;
     use super::super::uplink::UplinkId;
     use super::super::verdict::Decision;
+    use super::super::verdict::Reason;
     use super::*;
 
     /// Packets that may wait in these tests.

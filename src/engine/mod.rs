@@ -11,8 +11,9 @@
 //!
 //! Invariants of [`Engine::decide`]:
 //! - it always answers, whatever the bytes are, and every answer has a reason;
-//! - packets of one flow get the same answer for [`REMEMBER`], because
-//!   several of them may be waiting before the kernel has learned the first one's;
+//! - packets of one flow get the same answer for [`REMEMBER`], because several of them may be
+//!   waiting before the kernel has learned the first one's. Where flows come faster than that leaves room for,
+//!   the oldest is forgotten: an engine that remembers as many as may wait at once has all that matter;
 //! - a packet costs no allocation and no scan (a changed rule set costs both, once);
 //! - round-robins count only flows that were decided here by a rule or by default.
 
@@ -110,7 +111,8 @@ pub struct Decided {
 }
 
 impl Engine {
-    /// An engine that remembers at most `capacity` flows that began in the last [`REMEMBER`].
+    /// An engine that remembers the latest `capacity` flows that began in the last [`REMEMBER`]: at least as many
+    /// as packets may wait for it at once.
     #[must_use]
     pub fn new(capacity: usize) -> Self {
         Engine { flows: FlowTable::new(capacity, REMEMBER), turns: Turns::default() }
@@ -126,7 +128,6 @@ impl Engine {
         let vacancy =
             match self.flows.look_up(key, now.at, |decision| snapshot.upholds(decision, packet.family)) {
                 Lookup::Known(decision) => return Decided::again(key, decision),
-                Lookup::Full => return Decided::unremembered(key),
                 Lookup::New(vacancy) => vacancy,
             };
         let decision = if arrival.stale {
@@ -150,9 +151,6 @@ impl Engine {
 
     /// What becomes of a flow that was held, by its first packet and what its client has said since.
     fn decide_held(&mut self, snapshot: &Snapshot, key: FlowKey, held: &Held, now: Now) -> Decided {
-        let Lookup::New(vacancy) = self.flows.look_up(key, now.at, |_| false) else {
-            return Decided::unremembered(key);
-        };
         let decision = match whole(&held.first) {
             Ok(packet) if !held.arrival.stale => {
                 self.turns.follow(&snapshot.rules);
@@ -162,7 +160,7 @@ impl Engine {
             }
             _ => Decision::keep(Reason::Stale, None),
         };
-        vacancy.remember(decision);
+        self.flows.replace(key, decision, now.at);
         Decided { key: Some(key), decision, first: true }
     }
 
@@ -455,12 +453,6 @@ impl Decided {
     /// A further packet of a flow that was decided before.
     fn again(key: FlowKey, decision: Decision) -> Self {
         Decided { key: Some(key), decision, first: true }.and_again()
-    }
-
-    /// A flow that could not be remembered. Its next packet would be decided
-    /// anew, and perhaps otherwise; the kernel's choice is the same for all.
-    fn unremembered(key: FlowKey) -> Self {
-        Decided { key: Some(key), decision: Decision::keep(Reason::TableFull, None), first: false }
     }
 }
 

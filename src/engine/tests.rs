@@ -242,14 +242,14 @@ fn fragments_and_garbage_are_left_to_the_kernel() {
 }
 
 #[test]
-fn flows_beyond_the_tables_room_are_left_to_the_kernel_and_take_no_turn() {
+fn flows_beyond_the_tables_room_are_decided_and_the_oldest_forgotten() {
     let mut router = Router::new(vec![], &[1, 1]);
     router.engine = Engine::new(2);
-    let picked: Vec<_> = (0..4).map(|port| router.udp(Family::V4, port, 53)).collect();
-    assert_eq!(picked[1], routed(1, Reason::NoRule, None));
-    assert_eq!(picked[2..], [Decision::keep(Reason::TableFull, None); 2]);
-    router.now.at = Millis(10_000);
-    assert_eq!(router.udp(Family::V4, 3, 53), routed(0, Reason::NoRule, None));
+    for port in 0..4 {
+        assert_eq!(router.udp(Family::V4, port, 53), routed((port % 2) as u8, Reason::NoRule, None));
+    }
+    assert_eq!(router.udp(Family::V4, 3, 53), routed(1, Reason::Remembered, None));
+    assert_eq!(router.udp(Family::V4, 0, 53), routed(0, Reason::NoRule, None));
 }
 
 #[test]

@@ -69,13 +69,11 @@ pub enum Reason {
     Fragment,
     /// No uplink is usable in the flow's family.
     NoUplink,
-    /// Too many flows began lately to remember this one.
-    TableFull,
 }
 
 impl Reason {
     /// All reasons, each at its [`Reason::index`].
-    pub const ALL: [Reason; 14] = [
+    pub const ALL: [Reason; 13] = [
         Reason::RuleMatched,
         Reason::Held,
         Reason::Sticky,
@@ -89,7 +87,6 @@ impl Reason {
         Reason::Unparsable,
         Reason::Fragment,
         Reason::NoUplink,
-        Reason::TableFull,
     ];
 
     /// Its place in [`Reason::ALL`]: for counting.
@@ -115,7 +112,6 @@ impl Reason {
             Reason::Unparsable => "unparsable",
             Reason::Fragment => "fragment",
             Reason::NoUplink => "no-uplink",
-            Reason::TableFull => "table-full",
         }
     }
 }
@@ -138,7 +134,6 @@ impl Reason {
             Reason::Unparsable => "cannot be read: the kernel's choice stands",
             Reason::Fragment => "a fragment: the kernel's choice stands",
             Reason::NoUplink => "no uplink is usable: as `none` says",
-            Reason::TableFull => "too many new flows: the kernel's choice stands",
         }
     }
 }
@@ -223,7 +218,6 @@ impl Decision {
             Reason::Unparsable => "the packet cannot be read".into(),
             Reason::Fragment => "the packet is a fragment".into(),
             Reason::NoUplink => "no uplink is usable".into(),
-            Reason::TableFull => "too many new flows".into(),
         }
     }
 }

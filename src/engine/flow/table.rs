@@ -1,9 +1,9 @@
-//! [`FlowTable`]: one value per flow, for a fixed time.
+//! [`FlowTable`]: one value per flow, for a fixed time or until so many newer flows have come.
 //!
 //! All values live equally long, so they expire in the order in which they
 //! came: a ring holds them oldest first, and a hash table of ring places finds
-//! them. Every new value clears at most [`SWEEP`] expired ones away, so no packet
-//! ever pays for a scan. Both parts are allocated once and never grow; the hash is
+//! them. Every new value clears at most [`SWEEP`] expired ones away, and the oldest where there
+//! is no room, so no packet ever pays for a scan. Both parts are allocated once and never grow; the hash is
 //! seeded at random, because the keys are chosen by strangers.
 
 use std::collections::VecDeque;
@@ -35,10 +35,8 @@ pub struct FlowTable<V> {
 pub enum Lookup<'a, V> {
     /// This.
     Known(V),
-    /// Nothing, and there is room for it.
+    /// Nothing.
     New(Vacancy<'a, V>),
-    /// Nothing, and there is no room.
-    Full,
 }
 
 /// Room for the value of one flow.
@@ -51,7 +49,7 @@ pub struct Vacancy<'a, V> {
 }
 
 impl<V: Copy> FlowTable<V> {
-    /// A table for at most `capacity` flows (at least one, at most 2³¹) that
+    /// A table for at most `capacity` flows (at least one, at most 2³¹), the latest, that
     /// keeps each for `lifetime`. All memory is taken here.
     #[must_use]
     pub fn new(capacity: usize, lifetime: Duration) -> Self {
@@ -74,11 +72,15 @@ impl<V: Copy> FlowTable<V> {
             return Lookup::Known(value);
         }
         self.sweep(now);
-        if self.ring.entries.len() >= self.capacity {
-            return Lookup::Full;
-        }
         let expires = now.after(self.lifetime);
         Lookup::New(Vacancy { table: self, key, hash, expires })
+    }
+
+    /// Keeps a value, in place of an older one.
+    pub fn replace(&mut self, key: FlowKey, value: V, now: Millis) {
+        if let Lookup::New(vacancy) = self.look_up(key, now, |_| false) {
+            vacancy.remember(value);
+        }
     }
 
     fn find(&self, hash: u64, key: &FlowKey, now: Millis) -> Option<V> {
@@ -89,15 +91,23 @@ impl<V: Copy> FlowTable<V> {
 
     fn sweep(&mut self, now: Millis) {
         for _ in 0..SWEEP {
-            let Some((number, hash)) = self.ring.pop_expired(now) else { return };
-            // A flow whose value was replaced is found under its newer number only.
-            if let Ok(entry) = self.numbers.find_entry(hash, |&other| other == number) {
-                entry.remove();
-            }
+            let Some(forgotten) = self.ring.pop_if(|oldest| oldest.expires <= now) else { return };
+            self.forget(forgotten);
+        }
+    }
+
+    fn forget(&mut self, (number, hash): (u32, u64)) {
+        // A flow whose value was replaced is found under its newer number only.
+        if let Ok(entry) = self.numbers.find_entry(hash, |&other| other == number) {
+            entry.remove();
         }
     }
 
     fn insert(&mut self, entry: Entry<V>) {
+        let is_full = self.ring.entries.len() >= self.capacity;
+        if let Some(oldest) = self.ring.pop_if(|_| is_full) {
+            self.forget(oldest);
+        }
         let (key, hash) = (entry.key, entry.hash);
         let number = self.ring.push(entry);
         match self.numbers.find_mut(hash, |&older| self.ring.is_of(older, &key)) {
@@ -155,9 +165,9 @@ impl<V> Ring<V> {
         number
     }
 
-    /// Takes the oldest entry away if it has expired; its number and its hash.
-    fn pop_expired(&mut self, now: Millis) -> Option<(u32, u64)> {
-        let oldest = self.entries.pop_front_if(|oldest| oldest.expires <= now)?;
+    /// Takes the oldest entry away if it is such; its number and its hash.
+    fn pop_if(&mut self, is_such: impl FnOnce(&Entry<V>) -> bool) -> Option<(u32, u64)> {
+        let oldest = self.entries.pop_front_if(|oldest| is_such(oldest))?;
         let number = self.first;
         self.first = number.wrapping_add(1);
         Some((number, oldest.hash))
@@ -192,13 +202,12 @@ mod tests {
     }
 
     #[test]
-    fn a_full_table_takes_no_new_flow_and_keeps_the_old_ones() {
+    fn a_full_table_forgets_the_oldest_flow_for_a_new_one() {
         let mut table = FlowTable::new(2, LIFETIME);
-        remember(&mut table, 1, 0, 'a');
-        remember(&mut table, 2, 0, 'b');
-        assert!(matches!(table.look_up(key(3), Millis(50), |_| true), Lookup::Full));
-        assert_eq!(known(&mut table, 1, 50), Some('a'));
-        assert!(matches!(table.look_up(key(3), Millis(100), |_| true), Lookup::New(_)));
+        for (flow, value) in [(1, 'a'), (2, 'b'), (3, 'c')] {
+            remember(&mut table, flow, 0, value);
+        }
+        assert_eq!([1, 2, 3].map(|flow| known(&mut table, flow, 50)), [None, Some('b'), Some('c')]);
     }
 
     #[test]
@@ -231,6 +240,7 @@ mod tests {
         fn it_answers_like_a_map_with_times(steps in proptest::collection::vec((0..20_u32, 0..30_u64, any::<bool>()), 0..300)) {
             let mut table = FlowTable::new(16, LIFETIME);
             let mut model: HashMap<u32, (u64, u64)> = HashMap::new();
+            let mut order: Vec<(u32, u64)> = Vec::new();
             let mut now = 0;
             for (flow, pause, stands) in steps {
                 now += pause;
@@ -241,8 +251,13 @@ mod tests {
                         prop_assert_eq!(None, expected);
                         vacancy.remember(now);
                         model.insert(flow, (now + 100, now));
+                        order.retain(|&(_, expires)| now < expires);
+                        order.push((flow, now + 100));
+                        let too_many = order.len().saturating_sub(16);
+                        for (old, expires) in order.drain(..too_many) {
+                            model.retain(|&flow, kept| (flow, kept.0) != (old, expires));
+                        }
                     }
-                    Lookup::Full => prop_assert_eq!(None, expected),
                 }
                 prop_assert!(table.ring.entries.len() <= 16);
             }
@@ -252,14 +267,14 @@ mod tests {
     fn known<V: Copy>(table: &mut FlowTable<V>, flow: u32, now: u64) -> Option<V> {
         match table.look_up(key(flow), Millis(now), |_| true) {
             Lookup::Known(value) => Some(value),
-            Lookup::New(_) | Lookup::Full => None,
+            Lookup::New(_) => None,
         }
     }
 
     fn remember<V: Copy>(table: &mut FlowTable<V>, flow: u32, now: u64, value: V) {
         match table.look_up(key(flow), Millis(now), |_| true) {
             Lookup::New(vacancy) => vacancy.remember(value),
-            Lookup::Known(_) | Lookup::Full => panic!("flow {flow} is no new flow"),
+            Lookup::Known(_) => panic!("flow {flow} is no new flow"),
         }
     }
 
