@@ -419,6 +419,10 @@ pub fn stay_set(family: Family) -> String {
     format!("{PREFIX}stay{}", family.version())
 }
 
+fn passing_set(family: Family) -> String {
+    format!("{PREFIX}passing{}", family.version())
+}
+
 fn early_set(family: Family) -> String {
     format!("{PREFIX}early{}", family.version())
 }
@@ -433,6 +437,10 @@ fn pressing_set(family: Family) -> String {
 
 /// Seconds for which a flow that went past the queue is remembered as such.
 pub(super) const EARLY_SECONDS: u32 = 30;
+/// A set cannot hold a constant: the first bits of the client's address are as good as one. (Those of no client are
+/// all zero, which a set cannot hold either.)
+const PASSING_BITS: u32 = 8;
+const PASSING_MOST: u32 = 1 << PASSING_BITS;
 /// Seconds for which an answered flow is noted: longer than its first datagram needs
 /// from there to the end of its way, where its connection becomes known to all.
 pub(super) const SENT_SECONDS: u32 = 2;
@@ -459,7 +467,13 @@ const NOTES_HASH: u32 = 16_384;
 pub fn set_names(firewall: &Firewall) -> BTreeSet<String> {
     let of = |family: Family| {
         let sent = firewall.marks.uplinks().map(move |uplink| sent_set(family, uplink));
-        sent.chain([gate_set(family), early_set(family), pressing_set(family), stay_set(family)])
+        sent.chain([
+            gate_set(family),
+            passing_set(family),
+            early_set(family),
+            pressing_set(family),
+            stay_set(family),
+        ])
     };
     Family::BOTH.into_iter().flat_map(of).collect()
 }
@@ -470,8 +484,12 @@ fn sets(firewall: &Firewall) -> Step {
     for family in Family::BOTH {
         let kind = set_kind(family);
         let (gate, early, stay) = (gate_set(family), early_set(family), stay_set(family));
+        let passing = passing_set(family);
         let pressing = pressing_set(family);
         lines.push(format!("create {gate} hash:net family {kind} timeout 1"));
+        lines.push(format!(
+            "create {passing} hash:ip family {kind} netmask {PASSING_BITS} timeout {EARLY_SECONDS} maxelem {PASSING_MOST}"
+        ));
         lines.push(format!(
             "create {early} hash:ip,port,ip family {kind} hashsize {NOTES_HASH} timeout {EARLY_SECONDS} maxelem {EARLY_MOST}"
         ));
@@ -539,6 +557,7 @@ fn matching(firewall: &Firewall, condition: &Match, family: Family) -> String {
         Match::DestinationStays => format!("-m set --match-set {} dst", stay_set(family)),
         Match::State(states) => format!("-m conntrack --ctstate {}", names(states)),
         Match::DestinationTranslated => "-m conntrack --ctstate DNAT".into(),
+        Match::ConnectionConfirmed => "-m conntrack --ctstatus CONFIRMED".into(),
         Match::OriginalDestination(address) => format!("-m conntrack --ctorigdst {address}"),
         Match::ReplyDestination(address) => format!("-m conntrack --ctrepldst {address}"),
         Match::PacketHasUplink(yes) => format!("-m mark {}--mark 0x0/{mask:#x}", not(*yes)),
@@ -548,6 +567,7 @@ fn matching(firewall: &Firewall, condition: &Match, family: Family) -> String {
         Match::Decided(yes) => format!("-m mark {}--mark 0x0/{decided:#x}", not(*yes)),
         Match::Watched(yes) => format!("-m mark {}--mark 0x0/{watched:#x}", not(*yes)),
         Match::ConnectionWatched(yes) => format!("-m connmark {}--mark 0x0/{watched:#x}", not(*yes)),
+        Match::Passing => format!("-m set --match-set {} src", passing_set(family)),
         Match::Early => format!("-m set --match-set {} src,src,dst", early_set(family)),
         Match::Sent(uplink) => format!("-m set --match-set {} src,src,dst", sent_set(family, *uplink)),
         Match::Protocol(protocol) => format!("-p {protocol}"),
@@ -653,6 +673,7 @@ fn acting(firewall: &Firewall, action: &Action, family: Family) -> String {
         Action::ClearWatched => format!("-j MARK --set-xmark 0x0/{watched:#x}"),
         Action::Restore => format!("-j CONNMARK --restore-mark --nfmask {ours:#x} --ctmask {mask:#x}"),
         Action::Save => format!("-j CONNMARK --save-mark --nfmask {mask:#x} --ctmask {mask:#x}"),
+        Action::NotePassing => format!("-j SET --add-set {} src --exist", passing_set(family)),
         Action::NoteEarly => format!("-j SET --add-set {} src,src,dst --exist", early_set(family)),
         Action::NoteSent(uplink) => {
             format!("-j SET --add-set {} src,src,dst --exist", sent_set(family, *uplink))

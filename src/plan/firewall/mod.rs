@@ -12,7 +12,7 @@
 //! connection entry of its own then, so no mark can tell the one of the other.
 //! What tells is a set of flows that went past the queue: a datagram that user
 //! space decided and whose flow is in it gets the kernel's choice once more,
-//! which is the same as its sibling's. So the limit (`lid`) may count packets:
+//! which is the same as its sibling's. While nothing goes past the queues, nothing is noted. So the limit (`lid`) may count packets:
 //! no flow is torn by it, and TCP's have one packet each until they are known.
 
 mod drops;
@@ -56,9 +56,9 @@ pub fn firewall(config: &Config, lines: &[Line], observed: &Observed, queues: u1
     chains.push(forwards(config, lines));
     chains.push(own(config));
     chains.extend(forward(config, lines));
-    chains.push(refuse(config));
+    chains.extend(refuse(config));
     chains.push(untracked(config));
-    chains.push(pin(config, lines));
+    chains.extend(pin(config, lines));
     chains.push(source(config, lines, observed));
     // Chains without a hook are jumped to, also those that have nothing to say now.
     chains.retain(|chain| chain.hook.is_none() || !chain.rules.is_empty());
@@ -174,7 +174,8 @@ fn decide(config: &Config, lines: &[Line], queues: u16) -> Vec<Chain> {
         chains.push(watched(config));
     }
     chains.extend(lid(config, queues));
-    chains.push(Chain { name: "lan".into(), hook: None, rules: lan(config, lines) });
+    chains.extend([new(), older(lines)]);
+    chains.push(Chain { name: "lan".into(), hook: None, rules: lan(config) });
     let from_lan = config.lan.iter().map(|lan| rule([Match::In(lan.clone())], Action::Goto("lan".into())));
     let inbound = config.uplinks.iter().map(|uplink| {
         let unknown = [Match::In(uplink.interface.clone()), Match::ConnectionHasUplink(false)];
@@ -204,7 +205,7 @@ fn watched(config: &Config) -> Chain {
 }
 
 /// A packet from the LAN.
-fn lan(config: &Config, lines: &[Line]) -> Vec<Rule> {
+fn lan(config: &Config) -> Vec<Rule> {
     let is_watched = [
         Match::Protocol(TCP),
         Match::ConnectionHasUplink(true),
@@ -227,11 +228,23 @@ fn lan(config: &Config, lines: &[Line]) -> Vec<Rule> {
             .iter()
             .map(|&client| rule_for(Family::of(client.addr()), [Match::Source(client)], Action::Return)),
     );
-    rules.extend(lines.iter().flat_map(adoptions));
+    rules.push(rule([Match::ConnectionConfirmed], Action::Goto("older".into())));
     rules.extend(not_ours());
-    rules.push(rule([], Action::Jump("choose".into())));
-    rules.push(rule([Match::PacketHasUplink(true), Match::GateIsOpen], Action::Goto(LID.into())));
+    rules.push(rule([], Action::Goto("new".into())));
     rules
+}
+
+/// What the kernel has known for longer than we have: ours is what an address betrays, or nobody has answered yet.
+fn older(lines: &[Line]) -> Chain {
+    let adopted = lines.iter().flat_map(adoptions);
+    let rules = adopted.chain(not_ours()).chain([rule([], Action::Goto("new".into()))]).collect();
+    Chain { name: "older".into(), hook: None, rules }
+}
+
+/// The kernel's choice, and user space's where that has time.
+fn new() -> Chain {
+    let asked = rule([Match::PacketHasUplink(true), Match::GateIsOpen], Action::Goto(LID.into()));
+    Chain { name: "new".into(), hook: None, rules: vec![rule([], Action::Jump("choose".into())), asked] }
 }
 
 /// The way into the queues, for as many as they can take; all others are counted and keep the kernel's
@@ -291,6 +304,9 @@ fn not_ours() -> [Rule; 1] {
 /// If both notes come at one moment, neither knows what the other has read: then
 /// the early one is torn, and dropped in the forward chain.
 ///
+/// Notes cost more than all else here together, so what is answered is noted only while something goes past the
+/// queue: a datagram that does says so for all, and for a time in which whatever waits is answered.
+///
 /// The first packet of a TCP connection says whether its client is to be listened to, and the
 /// packets of such connections are settled in the forward chain: iptables' nat table does not see them.
 ///
@@ -306,12 +322,14 @@ fn settle(config: &Config) -> Vec<Chain> {
     let save = || vec![rule([], Action::ClearDecided), rule([], Action::Save)];
     let overtaken =
         vec![rule([], Action::Clear), rule([], Action::Jump("choose".into())), rule([], Action::Save)];
-    let answered = [
+    let answered = [vec![rule([Match::Passing], Action::Goto("crowded".into()))], save()];
+    let crowded = [
         each(&|uplink| rule([Match::PacketUplink(config.marks.value(uplink))], Action::NoteSent(uplink))),
         vec![rule([Match::Early], Action::Goto("overtaken".into()))],
         save(),
     ];
     let passed = [
+        vec![rule([], Action::NotePassing)],
         vec![rule([Match::Early], Action::Goto("keep".into()))],
         each(&|uplink| rule([Match::Sent(uplink)], Action::Goto(adopt(uplink)))),
         vec![rule([], Action::NoteEarly)],
@@ -339,6 +357,7 @@ fn settle(config: &Config) -> Vec<Chain> {
     vec![
         chain("follow", vec![rule([], Action::ClearDecided), rule([], Action::Restore)]),
         chain("overtaken", overtaken),
+        chain("crowded", crowded.concat()),
         chain("answered", answered.concat()),
         chain("keep", save()),
         chain("torn", vec![rule([], Action::FlagDecided)]),
@@ -431,12 +450,13 @@ fn own(config: &Config) -> Chain {
 
 /// Forward: unsettled datagrams, segment sizes, the guard.
 fn forward(config: &Config, lines: &[Line]) -> Vec<Chain> {
-    let mut chains = vec![unsettled(config)];
+    let clamps = config.uplinks.iter().zip(lines).flat_map(|(uplink, line)| clamps(uplink, line)).collect();
+    let mut chains = vec![unsettled(config), Chain { name: "clamp".into(), hook: None, rules: clamps }];
     let decided =
         |lan: &String| rule([Match::In(lan.clone()), Match::Decided(true)], Action::Jump("unsettled".into()));
     let mut rules: Vec<Rule> = config.lan.iter().map(decided).collect();
     rules.extend(listening(config).map(|over| rule(over, Action::Unwatch)));
-    rules.extend(config.uplinks.iter().zip(lines).flat_map(|(uplink, line)| clamps(uplink, line)));
+    rules.push(rule([Match::TcpSyn], Action::Jump("clamp".into())));
     if config.guard == Guard::On {
         chains.push(guard());
         rules.extend(
@@ -471,25 +491,27 @@ fn listening(config: &Config) -> impl Iterator<Item = [Match; 3]> {
 /// What has no line, where that is to be refused; a connection that turned out to be on the wrong line,
 /// where its rule asks for that; and a TCP connection that is new to us in its middle: that one had another line, or was forgotten: it would
 /// leave with another source than its server knows. Its client hears so at once.
-fn refuse(config: &Config) -> Chain {
-    let rules = translated(config).flat_map(|(uplink, family)| {
-        config.lan.iter().map(move |lan| {
-            let lost = [
-                Match::In(lan.clone()),
-                Match::Out(uplink.interface.clone()),
-                Match::TcpMidstream,
-                Match::State(&[State::New]),
-                Match::PacketHasUplink(true),
-            ];
-            rule_for(family, lost, Action::Reset)
-        })
+fn refuse(config: &Config) -> [Chain; 2] {
+    let outward = translated(config).map(|(uplink, family)| {
+        let tcp = [Match::Out(uplink.interface.clone()), Match::Protocol(TCP)];
+        rule_for(family, tcp, Action::Reset)
+    });
+    let lost = Chain { name: "lost".into(), hook: None, rules: outward.collect() };
+    let rules = config.lan.iter().map(|lan| {
+        let is_lost = [
+            Match::In(lan.clone()),
+            Match::TcpMidstream,
+            Match::State(&[State::New]),
+            Match::PacketHasUplink(true),
+        ];
+        rule(is_lost, Action::Jump("lost".into()))
     });
     let wrong = listening(config).map(|over| {
         let refused = [over.as_slice(), &[Match::Decided(true)]].concat();
         rule(refused, Action::Reset)
     });
     let rules = without_line(config).chain(wrong).chain(rules).collect();
-    Chain { name: "refuse".into(), hook: Some(Hook::Refuse), rules }
+    [lost, Chain { name: "refuse".into(), hook: Some(Hook::Refuse), rules }]
 }
 
 fn without_line(config: &Config) -> impl Iterator<Item = Rule> {
@@ -559,38 +581,50 @@ fn used(config: &Config) -> impl Iterator<Item = (&Uplink, Family)> {
 
 /// Postrouting: what is refused or cannot be mended by NAT does not leave, every flow without uplink bits belongs to the
 /// uplink it actually leaves by, and DNS answers teach names before their clients see them.
-fn pin(config: &Config, lines: &[Line]) -> Chain {
+fn pin(config: &Config, lines: &[Line]) -> [Chain; 4] {
+    let chain = |name: &str, rules| Chain { name: name.into(), hook: None, rules };
+    let out = |uplink: &Uplink| Match::Out(uplink.interface.clone());
     // Where somebody has emptied the chain that refuses.
-    let refused = config.uplinks.iter().filter(|_| config.refuses()).map(|uplink| {
-        let refused = Match::PacketUplink(config.marks.refused);
-        rule([Match::Out(uplink.interface.clone()), refused], Action::Drop)
-    });
+    let refused = config.uplinks.iter().map(|uplink| rule([out(uplink)], Action::Drop));
     let strays = translated(config).flat_map(|(uplink, family)| strays(uplink, family, lines));
-    let pinned = config.uplinks.iter().map(|uplink| {
-        let unknown = [Match::Out(uplink.interface.clone()), Match::ConnectionHasUplink(false)];
-        rule(unknown, Action::MarkConnection(config.marks.value(uplink.id)))
-    });
+    let unknown = config
+        .uplinks
+        .iter()
+        .map(|uplink| rule([out(uplink)], Action::MarkConnection(config.marks.value(uplink.id))));
+    let of_few = [
+        config
+            .refuses()
+            .then(|| rule([Match::PacketUplink(config.marks.refused)], Action::Jump("refused".into()))),
+        Some(rule([Match::State(&[State::Invalid])], Action::Jump("stray".into()))),
+        Some(rule([Match::ConnectionHasUplink(false)], Action::Jump("unknown".into()))),
+    ];
     let asking = config.lan.iter().filter(|_| config.asks_for_names());
     let answers = asking.map(|lan| {
         let answer = [Match::Out(lan.clone()), Match::SourcePort(UDP, DNS..=DNS), Match::GateIsOpen];
         rule(answer, Action::Queue { first: config.queue.of_names(), count: 1 })
     });
-    let rules = refused.chain(strays).chain(pinned).chain(answers).collect();
-    Chain { name: "pin".into(), hook: Some(Hook::Pin), rules }
+    let pin = Chain {
+        name: "pin".into(),
+        hook: Some(Hook::Pin),
+        rules: of_few.into_iter().flatten().chain(answers).collect(),
+    };
+    [
+        chain("refused", refused.collect()),
+        chain("stray", strays.collect()),
+        chain("unknown", unknown.collect()),
+        pin,
+    ]
 }
 
 /// A packet of no connection is not translated: late words of a closed one, the router's own too.
 /// Only with the line's own source may it leave.
 fn strays(uplink: &Uplink, family: Family, lines: &[Line]) -> Vec<Rule> {
-    let of_none = || vec![Match::Out(uplink.interface.clone()), Match::State(&[State::Invalid])];
+    let out = || Match::Out(uplink.interface.clone());
     let own = lines.iter().filter(|line| line.id == uplink.id).flat_map(|line| line.addresses(family));
     let mut rules: Vec<Rule> = own
-        .map(|address| {
-            let with_own_source = [of_none(), vec![Match::Source(IpNet::from(address))]].concat();
-            rule_for(family, with_own_source, Action::Return)
-        })
+        .map(|address| rule_for(family, [out(), Match::Source(IpNet::from(address))], Action::Return))
         .collect();
-    rules.push(rule_for(family, of_none(), Action::Drop));
+    rules.push(rule_for(family, [out()], Action::Drop));
     rules
 }
 

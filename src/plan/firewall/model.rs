@@ -91,6 +91,8 @@ pub enum Match {
     State(&'static [State]),
     /// The connection's destination was translated.
     DestinationTranslated,
+    /// This is not the first packet of its connection.
+    ConnectionConfirmed,
     /// The first packet of the connection was sent to this address.
     OriginalDestination(IpAddr),
     /// Answers of the connection are sent to this address (its translated source).
@@ -109,6 +111,8 @@ pub enum Match {
     Watched(bool),
     /// The connection's client is listened to, or not.
     ConnectionWatched(bool),
+    /// Datagrams of clients of this kind went past the queue lately (see [`Action::NotePassing`]).
+    Passing,
     /// A datagram of the same flow already went past the queue (see [`Action::NoteEarly`]).
     Early,
     /// A datagram of the same flow was answered and sent by this uplink (see [`Action::NoteSent`]).
@@ -223,6 +227,8 @@ pub enum Action {
     Restore,
     /// The connection gets the packet's uplink bits.
     Save,
+    /// It is noted that some datagram goes past the queue.
+    NotePassing,
     /// The flow is noted as one that went past the queue.
     NoteEarly,
     /// The flow is noted as one that user space answered, and sent by this uplink.

@@ -181,7 +181,12 @@ fn helper_object(helper: &Helper) -> String {
 
 /// Creates the sets and refills the one of destinations that stay.
 fn sets(firewall: &Firewall) -> Vec<String> {
-    let mut lines = vec![format!("add set {TABLE} {GATE} {{ type nf_proto; flags timeout; }}")];
+    let mut lines = vec![
+        format!("add set {TABLE} {GATE} {{ type nf_proto; flags timeout; }}"),
+        format!(
+            "add set {TABLE} passing {{ type nf_proto; flags dynamic,timeout; timeout {EARLY_SECONDS}s; size 2; }}"
+        ),
+    ];
     for family in Family::BOTH {
         let version = family.version();
         let kind = match family {
@@ -410,6 +415,7 @@ fn matching(firewall: &Firewall, condition: &Match, family: Family) -> String {
         Match::DestinationStays => format!("{} daddr @stay{}", header(family), family.version()),
         Match::State(states) => format!("ct state {}", names(states)),
         Match::DestinationTranslated => "ct status dnat".into(),
+        Match::ConnectionConfirmed => "ct status confirmed".into(),
         Match::OriginalDestination(address) => {
             format!("ct original {} daddr {address}", header(Family::of(*address)))
         }
@@ -423,6 +429,7 @@ fn matching(firewall: &Firewall, condition: &Match, family: Family) -> String {
         Match::Decided(yes) => format!("meta mark & {:#x} {} 0x0", firewall.marks.decided, is(*yes)),
         Match::Watched(yes) => format!("meta mark & {:#x} {} 0x0", firewall.marks.watched, is(*yes)),
         Match::ConnectionWatched(yes) => format!("ct mark & {:#x} {} 0x0", firewall.marks.watched, is(*yes)),
+        Match::Passing => "meta nfproto @passing".into(),
         Match::Early => format!("{} @early{}", udp_flow(family), family.version()),
         Match::Sent(uplink) => format!("{} @{}", udp_flow(family), sent_set(family, *uplink)),
         Match::Protocol(protocol) => format!("meta l4proto {protocol}"),
@@ -503,6 +510,7 @@ fn acting(firewall: &Firewall, action: &Action, family: Family) -> String {
         Action::ClearWatched => set_bits("meta mark", marks.watched, 0),
         Action::Restore => by_uplink(firewall, "ct mark", "goto", "restore"),
         Action::Save => by_uplink(firewall, "meta mark", "jump", "save"),
+        Action::NotePassing => "update @passing { meta nfproto }".into(),
         Action::NoteEarly => format!("add @early{} {{ {} }}", family.version(), udp_flow(family)),
         Action::NoteSent(uplink) => {
             format!("add @{} {{ {} }}", sent_set(family, *uplink), udp_flow(family))
