@@ -31,7 +31,8 @@ fn a_flood_of_syns_from_one_client_takes_the_rules_from_nobody_else_and_all_is_c
 }
 
 fn syn_flood(backend: &str) {
-    let mut router = limited(backend, "limit = 500");
+    let limit = scaled(500);
+    let mut router = limited(backend, &format!("limit = {limit}"));
     for family in Family::BOTH {
         let (before, past_before) = (router.queued(), past(&router));
         let honest = beside_a_flood(&router, family, |client, step| {
@@ -49,7 +50,10 @@ fn syn_flood(backend: &str) {
         router.wait_until("all is counted", |_| queued + past(&router).sum() == sent + past_before.sum());
         assert!(past(&router).over_share > past_before.over_share, "{}", router.status());
         let text = router.wansplit(&["status"]).unwrap();
-        assert!(text.contains("PAST THE QUEUES") && text.contains("more than 500 new ones"), "{text}");
+        assert!(
+            text.contains("PAST THE QUEUES") && text.contains(&format!("more than {limit} new ones")),
+            "{text}"
+        );
     }
     router.stop();
 }
