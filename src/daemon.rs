@@ -145,7 +145,7 @@ pub fn pending(options: &Options, all: bool) -> Result<(Plan, Pending)> {
             by_hand: machine.by_hand(),
             ..machine.observe(&config).await?
         };
-        let plan = plan::plan(&config, &observed, workers(&config));
+        let plan = plan::plan(&config, &observed, &workers(&config));
         let pending = machine.pending(&plan, &observed, all)?;
         Ok((plan, pending))
     })
@@ -264,12 +264,13 @@ impl Daemon {
         let quotas = Quotas::start(&config, &run, Arc::clone(&traffic))?;
         let by_hand = machine.by_hand().only(config.uplinks.iter().map(|uplink| uplink.id).collect());
         let observed = Observed { used_up: quotas.used_up(), by_hand, ..machine.observe(&config).await? };
-        let plan = plan::plan(&config, &observed, workers(&config));
+        let workers = workers(&config);
+        let plan = plan::plan(&config, &observed, &workers);
         heed_misfits(&plan)?;
         let mut gate = Gate::new(machine.backend()).context("cannot reach the kernel's firewall")?;
         // Without an earlier run there is no gate to close.
         let _ = gate.close();
-        let queues = Queues::open(&config)?;
+        let queues = Queues::open(&config, workers)?;
         machine.apply(&config, &plan, &observed).await?;
 
         let rules = Arc::new(RuleSet::compile(Arc::clone(&config.rules)));
@@ -422,7 +423,7 @@ impl Daemon {
                 }
             }
         }
-        let (queues, rules) = (self.crew.workers(), self.config.rules.len());
+        let (queues, rules) = (self.crew.workers().count, self.config.rules.len());
         tracing::info!("backend {}, {queues} queues, {rules} rules", self.machine.backend().name());
         tracing::info!("ready");
         let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);

@@ -13,6 +13,7 @@ use wansplit::engine::gate::OPEN_FOR;
 use wansplit::engine::packet::Family;
 use wansplit::lab::traffic::{Pace, TcpFlows, UdpFlows};
 use wansplit::plan::plan;
+use wansplit::plan::workers::Workers;
 use wansplit::system::queue::counters;
 use wansplit::system::state::RunDirectory;
 
@@ -134,7 +135,7 @@ fn refill(router: &Router) {
     let refilled = router.network.router.block_on(|| async move {
         let machine = Machine::open(config.backend, run)?;
         let observed = machine.observe(&config).await?;
-        machine.apply(&config, &plan(&config, &observed, QUEUES), &observed).await
+        machine.apply(&config, &plan(&config, &observed, &Workers::anywhere(QUEUES)), &observed).await
     });
     refilled.unwrap().unwrap();
 }

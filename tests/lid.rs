@@ -5,7 +5,7 @@ mod router;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::thread::{scope, sleep};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use router::*;
 use wansplit::engine::packet::Family;
@@ -31,7 +31,8 @@ fn a_flood_of_syns_from_one_client_takes_the_rules_from_nobody_else_and_all_is_c
 }
 
 fn syn_flood(backend: &str) {
-    let mut router = limited(backend, "limit = 500");
+    let limit = scaled(500);
+    let mut router = limited(backend, &format!("limit = {limit}"));
     for family in Family::BOTH {
         let (before, past_before) = (router.queued(), past(&router));
         let honest = beside_a_flood(&router, family, |client, step| {
@@ -49,7 +50,10 @@ fn syn_flood(backend: &str) {
         router.wait_until("all is counted", |_| queued + past(&router).sum() == sent + past_before.sum());
         assert!(past(&router).over_share > past_before.over_share, "{}", router.status());
         let text = router.wansplit(&["status"]).unwrap();
-        assert!(text.contains("PAST THE QUEUES") && text.contains("more than 500 new ones"), "{text}");
+        assert!(
+            text.contains("PAST THE QUEUES") && text.contains(&format!("more than {limit} new ones")),
+            "{text}"
+        );
     }
     router.stop();
 }
@@ -62,9 +66,10 @@ fn a_flood_from_made_up_addresses_loses_no_flow_and_fills_no_table() {
 }
 
 fn made_up_addresses(backend: &str) {
-    let mut router = limited(backend, "limit = 2000");
+    const LIMIT: u64 = 2000;
+    let mut router = limited(backend, &format!("limit = {LIMIT}"));
     for family in Family::BOTH {
-        let capture = router.capture();
+        let (capture, before, begin) = (router.capture(), router.queued(), Instant::now());
         let honest = beside_a_flood(&router, family, |_, step| {
             let dst = router.silent(family);
             let datagram = |number: usize| {
@@ -74,20 +79,30 @@ fn made_up_addresses(backend: &str) {
             };
             (0..packets()).map(|place| datagram(step * packets() + place)).collect()
         });
+        let (noted, seconds) = (pressing(&router, backend, family), begin.elapsed().as_secs() + 1);
+        // A tenth of the limit each second, and a fifth of that at once.
+        assert!(noted > 0 && noted <= LIMIT / 10 * seconds + LIMIT / 50, "{noted} noted in {seconds} s");
         assert_eq!(honest.failures(), [].into(), "{}", router.said());
         sleep(STEP);
         let flows = router.judge(&capture.stop().unwrap());
         router.assert_sound(&flows);
         let carried = flows.carried.iter().filter(|(flow, _)| flow.dst_port == SILENT);
         assert_eq!(carried.flat_map(|(_, by)| by.values()).sum::<u64>() as usize, STEPS * packets());
-        eprintln!(
-            "{backend} {family}: {} of {} by the rule, {:?}",
-            by_rule(&router, &honest),
-            honest.flows.len(),
-            past(&router)
-        );
+        let queued = router.queued() - before;
+        assert!(queued >= LIMIT, "as many as may are decided: {queued}");
+        eprintln!("{backend} {family}: {} of {} by the rule", by_rule(&router, &honest), honest.flows.len());
     }
     router.stop();
+}
+
+/// Clients that are noted as having found the limit reached.
+fn pressing(router: &Router, backend: &str, family: Family) -> u64 {
+    let version = family.version();
+    let (list, each) = match backend {
+        "nft" => (format!("nft list set inet wansplit pressing{version}"), "expires"),
+        _ => (format!("ipset save wansplit-pressing{version}"), "add "),
+    };
+    router.network.router.shell(&list).unwrap().matches(each).count() as u64
 }
 
 #[test]

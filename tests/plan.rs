@@ -21,6 +21,7 @@ use wansplit::plan::observed::{Address, Link, Observed};
 use wansplit::plan::routing::{Hop, Route, RoutingState};
 use wansplit::plan::routing_diff::diff;
 use wansplit::plan::script::Step;
+use wansplit::plan::workers::Workers;
 use wansplit::plan::{Plan, plan, sysctls};
 use wansplit::system::firewall::{self, Backend, Installed};
 
@@ -28,9 +29,6 @@ use wansplit::system::firewall::{self, Backend, Installed};
 mod netns;
 
 use netns::{in_netns, sh};
-
-/// Queues to user space in all plans here.
-const QUEUES: u16 = 2;
 
 const NFT: Backend = Backend::Nft;
 const IPTABLES: [Backend; 2] = [Backend::Iptables(Flavour::Nft), Backend::Iptables(Flavour::Legacy)];
@@ -90,6 +88,23 @@ fn nft_goes_from_any_plan_to_any_other() {
             load(&without_queue(to.steps(NFT)), to);
             assert_eq!(parts(&changed), parts(&observed(NFT)), "{} to {}", from.name(), to.name());
             load(&observed(NFT).down(), to);
+        }
+    });
+}
+
+#[test]
+fn the_cpu_chooses_the_queue_where_each_worker_has_one() {
+    let case = cases_with(&Workers { count: 2, cpus: vec![Some(0), Some(1)] }).remove(0);
+    assert!(typed(&case.steps(NFT)).contains(" queue flags bypass,fanout to 0-1"));
+    in_netns(move || {
+        for backend in IPTABLES {
+            let steps = case.steps(backend);
+            assert!(typed(&steps).contains(" --queue-balance 0:1 --queue-bypass --queue-cpu-fanout"));
+            load(&steps, &case);
+            let first = observed(backend);
+            load(&first.up(&case.plan.firewall), &case);
+            assert_eq!(observed(backend), first);
+            load(&first.down(), &case);
         }
     });
 }
@@ -161,8 +176,8 @@ proptest! {
     #[test]
     fn any_configuration_on_any_machine_gives_a_plan_within_the_kernels_limits(random in configuration()) {
         let (config, observed) = random;
-        let made = plan(&config, &observed, QUEUES);
-        prop_assert_eq!(&made, &plan(&config, &observed, QUEUES));
+        let made = plan(&config, &observed, &workers());
+        prop_assert_eq!(&made, &plan(&config, &observed, &workers()));
         diff(&RoutingState::default(), &made.routing).iter().for_each(|change| drop(change.to_string()));
         prop_assert_eq!(nothing_of(NFT).up(&made.firewall).len(), 1);
         let chains = &made.firewall.chains;
@@ -190,12 +205,12 @@ struct Case {
 }
 
 impl Case {
-    fn read(directory: PathBuf) -> Case {
+    fn read(directory: PathBuf, workers: &Workers) -> Case {
         let rules = files(&directory.join("rules")).iter().map(|path| source(path)).collect::<Vec<_>>();
         let config = config::load(&source(&directory.join("config.toml")), &rules, &Lists::default())
             .unwrap_or_else(|problems| panic!("{}: {problems}", directory.display()));
         let machine = machine(&config, &read(&directory.join("machine.txt")));
-        Case { plan: plan(&config, &machine, QUEUES), directory }
+        Case { plan: plan(&config, &machine, workers), directory }
     }
 
     fn name(&self) -> String {
@@ -215,8 +230,12 @@ impl Case {
 }
 
 fn cases() -> Vec<Case> {
+    cases_with(&workers())
+}
+
+fn cases_with(workers: &Workers) -> Vec<Case> {
     let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/plan");
-    let cases: Vec<Case> = files(&directory).into_iter().map(Case::read).collect();
+    let cases: Vec<Case> = files(&directory).into_iter().map(|path| Case::read(path, workers)).collect();
     assert!(!cases.is_empty());
     cases
 }
@@ -298,6 +317,11 @@ fn assert_golden(path: &Path, text: &str) {
     let expected = fs::read_to_string(path).unwrap_or_default();
     let differs = expected.lines().zip(text.lines()).find(|(expected, line)| expected != line);
     assert!(expected == text, "{} differs, first in {differs:#?}", path.display());
+}
+
+/// The workers of all plans that are written down.
+fn workers() -> Workers {
+    Workers::anywhere(2)
 }
 
 fn load(steps: &[Step], case: &Case) {

@@ -290,6 +290,18 @@ pub struct Queue {
     pub length: u32,
     /// How packets are taken from it.
     pub socket: QueueSocket,
+    /// Where workers run.
+    pub pin: Pin,
+}
+
+/// Where workers run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Pin {
+    /// Each on the CPU by which its packets come, where each flow's come by one CPU.
+    #[default]
+    Auto,
+    /// Anywhere.
+    Off,
 }
 
 /// How packets are taken from a queue.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use toml::Spanned;
 
-use super::checked::{BackendChoice, Bypass, Config, Guard, Helper, MAX_WORKERS, Queue, QueueSocket};
+use super::checked::{BackendChoice, Bypass, Config, Guard, Helper, MAX_WORKERS, Pin, Queue, QueueSocket};
 use super::lists::Lists;
 use super::names::{Names, Unique};
 use super::numbers::Numbers;
@@ -35,6 +35,8 @@ const BACKENDS: &[(&str, BackendChoice)] = &[
 const NONE: &[(&str, NoLine)] = &[("keep", NoLine::Keep), ("reject", NoLine::Reject), ("drop", NoLine::Drop)];
 
 const QUEUE_SOCKETS: &[(&str, QueueSocket)] = &[("batch", QueueSocket::Batch), ("nfq", QueueSocket::Nfq)];
+
+const PINS: &[(&str, Pin)] = &[("auto", Pin::Auto), ("off", Pin::Off)];
 
 const GUARDS: &[(&str, Guard)] = &[("on", Guard::On), ("warn", Guard::Warn), ("off", Guard::Off)];
 
@@ -117,6 +119,7 @@ fn queue(section: Section) -> Queue {
         limit_per_client: limit_per_client(&section, limit),
         length: section.or("length", 8192, number(1..=1_000_000)),
         socket: section.or("socket", QueueSocket::default(), one_of(QUEUE_SOCKETS)),
+        pin: section.or("pin", Pin::default(), one_of(PINS)),
     };
     section.finish();
     queue

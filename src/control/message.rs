@@ -540,6 +540,8 @@ pub struct Queue {
     pub number: u16,
     /// The worker that answers it, counted from 0.
     pub worker: u16,
+    /// The CPU that the worker is bound to; `None`: it runs anywhere.
+    pub cpu: Option<u16>,
     /// Packets that wait in the kernel now.
     pub waiting: u64,
     /// Packets answered.

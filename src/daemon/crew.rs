@@ -14,22 +14,25 @@ use crossbeam_channel::Sender;
 
 use super::shared::{Event, Shared};
 use super::{listener, watcher, worker};
-use crate::config::{Config, Queue, QueueSocket};
+use crate::config::{Config, Pin, Queue, QueueSocket};
 use crate::engine::hold::MOST_PACKETS;
+use crate::plan::workers::{self, Machine, Workers};
 use crate::system::queue::batch::BatchQueue;
 use crate::system::queue::nfq::NfqQueue;
 use crate::system::queue::{A_PACKET, PacketQueue, SEVERAL_PACKETS};
+use crate::system::{affinity, receiving};
 
 /// Packets that find room where flows wait: those that are held, and as many that have just come.
 const WATCHED: u32 = 2 * MOST_PACKETS as u32;
 
 type BoxedQueue = Box<dyn PacketQueue>;
 
-/// One queue a worker, one worker a core unless told otherwise.
+/// One queue a worker; how many, and where they run, depends on how this machine receives.
 #[must_use]
-pub fn workers(config: &Config) -> u16 {
-    let cores = || std::thread::available_parallelism().map_or(1, |cores| cores.get().min(64) as u16);
-    config.queue.workers.unwrap_or_else(cores)
+pub fn workers(config: &Config) -> Workers {
+    let cores = std::thread::available_parallelism().map_or(1, |cores| cores.get() as u16);
+    let receiving = config.lan.iter().map(|device| receiving::cpus(device)).collect();
+    workers::workers(config, &Machine { cores, allowed: affinity::allowed(), receiving })
 }
 
 /// All queues that a configuration wants, bound and configured.
@@ -42,32 +45,37 @@ pub struct Queues {
 }
 
 /// What tells whether a crew has the right queues.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 struct Wanted {
     queue: Queue,
-    workers: u16,
+    workers: Workers,
 }
 
 impl Wanted {
     fn by(config: &Config) -> Self {
-        // The limits are the firewall's.
-        let queue = Queue { workers: None, limit: 0, limit_per_client: 0, ..config.queue };
-        Wanted { queue, workers: workers(config) }
+        Wanted::with(config, workers(config))
+    }
+
+    fn with(config: &Config, workers: Workers) -> Self {
+        // The limits are the firewall's, and what the rest comes to stands beside it.
+        let queue =
+            Queue { workers: None, pin: Pin::default(), limit: 0, limit_per_client: 0, ..config.queue };
+        Wanted { queue, workers }
     }
 }
 
 impl Queues {
-    /// Opens them.
+    /// Opens them, for these workers.
     ///
     /// # Errors
     /// When one cannot be bound.
-    pub fn open(config: &Config) -> Result<Self> {
-        Self::open_these(Wanted::by(config))
+    pub fn open(config: &Config, workers: Workers) -> Result<Self> {
+        Self::open_these(Wanted::with(config, workers))
     }
 
     fn open_these(wanted: Wanted) -> Result<Self> {
-        let Wanted { queue, workers } = wanted;
-        let of_workers = (queue.first..queue.first + workers)
+        let queue = wanted.queue;
+        let of_workers = (queue.first..queue.first + wanted.workers.count)
             .map(|number| open(queue.socket, number, queue.length, A_PACKET))
             .collect::<Result<_>>()?;
         let of_names = open(queue.socket, queue.of_names(), queue.length, A_PACKET)?;
@@ -104,15 +112,15 @@ impl Crew {
     /// # Errors
     /// When no thread can be started.
     pub fn start(queues: Queues, shared: Arc<Shared>, events: Sender<Event>) -> io::Result<Self> {
-        let mut crew = Crew { shared, events, wanted: queues.wanted, threads: Vec::new() };
+        let mut crew = Crew { shared, events, wanted: queues.wanted.clone(), threads: Vec::new() };
         crew.take(queues)?;
         Ok(crew)
     }
 
-    /// How many workers there are, each with a queue.
+    /// The workers, each with a queue.
     #[must_use]
-    pub fn workers(&self) -> u16 {
-        self.wanted.workers
+    pub fn workers(&self) -> &Workers {
+        &self.wanted.workers
     }
 
     /// Whether the configuration wants these queues.
@@ -133,7 +141,7 @@ impl Crew {
     /// # Errors
     /// When a queue cannot be bound or a thread not be started.
     pub fn change_to(&mut self, config: &Config) -> Result<()> {
-        let before = self.wanted;
+        let before = self.wanted.clone();
         self.stop();
         let changed = self.open(Wanted::by(config));
         if changed.is_err() {
@@ -158,10 +166,12 @@ impl Crew {
 
     fn take(&mut self, queues: Queues) -> io::Result<()> {
         self.wanted = queues.wanted;
-        self.shared.set_workers(queues.of_workers.len());
+        self.shared.set_workers(&self.wanted.workers);
         for (place, queue) in queues.of_workers.into_iter().enumerate() {
             let (shared, events) = (Arc::clone(&self.shared), self.events.clone());
-            self.threads.push(worker::start(place, (queue, self.wanted.queue.length), shared, events)?);
+            let cpu = self.wanted.workers.cpus.get(place).copied().flatten();
+            let queue = (queue, self.wanted.queue.length);
+            self.threads.push(worker::start(place, cpu, queue, shared, events)?);
         }
         self.threads.push(listener::start(queues.of_names, Arc::clone(&self.shared))?);
         self.threads.push(watcher::start(queues.of_watch, Arc::clone(&self.shared), self.events.clone())?);

@@ -239,6 +239,7 @@ impl Reporter {
 
     fn queues(&self, config: &Config) -> Vec<Queue> {
         let kernel = counters::read();
+        let cpus = self.shared.cpus.load();
         let queue = |(place, tally): (usize, &super::shared::Tally)| {
             let worker = place as u16;
             let number = config.queue.first + worker;
@@ -246,6 +247,7 @@ impl Reporter {
             Queue {
                 number,
                 worker,
+                cpu: cpus.get(place).copied().flatten(),
                 waiting: of_kernel.map_or(0, |queue| queue.waiting),
                 decided: tally.packets.load(Relaxed),
                 flows: tally.flows.load(Relaxed),

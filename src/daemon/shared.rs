@@ -14,6 +14,7 @@ use crate::engine::names::Names;
 use crate::engine::sticky::Choices;
 use crate::engine::verdict::{Action, Decision, Marks, Reason};
 use crate::engine::{self, Decided, Now, hold, watching};
+use crate::plan::workers::Workers;
 use crate::system::clock;
 use crate::system::queue::{Turn, Verdict, Waiting};
 
@@ -90,6 +91,8 @@ pub struct Shared {
     tallies: Vec<Tally>,
     /// How many workers there are.
     active: AtomicUsize,
+    /// The CPU that each is bound to; empty: none is.
+    pub cpus: ArcSwap<Vec<Option<u16>>>,
     /// Of the thread that hears DNS answers.
     pub listener: Tally,
     /// Of the thread that watches flows until they have said their names.
@@ -132,6 +135,7 @@ impl Shared {
             stop: AtomicBool::new(false),
             tallies: std::iter::repeat_with(Tally::default).take(MAX_WORKERS.into()).collect(),
             active: AtomicUsize::new(0),
+            cpus: ArcSwap::default(),
             listener: Tally::default(),
             watcher: Tally::default(),
             holds: ArcSwap::default(),
@@ -168,9 +172,10 @@ impl Shared {
         self.tallies.get(..self.active.load(Relaxed)).unwrap_or_default()
     }
 
-    /// There are so many workers now, at most [`MAX_WORKERS`].
-    pub fn set_workers(&self, workers: usize) {
-        self.active.store(workers.min(self.tallies.len()), Relaxed);
+    /// These are the workers now, at most [`MAX_WORKERS`].
+    pub fn set_workers(&self, workers: &Workers) {
+        self.active.store(usize::from(workers.count).min(self.tallies.len()), Relaxed);
+        self.cpus.store(Arc::new(workers.cpus.clone()));
     }
 
     /// How far every thread with a queue has come.

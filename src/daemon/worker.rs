@@ -10,23 +10,30 @@ use crossbeam_channel::Sender;
 
 use super::shared::{Deciding, Event, Shared, Tally};
 use crate::engine::{Engine, Now};
+use crate::system::affinity;
 use crate::system::queue::{LONGEST_WAIT, PacketQueue, Turn, Verdict, Waiting};
 
 /// Flows that a worker remembers, for each packet that may wait in its queue: what waited with a flow's first packet
 /// must get the same answer. Not many more, so that they stay near the core.
 const FLOWS_A_PACKET: usize = 2;
 
-/// Starts the worker that has this place among all, with a queue of this length.
+/// Starts the worker that has this place among all, bound to a CPU or not, with a queue of this length.
 ///
 /// # Errors
 /// When no thread can be started.
 pub fn start(
     place: usize,
+    cpu: Option<u16>,
     (queue, length): (Box<dyn PacketQueue>, u32),
     shared: Arc<Shared>,
     events: Sender<Event>,
 ) -> io::Result<JoinHandle<()>> {
     thread::Builder::new().name(format!("worker-{place}")).spawn(move || {
+        if let Some(cpu) = cpu
+            && let Err(error) = affinity::bind(cpu)
+        {
+            tracing::warn!("worker {place} cannot run on CPU {cpu} alone: {error}");
+        }
         let engine = Engine::new(FLOWS_A_PACKET * length as usize);
         Worker { place, engine, events }.work(queue, &shared);
     })

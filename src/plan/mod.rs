@@ -13,6 +13,7 @@ pub mod routing_diff;
 pub mod script;
 pub mod sysctls;
 pub mod tables;
+pub mod workers;
 
 use self::firewall::model::Firewall;
 use self::lines::Line;
@@ -20,6 +21,7 @@ use self::misfits::Misfit;
 use self::observed::Observed;
 use self::routing::RoutingState;
 use self::sysctls::Setting;
+use self::workers::Workers;
 use crate::config::Config;
 use crate::engine::packet::Family;
 use crate::engine::uplink::cost::Cost;
@@ -40,13 +42,13 @@ pub struct Plan {
     pub misfits: Vec<Misfit>,
 }
 
-/// The kernel state for this configuration on this machine, with this many queues to user space.
+/// The kernel state for this configuration on this machine, with a queue to user space for each of these workers.
 #[must_use]
-pub fn plan(config: &Config, observed: &Observed, queues: u16) -> Plan {
+pub fn plan(config: &Config, observed: &Observed, workers: &Workers) -> Plan {
     let lines = lines::lines(config, observed);
     Plan {
         routing: tables::routing(config, &lines, observed),
-        firewall: firewall::firewall(config, &lines, observed, queues),
+        firewall: firewall::firewall(config, &lines, observed, workers),
         settings: sysctls::settings(config, observed),
         misfits: misfits::misfits(config, observed, &lines),
         lines,

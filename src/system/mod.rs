@@ -1,5 +1,6 @@
 //! I/O: one file per outside thing.
 
+pub mod affinity;
 mod attributes;
 pub mod clock;
 pub mod conntrack;
@@ -18,6 +19,7 @@ pub mod netlink;
 pub mod nudge;
 pub mod probe;
 pub mod queue;
+pub mod receiving;
 pub mod routes;
 pub mod rules;
 mod sockets;

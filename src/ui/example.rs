@@ -32,8 +32,17 @@ pub(super) fn usual() -> Status {
             reason("unparsable", "the packet could not be read: the kernel's choice stands", 0),
         ],
         queues: vec![
-            Queue { number: 0, worker: 0, decided: 6_010, flows: 6_004, waiting: 0, ..Queue::default() },
-            Queue { number: 1, worker: 1, decided: 6_012, flows: 6_008, waiting: 2, dropped: 5, errors: 0 },
+            Queue { number: 0, decided: 6_010, flows: 6_004, ..Queue::default() },
+            Queue {
+                number: 1,
+                worker: 1,
+                cpu: Some(1),
+                decided: 6_012,
+                flows: 6_008,
+                waiting: 2,
+                dropped: 5,
+                errors: 0,
+            },
         ],
         past: PastQueues {
             limit: 50_000,

@@ -351,13 +351,14 @@ pub(super) fn reasons(status: &Status, style: Style) -> String {
 }
 
 fn queues(status: &Status, style: Style) -> String {
-    let titles = ["worker", "packets", "flows", "waiting", "dropped", "errors"];
+    let titles = ["worker", "CPU", "packets", "flows", "waiting", "dropped", "errors"];
     let columns = [word("QUEUE")].into_iter().chain(titles.map(number)).collect();
     let mut table = Table::new(columns);
     for queue in &status.queues {
         table.row(vec![
             queue.number.to_string().into(),
             queue.worker.to_string().into(),
+            queue.cpu.map_or("any".to_owned(), |cpu| cpu.to_string()).into(),
             count(queue.decided).into(),
             count(queue.flows).into(),
             count(queue.waiting).into(),

@@ -688,9 +688,10 @@ fn acting(firewall: &Firewall, action: &Action, family: Family) -> String {
         Action::Reset => "-j REJECT --reject-with tcp-reset".into(),
         Action::Prohibit => format!("-j REJECT --reject-with {}", prohibited(family)),
         Action::NoTrack => "-j CT --notrack".into(),
-        Action::Queue { first, count: 1 } => format!("-j NFQUEUE --queue-num {first} --queue-bypass"),
-        Action::Queue { first, count } => {
-            format!("-j NFQUEUE --queue-balance {first}:{} --queue-bypass", first + count - 1)
+        Action::Queue { first, count: 1, .. } => format!("-j NFQUEUE --queue-num {first} --queue-bypass"),
+        Action::Queue { first, count, fan_out } => {
+            let by_cpu = if *fan_out { " --queue-cpu-fanout" } else { "" };
+            format!("-j NFQUEUE --queue-balance {first}:{} --queue-bypass{by_cpu}", first + count - 1)
         }
         Action::Snat(address) => format!("-j SNAT --to-source {address}"),
         Action::Masquerade => "-j MASQUERADE".into(),

@@ -29,6 +29,7 @@ use self::iptables::PRESSING_RATE;
 use self::model::{Action, Chain, Firewall, Hook, Match, Past, Rule, State, rule, rule_for};
 use super::lines::{Line, candidates};
 use super::observed::Observed;
+use super::workers::Workers;
 use crate::config::{Config, Forward, Gateway, Guard, Mss, RouterTraffic, Source, Uplink};
 use crate::engine::packet::Family;
 use crate::engine::rule::model::{NoLine, WhenNone};
@@ -45,13 +46,13 @@ const UDP: u8 = 17;
 /// Port of name servers (IANA).
 const DNS: u16 = 53;
 
-/// The firewall state for these uplinks and this many queues.
+/// The firewall state for these uplinks, with a queue for each of these workers.
 #[must_use]
-pub fn firewall(config: &Config, lines: &[Line], observed: &Observed, queues: u16) -> Firewall {
+pub fn firewall(config: &Config, lines: &[Line], observed: &Observed, workers: &Workers) -> Firewall {
     let mut chains = Vec::new();
     chains.push(helpers(config));
     chains.extend(choose(config, lines, observed));
-    chains.extend(decide(config, lines, queues));
+    chains.extend(decide(config, lines, workers));
     chains.extend(settle(config));
     chains.push(forwards(config, lines));
     chains.push(own(config));
@@ -159,7 +160,7 @@ fn spread(config: &Config, family: Family, uplinks: &[(UplinkId, u8)]) -> Vec<Ru
 }
 
 /// Prerouting: remembered, adopted, inbound, or ours to decide.
-fn decide(config: &Config, lines: &[Line], queues: u16) -> Vec<Chain> {
+fn decide(config: &Config, lines: &[Line], workers: &Workers) -> Vec<Chain> {
     let mut chains =
         vec![Chain { name: "remembered".into(), hook: None, rules: vec![rule([], Action::Restore)] }];
     chains.extend(config.uplinks.iter().map(|uplink| {
@@ -173,7 +174,7 @@ fn decide(config: &Config, lines: &[Line], queues: u16) -> Vec<Chain> {
     if config.asks_for_names() {
         chains.push(watched(config));
     }
-    chains.extend(lid(config, queues));
+    chains.extend(lid(config, workers));
     chains.extend([new(), older(lines)]);
     chains.push(Chain { name: "lan".into(), hook: None, rules: lan(config) });
     let from_lan = config.lan.iter().map(|lan| rule([Match::In(lan.clone())], Action::Goto("lan".into())));
@@ -200,7 +201,7 @@ fn watched(config: &Config) -> Chain {
         let value = config.marks.value(uplink.id);
         rule([Match::ConnectionUplink(value)], Action::MarkPacket(value))
     });
-    let heard = rule([], Action::Queue { first: config.queue.of_watch(), count: 1 });
+    let heard = rule([], Action::Queue { first: config.queue.of_watch(), count: 1, fan_out: false });
     Chain { name: "watched".into(), hook: None, rules: marked.chain([heard]).collect() }
 }
 
@@ -254,9 +255,10 @@ fn new() -> Chain {
 /// Made-up addresses take little of it, for few are noted; who comes again and again is noted in the end.
 ///
 /// A client is an address, in IPv6 too: a LAN's clients usually share their prefix.
-fn lid(config: &Config, queues: u16) -> [Chain; 2] {
+fn lid(config: &Config, workers: &Workers) -> [Chain; 2] {
     let limit = config.queue.limit;
-    let queue = || Action::Queue { first: config.queue.first, count: queues };
+    let (first, count, fan_out) = (config.queue.first, workers.count, workers.fan_out());
+    let queue = || Action::Queue { first, count, fan_out };
     let noted = (limit / 10).clamp(1, PRESSING_RATE);
     let rules = vec![
         rule(
@@ -601,7 +603,7 @@ fn pin(config: &Config, lines: &[Line]) -> [Chain; 4] {
     let asking = config.lan.iter().filter(|_| config.asks_for_names());
     let answers = asking.map(|lan| {
         let answer = [Match::Out(lan.clone()), Match::SourcePort(UDP, DNS..=DNS), Match::GateIsOpen];
-        rule(answer, Action::Queue { first: config.queue.of_names(), count: 1 })
+        rule(answer, Action::Queue { first: config.queue.of_names(), count: 1, fan_out: false })
     });
     let pin = Chain {
         name: "pin".into(),

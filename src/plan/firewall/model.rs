@@ -257,6 +257,8 @@ pub enum Action {
         first: u16,
         /// How many.
         count: u16,
+        /// The CPU by which the packet came chooses, not its flow's hash.
+        fan_out: bool,
     },
     /// Source NAT to an address.
     Snat(IpAddr),

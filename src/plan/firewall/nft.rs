@@ -526,8 +526,11 @@ fn acting(firewall: &Firewall, action: &Action, family: Family) -> String {
         Action::Reset => "reject with tcp reset".into(),
         Action::Prohibit => "reject with icmpx type admin-prohibited".into(),
         Action::NoTrack => "notrack".into(),
-        Action::Queue { first, count: 1 } => format!("queue flags bypass to {first}"),
-        Action::Queue { first, count } => format!("queue flags bypass to {first}-{}", first + count - 1),
+        Action::Queue { first, count: 1, .. } => format!("queue flags bypass to {first}"),
+        Action::Queue { first, count, fan_out } => {
+            let by_cpu = if *fan_out { ",fanout" } else { "" };
+            format!("queue flags bypass{by_cpu} to {first}-{}", first + count - 1)
+        }
         Action::Snat(address) => format!("snat {} to {address}", header(Family::of(*address))),
         Action::Masquerade => "masquerade".into(),
         Action::Netmap(prefix) => format!("snat ip6 prefix to {prefix}"),

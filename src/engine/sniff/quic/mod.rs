@@ -438,7 +438,10 @@ mod tests {
                 let place = place.index(bytes.len());
                 bytes[place] = value;
             }
-            prop_assert!([certain(), nameless(), Sniffed::NotMine].contains(&sniff(&bytes)));
+            // One that became 0-RTT says that a handshake begins, and waits for its Initial.
+            let fair = [certain(), nameless(), Sniffed::NotMine, Sniffed::NeedMore];
+            let sniffed = sniff(&bytes);
+            prop_assert!(fair.contains(&sniffed), "{sniffed:?}");
         }
     }
 }
