@@ -5,25 +5,31 @@
 //! Three shapes of rule sets: `clients` (each rule for one host and some ports, as an
 //! office would have), `ports` (each for one port, all for the same LAN) and `wide` (port
 //! ranges too wide for the index: every rule must be asked). The flow asked
-//! about matches no rule, which is the dearest case.
+//! about matches no rule, which is the dearest case. A fourth one is like ClassBench's
+//! access lists, asked about flows that match and about such that do not.
 
 use std::hint::black_box;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::time::Duration;
 
 use criterion::{Bencher, BenchmarkId, Criterion, criterion_group, criterion_main};
-use ipnet::{IpNet, Ipv4Net};
-use wansplit::engine::flow::{Arrival, Facts, FlowKey, FlowTable, LocalTime, Lookup, Millis};
-use wansplit::engine::names::Names;
-use wansplit::engine::packet::parse;
-use wansplit::engine::rule::hosts::{HostName, HostSet};
-use wansplit::engine::rule::model::{Choice, Live, Matchers, OnMismatch, Policy, Rule, RuleId, WhenNone};
-use wansplit::engine::rule::nets::NetSet;
-use wansplit::engine::rule::{RuleSet, naive};
-use wansplit::engine::sniff::{self, Name, Ports, dns};
-use wansplit::engine::uplink::{Board, UplinkId, UplinkSet};
-use wansplit::engine::{Engine, Now, Snapshot};
+use wansplit::engine;
+
+#[allow(dead_code, reason = "each bench uses its own part of this")]
+mod fixtures;
+#[path = "../src/engine/sniff/samples.rs"]
+#[allow(dead_code, reason = "the tests use all of it")]
+mod samples;
+
+use engine::flow::{Arrival, Facts, FlowTable, LocalTime, Lookup, Millis};
+use engine::names::Names;
+use engine::packet::parse;
+use engine::rule::model::{Rule, RuleId};
+use engine::rule::{RuleSet, naive};
+use engine::sniff::{self, App, Name, Ports, dns};
+use engine::{Engine, Now, Snapshot};
+use fixtures::*;
 
 const CAPACITY: usize = 65_536;
 const COUNTS: [u32; 5] = [1, 10, 100, 1_000, 10_000];
@@ -56,6 +62,34 @@ fn matching(criterion: &mut Criterion) {
     }
 }
 
+/// ClassBench-like sets, asked about flows that fit a rule each and about such that fit none.
+fn matching_access_lists(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("first_match/access-list");
+    for count in COUNTS {
+        let rules = access_list(count);
+        let set = RuleSet::compile(rules.as_slice());
+        for (kind, flows) in [("hit", listed_flows(&rules, 64)), ("miss", unlisted_flows(64))] {
+            let mut turn = flows.iter().cycle();
+            group.bench_function(BenchmarkId::new(kind, count), |bencher| {
+                bencher.iter(|| set.first_match_from(RuleId(0), black_box(turn.next()?)));
+            });
+        }
+    }
+}
+
+/// One rule for everything, so that what is left is its policy.
+fn picking(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("pick");
+    let flows = unlisted_flows(64);
+    for (name, policy) in POLICIES {
+        let (mut engine, snapshot) = (Engine::new(1), snapshot(&[by_policy(policy)]));
+        let mut turn = flows.iter().cycle();
+        group.bench_function(name, |bencher| {
+            bencher.iter(|| Some(engine.judge(&snapshot, black_box(turn.next()?), Millis(0))));
+        });
+    }
+}
+
 fn deciding(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("decide");
     group.bench_function("new-flow/0", |bencher| decide_new_flows(bencher, &snapshot(&[])));
@@ -65,7 +99,7 @@ fn deciding(criterion: &mut Criterion) {
             decide_new_flows(bencher, &snapshot(&rules));
         });
     }
-    let lists = lists();
+    let lists = lists(1_000_000, 100_000);
     for count in COUNTS {
         let rules: Vec<Rule> = lists.iter().cloned().chain((2..count + 2).map(for_client)).collect();
         let snapshot = snapshot(&rules);
@@ -94,11 +128,6 @@ fn decide_new_flows(bencher: &mut Bencher, snapshot: &Snapshot) {
     });
 }
 
-fn snapshot(rules: &[Rule]) -> Snapshot {
-    let names = Arc::new(Names::new(1000));
-    Snapshot { rules: Arc::new(RuleSet::compile(rules)), board: board(), names, ..Snapshot::default() }
-}
-
 /// What a client's first bytes are taken for.
 fn sniffing(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("sniff");
@@ -115,6 +144,26 @@ fn sniffing(criterion: &mut Criterion) {
         bencher.iter(|| dns::answers(black_box(&answer), |answer| _ = black_box(answer)));
     });
     group.bench_function("unknown", |bencher| bencher.iter(|| sniff::datagram(black_box(&[7; 148]), web)));
+    group.bench_function("unknown-stream", |bencher| {
+        bencher.iter(|| sniff::stream(black_box(&[7; 148]), web))
+    });
+}
+
+/// Every protocol's first bytes, through all sniffers that are asked before its own.
+fn sniffing_all(criterion: &mut Criterion) {
+    let mut datagrams = criterion.benchmark_group("sniff/datagram");
+    for (number, samples::Sample { app, bytes, ports }) in samples::datagrams().into_iter().enumerate() {
+        datagrams.bench_function(format!("{app}-{number}"), |bencher| {
+            bencher.iter(|| sniff::datagram(black_box(&bytes), ports));
+        });
+    }
+    drop(datagrams);
+    let mut streams = criterion.benchmark_group("sniff/stream");
+    for (number, samples::Sample { app, bytes, ports }) in samples::streams().into_iter().enumerate() {
+        streams.bench_function(format!("{app}-{number}"), |bencher| {
+            bencher.iter(|| sniff::stream(black_box(&bytes), ports));
+        });
+    }
 }
 
 /// What an address is known by, and whether a list has a name.
@@ -133,7 +182,10 @@ fn naming(criterion: &mut Criterion) {
             names.of(address(number % 250), address(1 << 24 | number), 443, Millis(1))
         });
     });
-    let [hosts, _] = lists();
+    group.bench_function("of-unknown-address", |bencher| {
+        bencher.iter(|| names.of(address(7), black_box(address(2 << 24)), 443, Millis(1)));
+    });
+    let [hosts, _] = lists(1_000_000, 100_000);
     let list = &hosts.matches.host_list[0];
     group.bench_function("in-a-list-of-1000000", |bencher| {
         bencher.iter(|| {
@@ -170,107 +222,20 @@ fn compiling(criterion: &mut Criterion) {
     criterion.bench_function("compile/10000", |bencher| bencher.iter(|| RuleSet::compile(rules.as_slice())));
 }
 
-type Shape = (&'static str, fn(u32) -> Rule);
-
-fn shapes() -> [Shape; 3] {
-    [("clients", for_client), ("ports", for_port), ("wide", wide)]
-}
-
-fn for_client(number: u32) -> Rule {
-    let client = IpAddr::from(Ipv4Addr::from_bits(0x0A80_0000 + number));
-    rule(
-        number,
-        Matchers { src: vec![client.into()], dst_port: vec![22..=22, 53..=53], ..Matchers::default() },
-    )
-}
-
-fn for_port(number: u32) -> Rule {
-    let port = 10_000 + number as u16;
-    let lan = "10.0.0.0/8".parse().expect("a net");
-    rule(number, Matchers { src: vec![lan], dst_port: vec![port..=port], ..Matchers::default() })
-}
-
-fn wide(number: u32) -> Rule {
-    let port = 10_000 + number as u16;
-    rule(number, Matchers { dst_port: vec![port..=port + 10_000], ..Matchers::default() })
-}
-
-/// A rule for a million names, and one for 100,000 nets.
-fn lists() -> [Rule; 2] {
-    let name = |number: u32| HostName::parse(&format!("site{number}.example")).expect("a name");
-    let names = (0..1_000_000).map(name).collect::<Vec<_>>().iter().collect();
-    let nets = (0..100_000_u32).map(|number| Ipv4Net::new_assert((number << 9 | 1 << 25).into(), 24).into());
-    let nets: NetSet = nets.collect::<Vec<IpNet>>().iter().collect();
-    let hosts = Arc::new(HostSet { names, ..HostSet::default() });
-    [
-        rule(0, Matchers { host_list: vec![hosts], ..Matchers::default() }),
-        rule(1, Matchers { dst_list: vec![Arc::new(nets)], ..Matchers::default() }),
-    ]
-}
-
-fn rule(number: u32, matches: Matchers) -> Rule {
-    Rule {
-        name: format!("rule {number}"),
-        origin: String::new(),
-        matches,
-        not: Matchers::default(),
-        choice: Choice { policy: Policy::RoundRobin, uplinks: vec![(UplinkId(0), 3), (UplinkId(1), 1)] },
-        sticky: None,
-        none: WhenNone::NextRule,
-        hold: std::time::Duration::ZERO,
-        on_mismatch: OnMismatch::default(),
-        live: Live::default(),
+/// A rule file has changed: its rules are compiled, and the engine carries over what the others remember.
+fn reloading(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("reload");
+    for count in COUNTS {
+        let mut rules = access_list(count);
+        let (mut engine, mut number) = (Engine::new(CAPACITY), 0);
+        group.bench_function(BenchmarkId::new("changed-rule", count), |bencher| {
+            bencher.iter(|| {
+                number += 1;
+                rules[0] = for_port(number % 50_000);
+                engine.follow(&snapshot(&rules));
+            });
+        });
     }
-}
-
-fn board() -> Board {
-    let usable: UplinkSet = [UplinkId(0), UplinkId(1)].into_iter().collect();
-    Board { usable_v4: usable, usable_v6: usable, weights: vec![3, 1], ..Board::default() }
-}
-
-fn key(flow: u32) -> FlowKey {
-    let src = Ipv4Addr::from_bits(flow).into();
-    FlowKey { src, dst: Ipv4Addr::new(198, 51, 100, 7).into(), protocol: 17, src_port: 40_000, dst_port: 53 }
-}
-
-/// From 10.0.0.`client`, to port 53.
-fn udp_v4(client: u8) -> Vec<u8> {
-    let mut packet = vec![0x45, 0, 0, 28, 0, 0, 0, 0, 64, 17, 0, 0, 10, 0, 0, client, 198, 51, 100, 7];
-    packet.extend([0x9C, 0x40, 0, 53, 0, 8, 0, 0]);
-    packet
-}
-
-/// With extension headers of 8 bytes each.
-fn udp_v6(extensions: &[u8]) -> Vec<u8> {
-    let next = |place: usize| extensions.get(place).copied().unwrap_or(17);
-    let mut packet = vec![0x60, 0, 0, 0, 0, 8 + 8 * extensions.len() as u8, next(0), 64];
-    for address in [1, 2] {
-        packet.extend(Ipv6Addr::from_bits(0x2001_0db8 << 96 | address).octets());
-    }
-    for place in 0..extensions.len() {
-        packet.extend([next(place + 1), 0, 0, 0, 0, 0, 0, 0]);
-    }
-    packet.extend([0x9C, 0x40, 0, 53, 0, 8, 0, 0]);
-    packet
-}
-
-/// A ClientHello with nothing but a server's name, in a record (RFC 8446, sections 4.1.2 and 5.1).
-fn tls_hello(name: &str) -> Vec<u8> {
-    let sized = |bytes: &[u8]| [&(bytes.len() as u16).to_be_bytes()[..], bytes].concat();
-    let entry = [&[0][..], &sized(name.as_bytes())].concat();
-    let extension = [&[0, 0][..], &sized(&sized(&entry))].concat();
-    let body = [&[3, 3][..], &[7; 32], &[0, 0, 2, 0x13, 1, 1, 0], &sized(&extension)].concat();
-    let message = [&[1, 0][..], &sized(&body)].concat();
-    [&[0x16, 3, 1][..], &sized(&message)].concat()
-}
-
-/// An alias and its address.
-fn dns_answer() -> Vec<u8> {
-    let (name, alias) = (b"\x03www\x07example\x03org\x00", b"\x03cdn\x07example\x00");
-    let head = [0x12, 0x34, 0x81, 0x80, 0, 1, 0, 2, 0, 0, 0, 0];
-    let cname = [0xc0, 12, 0, 5, 0, 1, 0, 0, 0, 60, 0, alias.len() as u8];
-    let address = [0, 1, 0, 1, 0, 0, 0, 60, 0, 4, 192, 0, 2, 1];
-    [&head[..], name, &[0, 1, 0, 1], &cname, alias, alias, &address].concat()
 }
 
 /// Short: trends matter here, not the third digit.
@@ -285,6 +250,7 @@ fn config() -> Criterion {
 criterion_group! {
     name = benches;
     config = config();
-    targets = parsing, remembering, sniffing, naming, matching, deciding, compiling
+    targets = parsing, remembering, sniffing, sniffing_all, naming, matching, matching_access_lists,
+        picking, deciding, compiling, reloading
 }
 criterion_main!(benches);

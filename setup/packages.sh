@@ -1,7 +1,7 @@
 #!/bin/sh
 # Installs those of the named groups' Debian packages that are missing.
 #
-#   setup/packages.sh build network tests fuzz
+#   setup/packages.sh build network tests fuzz counts
 #   setup/packages.sh lists                only fetches apt's lists anew
 #
 # Does nothing, and needs no privilege, where everything is there. On another
@@ -17,6 +17,8 @@ tests="bind9-dnsutils busybox-static chromium-headless-shell curl dhcpcd-base dn
  isc-dhcp-client openssh-client openssl procps python3-libtorrent qemu-system-x86 sipsak systemd util-linux xz-utils"
 # The fuzzer is written in C++.
 fuzz="g++"
+# Counts instructions.
+counts="valgrind"
 
 main() {
     if [ "$*" = lists ]; then
@@ -41,7 +43,8 @@ missing_packages() {
             network) packages=$network ;;
             tests) packages=$tests ;;
             fuzz) packages=$fuzz ;;
-            *) fail "no group $group: build, network, tests and fuzz there are" ;;
+            counts) packages=$counts ;;
+            *) fail "no group $group: build, network, tests, fuzz and counts there are" ;;
         esac
         for package in $packages; do
             is_installed "$package" || printf '%s ' "$package"

@@ -8,9 +8,11 @@
 //! what the owner wants, [`plan`] says what the kernel must look like for it,
 //! [`system`] makes it so, [`control`] and [`ui`] tell people about it, and
 //! [`daemon`] wires the parts together. [`lab`] builds a whole network in
-//! namespaces to see it work, [`replay`] judges captured traffic. `engine`, `config` and `plan` are pure: bytes,
+//! namespaces to see it work, [`replay`] judges captured traffic, [`mod@bench`] measures
+//! a configuration's own rules. `engine`, `config` and `plan` are pure: bytes,
 //! facts and `now` in, values out.
 
+pub mod bench;
 pub mod config;
 pub mod control;
 pub mod daemon;

@@ -2,6 +2,8 @@
 
 #[path = "main/allocator.rs"]
 mod allocator;
+#[path = "main/bench.rs"]
+mod bench;
 #[path = "main/replay.rs"]
 mod replay;
 
@@ -96,6 +98,7 @@ fn execute(args: &Args, world: Option<World>) -> anyhow::Result<Exit> {
         }
         Command::Explain { flow, down, live, json } => explain(args, flow, down, *live, *json),
         Command::Replay { files, json } => replay::replay(args, files, *json),
+        Command::Bench(asked) => bench::bench(args, asked),
         Command::Lab(lab) => try_lab(args, lab, world.context("the lab has a world of its own")?),
     }
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use ipnet::{IpNet, Ipv6Net};
 
+use crate::engine::Snapshot;
 use crate::engine::geo::Geo;
 use crate::engine::packet::Family;
 use crate::engine::rule::model::{NoLine, Rule, WhenNone};
@@ -68,6 +69,16 @@ impl Config {
     #[must_use]
     pub fn costs(&self) -> Vec<Cost> {
         self.by_number(|uplink| Cost::tier(uplink.map_or(0, |uplink| uplink.cost)))
+    }
+
+    /// The rules with every uplink usable, nothing learned: for what would be rather than what is.
+    #[must_use]
+    pub fn where_all_works(&self) -> Snapshot {
+        let (rules, geo) = (Arc::clone(&self.rules), Arc::clone(&self.geo));
+        let mut snapshot = Snapshot::where_all_works(rules, geo, self.weights_by_number());
+        snapshot.board.costs = self.costs();
+        snapshot.none = self.none;
+        snapshot
     }
 
     /// The uplink of a number.

@@ -30,11 +30,8 @@ pub struct BadQuestion(String);
 /// A broken configuration, or a [`BadQuestion`].
 pub fn offline(path: &Path, flow: &str, down: &[String]) -> Result<Explanation> {
     let config = super::load(path)?;
-    let weights = config.weights_by_number();
-    let mut snapshot = Snapshot::where_all_works(Arc::clone(&config.rules), Arc::clone(&config.geo), weights);
-    snapshot.board.costs = config.costs();
-    snapshot.none = config.none;
-    explain(&config, &snapshot, flow, down, Millis::default()).map_err(|error| BadQuestion(error).into())
+    explain(&config, &config.where_all_works(), flow, down, Millis::default())
+        .map_err(|error| BadQuestion(error).into())
 }
 
 /// Explains by what is known and usable now. Nothing of it is remembered; a rule that takes turns

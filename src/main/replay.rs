@@ -1,27 +1,16 @@
-//! `wansplit replay`: reads the files, shows how far it is, prints what comes out.
+//! `wansplit replay`: judges the flows of the files, and prints what comes out.
 
-use std::fs::File;
-use std::io::{self, BufReader, Read, Write};
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::time::{Duration, Instant};
 
-use anyhow::Context;
 use wansplit::config::Config;
 use wansplit::daemon;
-use wansplit::replay::capture::Capture;
 use wansplit::replay::flows::Flow;
-use wansplit::replay::{Counted, Replay};
+use wansplit::replay::{Counted, Replay, file};
 use wansplit::ui::cli::{Args, Exit};
+use wansplit::ui::progress::Progress;
 use wansplit::ui::replay::{FlowJson, Totals, progress};
-use wansplit::ui::style::{Style, stderr_is_terminal};
-
-/// Bytes that are read at once.
-const CHUNK: usize = 1 << 20;
-
-/// Frames between two looks at the clock.
-const FRAMES: u64 = 4096;
+use wansplit::ui::style::Style;
 
 /// Judges the files; a broken one is named and does not keep the others from being read.
 pub fn replay(args: &Args, files: &[PathBuf], json: bool) -> anyhow::Result<Exit> {
@@ -31,7 +20,8 @@ pub fn replay(args: &Args, files: &[PathBuf], json: bool) -> anyhow::Result<Exit
     let mut exit = Exit::Good;
     printer.begin()?;
     for path in files {
-        if let Err(error) = judge(path, &mut replay, &mut printer, args.quiet) {
+        let read = judge(path, &mut replay, &mut printer, args.quiet);
+        if let Err(error) = read {
             if is_closed_pipe(&error) {
                 return Ok(Exit::Good);
             }
@@ -57,51 +47,14 @@ fn configuration(args: &Args) -> anyhow::Result<Option<Config>> {
 }
 
 fn judge(path: &Path, replay: &mut Replay, printer: &mut Printer<'_>, quiet: bool) -> anyhow::Result<()> {
-    let (source, length) = open(path)?;
-    let (source, read) = Counting::new(source);
-    let mut capture = Capture::new(BufReader::with_capacity(CHUNK, source))?;
-    let mut screen = Screen::new(path, length, quiet);
-    let mut frames = 0u64;
-    while let Some(frame) = capture.next_frame()? {
-        replay.frame(&frame, &mut |flow| printer.flow(&flow));
-        frames += 1;
-        if frames.is_multiple_of(FRAMES) {
-            screen.show(read.load(Relaxed));
-        }
-    }
-    screen.clear();
-    printer.result()
-}
-
-/// The file and its length; `-` is standard input, whose length nobody knows.
-fn open(path: &Path) -> anyhow::Result<(Box<dyn Read>, u64)> {
-    if path == Path::new("-") {
-        return Ok((Box::new(io::stdin().lock()), 0));
-    }
-    let file = File::open(path).context("cannot be opened")?;
-    let length = file.metadata().map_or(0, |metadata| metadata.len());
-    Ok((Box::new(file), length))
-}
-
-/// Counts what is read through it.
-struct Counting<R> {
-    source: R,
-    read: Arc<AtomicU64>,
-}
-
-impl<R: Read> Counting<R> {
-    fn new(source: R) -> (Self, Arc<AtomicU64>) {
-        let read = Arc::new(AtomicU64::new(0));
-        (Counting { source, read: Arc::clone(&read) }, read)
-    }
-}
-
-impl<R: Read> Read for Counting<R> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let length = self.source.read(buffer)?;
-        self.read.fetch_add(length as u64, Relaxed);
-        Ok(length)
-    }
+    let (mut bar, name) = (Progress::new(quiet), path.display().to_string());
+    let mut show = |read, length| bar.show(|| progress(&name, read, length));
+    file::read(path, &mut show, &mut |frame| {
+        replay.frame(frame, &mut |flow| printer.flow(&flow));
+        printer.result()
+    })?;
+    bar.clear();
+    Ok(())
 }
 
 /// Prints flows as they end; the first failure is kept and ends the printing.
@@ -158,42 +111,6 @@ impl<'c> Printer<'c> {
         }
         self.out.flush()?;
         Ok(())
-    }
-}
-
-/// Where people see how far a long file is read: a bar on a terminal, else a line now and then.
-struct Screen<'a> {
-    path: &'a Path,
-    length: u64,
-    quiet: bool,
-    last: Instant,
-    shown: bool,
-}
-
-impl<'a> Screen<'a> {
-    /// What is shorter shows nothing.
-    const PATIENCE: Duration = Duration::from_secs(2);
-
-    fn new(path: &'a Path, length: u64, quiet: bool) -> Self {
-        Screen { path, length, quiet, last: Instant::now(), shown: false }
-    }
-
-    fn show(&mut self, read: u64) {
-        let live = stderr_is_terminal();
-        let wait = if self.shown && live { Duration::from_millis(200) } else { Self::PATIENCE };
-        if self.quiet || self.last.elapsed() < wait {
-            return;
-        }
-        self.last = Instant::now();
-        self.shown = true;
-        let line = progress(&self.path.display().to_string(), read, self.length);
-        if live { eprint!("\r{line}\x1b[K") } else { eprintln!("{line}") }
-    }
-
-    fn clear(&self) {
-        if self.shown && stderr_is_terminal() {
-            eprint!("\r\x1b[K");
-        }
     }
 }
 

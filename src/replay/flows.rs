@@ -52,10 +52,11 @@ pub struct Flow {
     pub name: Option<Learned>,
     /// What the engine decides about it.
     pub decision: Option<Decision>,
-    /// What it is decided by, until it is decided.
-    pub(super) facts: Option<Facts<'static>>,
+    /// What it is decided by, where there are rules to decide it.
+    pub facts: Option<Facts<'static>>,
     watch: Option<Box<Watch>>,
-    last: Duration,
+    /// When its last packet came.
+    pub(super) last: Duration,
     closing: bool,
 }
 
@@ -248,11 +249,6 @@ impl Flow {
 
     fn end(&self, address: IpAddr, port: u16) -> String {
         if self.has_ports { SocketAddr::new(address, port).to_string() } else { address.to_string() }
-    }
-
-    /// When its last packet came, on the engine's clock.
-    pub(super) fn last_seen(&self) -> Millis {
-        millis(self.last)
     }
 
     /// Whether the client sent this packet.

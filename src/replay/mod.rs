@@ -7,6 +7,7 @@
 //! client has said what it is, or has let the time pass for which it is held.
 
 pub mod capture;
+pub mod file;
 pub mod flows;
 mod fragments;
 pub mod link;
@@ -161,12 +162,7 @@ fn finished(judge: &mut Option<Judge>, mut flow: Flow) -> Flow {
 impl Judge {
     fn new(config: &Config) -> Self {
         let lan = (config.lan.len() == 1).then_some(LanId(0));
-        let weights = config.weights_by_number();
-        let mut snapshot = Snapshot {
-            choices: Arc::new(Choices::new(NAMES)),
-            ..Snapshot::where_all_works(Arc::clone(&config.rules), Arc::clone(&config.geo), weights)
-        };
-        snapshot.board.costs = config.costs();
+        let snapshot = Snapshot { choices: Arc::new(Choices::new(NAMES)), ..config.where_all_works() };
         Judge { engine: Engine::new(1), snapshot, lan }
     }
 
@@ -186,12 +182,13 @@ impl Judge {
     }
 
     fn decide(&mut self, flow: &mut Flow) {
-        let Some(mut facts) = flow.facts.take() else { return };
+        let Some(facts) = flow.facts.as_mut().filter(|_| flow.decision.is_none()) else { return };
         let is_question = matches!(flow.app, Some(App::Dns | App::Mdns));
         facts.name = flow.name.map(|learned| learned.name).filter(|_| !is_question);
         facts.app = flow.app;
         facts.alpn = flow.alpn;
-        flow.decision = Some(self.engine.judge(&self.snapshot, &facts, flow.last_seen()));
+        let now = millis(flow.last);
+        flow.decision = Some(self.engine.judge(&self.snapshot, facts, now));
     }
 }
 

@@ -42,7 +42,7 @@ pub(crate) fn facts() -> Facts<'static> {
     Facts { length: 60, ..Facts::about(FlowKey { src, dst, protocol: 6, src_port: 40000, dst_port: 443 }) }
 }
 
-pub(super) fn any_rules() -> impl Strategy<Value = Vec<Rule>> {
+pub(crate) fn any_rules() -> impl Strategy<Value = Vec<Rule>> {
     vec((any_matchers(2), any_matchers(12)).prop_map(|(matches, not)| rule(matches, not)), 0..40)
 }
 

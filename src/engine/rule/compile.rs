@@ -63,6 +63,20 @@ impl RuleSet {
         self.matching.first_from(start, facts)
     }
 
+    /// With how many rules a flow is compared at most until `winner` is known to decide it (none: that no rule
+    /// does): those up to it that the index could not rule out.
+    #[must_use]
+    pub fn compared(&self, winner: Option<RuleId>, facts: &Facts) -> usize {
+        let candidates = self.matching.index.lists(facts).flatten();
+        candidates.filter(|&&id| winner.is_none_or(|winner| id <= winner)).count()
+    }
+
+    /// The rules that every flow is compared with: nothing in their `match` can be looked up. In their order.
+    #[must_use]
+    pub fn always_compared(&self) -> &[RuleId] {
+        self.matching.index.unanchored()
+    }
+
     /// For how long it is worth waiting until a flow has said its name: the longest `hold` of the rules
     /// up to `winner`, which would decide it now (none: up to the last), that a name could make match
     /// or match no more. `facts` are those of a flow that has not said all yet.

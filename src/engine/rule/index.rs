@@ -103,6 +103,11 @@ impl Index {
         single.into_iter().flatten().chain(nets).chain(hosts).map(Vec::as_slice)
     }
 
+    /// The rules that any flow may match.
+    pub(super) fn unanchored(&self) -> &[RuleId] {
+        &self.unanchored
+    }
+
     fn file(&mut self, rule: RuleId, anchor: &[Entry]) {
         if anchor.is_empty() {
             self.unanchored.push(rule);

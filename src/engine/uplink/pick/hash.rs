@@ -67,7 +67,8 @@ fn draw(hash: u64, uplink: UplinkId, weight: u8) -> f64 {
 
 /// One step of SplitMix64 (Steele, Lea and Flood 2014): the golden ratio as step, Stafford's
 /// variant 13 as mixer. Written out because its answers must never change.
-fn mix(value: u64) -> u64 {
+#[must_use]
+pub fn mix(value: u64) -> u64 {
     let value = value.wrapping_add(0x9E37_79B9_7F4A_7C15);
     let value = (value ^ value >> 30).wrapping_mul(0xBF58_476D_1CE4_E5B9);
     let value = (value ^ value >> 27).wrapping_mul(0x94D0_49BB_1331_11EB);

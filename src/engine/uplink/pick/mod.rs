@@ -14,7 +14,7 @@ mod overflow;
 mod quality;
 mod rotation;
 
-pub use hash::{by_hash, lot};
+pub use hash::{by_hash, lot, mix};
 pub use quality::rating;
 pub use rotation::Rotation;
 
