@@ -1,6 +1,7 @@
 //! Wiring: builds the parts and the threads, feeds them events, and ends them in order.
 
 pub mod accounts;
+mod alone;
 mod by_hand;
 pub mod changed_files;
 pub mod crew;
@@ -39,6 +40,7 @@ use tokio::sync::mpsc;
 use tokio::time::{Interval, MissedTickBehavior};
 
 use self::accounts::{Accounts, Bookkeeping};
+use self::alone::Alone;
 use self::changed_files::Watch;
 use self::crew::{Crew, Queues, workers};
 use self::health::Lookout;
@@ -54,7 +56,7 @@ use self::settling::Settling;
 use self::shared::{Deciding, Shared};
 use self::sources::Sources;
 use self::vigil::Vigil;
-use crate::config::{Config, Guard, Numbers};
+use crate::config::{Config, Guard, Numbers, Uplink};
 use crate::control::feed::Feed;
 use crate::control::message::{Request, Response};
 use crate::control::server::{Server, Serving};
@@ -65,6 +67,7 @@ use crate::engine::packet::Family;
 use crate::engine::rule::RuleSet;
 use crate::engine::sticky::Choices;
 use crate::engine::uplink::{Avoided, Board, ByHand};
+use crate::plan::firewall::offload;
 use crate::plan::lines::Line;
 use crate::plan::misfits::Misfit;
 use crate::plan::observed::Observed;
@@ -142,6 +145,7 @@ pub fn pending(options: &Options, all: bool) -> Result<(Plan, Pending)> {
         let observed = Observed {
             avoided: machine.avoided(),
             used_up: machine.used_up(),
+            unfilled: machine.unfilled(),
             by_hand: machine.by_hand(),
             ..machine.observe(&config).await?
         };
@@ -289,7 +293,7 @@ impl Daemon {
         let (events, decisions) = crossbeam_channel::bounded(EVENTS);
         let mut health = Lookout::start(&config, Arc::clone(&traffic))?;
         let vigil = Vigil::new(health.suspicions());
-        let bookkeeping = accounts.keep(decisions, vigil, Arc::clone(&traffic))?;
+        let bookkeeping = accounts.keep(decisions, vigil, Arc::clone(&traffic), Arc::clone(&shared))?;
         let crew = Crew::start(queues, Arc::clone(&shared), events)?;
         let keeper = Keeper::start(gate, Arc::clone(&shared))?;
         health.follow(&config, &plan.lines, &observed);
@@ -301,6 +305,7 @@ impl Daemon {
             started: Instant::now(),
             shared: Arc::clone(&shared),
             accounts,
+            alone: Alone::new(machine.backend(), &shared),
             health: health.lines(),
             current: Mutex::new((config.clone(), plan.clone())),
             lists_complaint: Mutex::default(),
@@ -444,7 +449,8 @@ impl Daemon {
     async fn observe(&self, config: &Config) -> Result<Observed> {
         let observed = self.machine.observe(config).await?;
         let (avoided, used_up) = (self.health.avoided(), self.quotas.used_up());
-        Ok(Observed { avoided, used_up, by_hand: self.by_hand, ..observed })
+        let unfilled = unfilled(config, &self.shared.deciding.load().snapshot);
+        Ok(Observed { avoided, used_up, unfilled, by_hand: self.by_hand, ..observed })
     }
 
     /// New flows leave lines that have lost their link at once; all else waits until the news have settled.
@@ -592,6 +598,19 @@ fn fill_what_returned(config: &Config, before: &Snapshot, after: &mut Snapshot) 
     after.filling = before.filling.follow(&before.board, &after.board, &takes, now);
 }
 
+/// The lines that are being filled, and those that will be when they come back: user space alone does that.
+fn unfilled(config: &Config, snapshot: &Snapshot) -> Avoided {
+    let now = Millis(clock::monotonic_ms());
+    let is_filled = |family: Family, uplink: &Uplink| {
+        let held_back = snapshot.filling.held_back(family, u8::MAX, now);
+        snapshot.board.usable(family).contains(uplink.id) && !held_back.contains(uplink.id)
+    };
+    let each = config.uplinks.iter().flat_map(|uplink| Family::BOTH.map(|family| (family, uplink)));
+    let filled_later = each.filter(|(_, uplink)| !uplink.health.fill.is_zero());
+    let unfilled = filled_later.filter(|&(family, uplink)| !is_filled(family, uplink));
+    unfilled.fold(Avoided::default(), |all, (family, uplink)| all.with(family, uplink.id))
+}
+
 /// The kernel is left with what was last known, rather than sent to lines that were dead a moment ago: whoever
 /// restarts the program would lose flows by that, and the kernel follows no other change by itself either.
 fn tell_what_stays_avoided(config: &Config, plan: &Plan) {
@@ -637,6 +656,13 @@ fn deciding(
         lan: config.lan.iter().map(index).collect(),
         marks: config.marks.clone(),
         watch_queue: config.queue.of_watch(),
+        alone: offload::accounts(config).collect(),
+        addresses: plan
+            .lines
+            .iter()
+            .flat_map(|line| Family::BOTH.map(|family| line.public_addresses(family)))
+            .flatten()
+            .collect(),
     }
 }
 

@@ -18,7 +18,7 @@ use nix::unistd::geteuid;
 use wansplit::config::{self, Problem, Problems};
 use wansplit::control::client;
 use wansplit::control::message::{Request, Response, Status};
-use wansplit::daemon::explain::BadQuestion;
+use wansplit::daemon::explain::{BadQuestion, decided_by_kernel};
 use wansplit::daemon::sources::Unreadable;
 use wansplit::daemon::{self, Options};
 use wansplit::lab::fit::Unfit;
@@ -144,7 +144,10 @@ fn check(args: &Args, json: bool) -> anyhow::Result<Exit> {
     let path = args.config_path();
     let sources = daemon::sources::read(&path)?;
     let (problems, rules) = match sources.load(&config::Numbers::default()) {
-        Ok(config) => (config::warnings(&config, &sources.rules, &sources.lists), Some(config.rules.len())),
+        Ok(config) => (
+            config::warnings(&config, &sources.rules, &sources.lists),
+            Some((config.rules.len(), decided_by_kernel(&config))),
+        ),
         Err(problems) => (problems, None),
     };
     if json {
@@ -153,10 +156,14 @@ fn check(args: &Args, json: bool) -> anyhow::Result<Exit> {
     } else if !problems.is_empty() {
         eprintln!("{problems}");
     }
-    let Some(rules) = rules else { return Ok(Exit::Refused) };
+    let Some((rules, by_kernel)) = rules else { return Ok(Exit::Refused) };
     if !json {
         let (rules, files) = (counted(rules as u64, "rule"), counted(sources.rules.len() as u64, "file"));
-        println!("{}: good; {rules} in {files}", path.display());
+        let alone = match by_kernel {
+            0 => String::new(),
+            _ => format!("; the kernel decides by {by_kernel} of them without asking"),
+        };
+        println!("{}: good; {rules} in {files}{alone}", path.display());
     }
     Ok(Exit::Good)
 }

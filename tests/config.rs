@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 use ipnet::IpNet;
 use proptest::prelude::*;
 use wansplit::config::{
-    self, BackendChoice, Bypass, Config, Forward, Gateway, Guard, Health, Helper, Hooks, Lists, Mss, Pin,
-    Queue, QueueSocket, RouterTraffic, Routing, Severity, Source, SourceFile, Uplink,
+    self, BackendChoice, Bypass, Config, Forward, Gateway, Guard, Health, Helper, Hooks, Lists, Mss, Offload,
+    Pin, Queue, QueueSocket, RouterTraffic, Routing, Severity, Source, SourceFile, Uplink,
 };
 use wansplit::engine::flow::{LanId, Mac};
 use wansplit::engine::geo::{Asn, Country, Geo, Places, Ranges};
@@ -85,6 +85,7 @@ fn the_articles_router_needs_nothing_but_its_lines_and_its_forward() {
             length: 8192,
             socket: QueueSocket::Batch,
             pin: Pin::Auto,
+            offload: Offload::Off,
         },
         marks: Marks { mask: 0xff, decided: 0x100, watched: 0x200, values: vec![1, 2], refused: 0xff },
         routing: Routing {
@@ -209,6 +210,7 @@ fn every_key_of_the_main_file_is_obeyed() {
             length: 512,
             socket: QueueSocket::Nfq,
             pin: Pin::Off,
+            offload: Offload::Auto,
         },
         marks: Marks {
             mask: 0xf00,

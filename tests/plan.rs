@@ -127,6 +127,20 @@ fn both_flavours_of_iptables_take_every_plan_twice_and_give_it_up() {
 }
 
 #[test]
+fn what_the_kernel_decides_by_itself_is_counted_in_every_backend() {
+    in_netns(|| {
+        let case = cases().into_iter().find(|case| case.name().ends_with("offload")).expect("the case");
+        let chains = case.plan.firewall.chains.iter().filter(|chain| chain.counts()).count();
+        for backend in [NFT, IPTABLES[0], IPTABLES[1]] {
+            let steps = case.steps(backend);
+            load(&if backend == NFT { without_queue(steps) } else { steps }, &case);
+            let counts = firewall::counts(backend).expect("counts");
+            assert_eq!((counts.len(), counts.values().sum::<u64>()), (chains, 0), "{}", backend.name());
+        }
+    });
+}
+
+#[test]
 fn the_flow_hash_spreads_regular_ports_as_the_weights_say() {
     for (family, weights, step) in spreads() {
         let of: u32 = weights.iter().sum();
@@ -522,7 +536,10 @@ fn top_keys() -> impl Strategy<Value = String> {
     let guard = proptest::sample::select(&["on", "off", "warn"][..]);
     let helpers = proptest::sample::select(&["[]", "[\"ftp\", \"sip\"]"][..]);
     let router = proptest::sample::select(&["multipath", "rules", "uplink0"][..]);
-    (guard, helpers, router).prop_map(|(guard, helpers, router)| {
-        format!("guard = \"{guard}\"\nhelpers = {helpers}\nrouting.router = \"{router}\"")
+    let offload = proptest::sample::select(&["off", "auto"][..]);
+    (guard, helpers, router, offload).prop_map(|(guard, helpers, router, offload)| {
+        format!(
+            "guard = \"{guard}\"\nhelpers = {helpers}\nrouting.router = \"{router}\"\nqueue.offload = \"{offload}\""
+        )
     })
 }

@@ -303,6 +303,8 @@ pub struct Queue {
     pub socket: QueueSocket,
     /// Where workers run.
     pub pin: Pin,
+    /// What the kernel decides without asking.
+    pub offload: Offload,
 }
 
 /// Where workers run.
@@ -313,6 +315,16 @@ pub enum Pin {
     Auto,
     /// Anywhere.
     Off,
+}
+
+/// What the kernel decides by itself, so that it never comes to a queue.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Offload {
+    /// Nothing.
+    #[default]
+    Off,
+    /// Flows that need no user space.
+    Auto,
 }
 
 /// How packets are taken from a queue.

@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use toml::Spanned;
 
-use super::checked::{BackendChoice, Bypass, Config, Guard, Helper, MAX_WORKERS, Pin, Queue, QueueSocket};
+use super::checked::{
+    BackendChoice, Bypass, Config, Guard, Helper, MAX_WORKERS, Offload, Pin, Queue, QueueSocket,
+};
 use super::lists::Lists;
 use super::names::{Names, Unique};
 use super::numbers::Numbers;
@@ -37,6 +39,7 @@ const NONE: &[(&str, NoLine)] = &[("keep", NoLine::Keep), ("reject", NoLine::Rej
 const QUEUE_SOCKETS: &[(&str, QueueSocket)] = &[("batch", QueueSocket::Batch), ("nfq", QueueSocket::Nfq)];
 
 const PINS: &[(&str, Pin)] = &[("auto", Pin::Auto), ("off", Pin::Off)];
+const OFFLOADS: &[(&str, Offload)] = &[("off", Offload::Off), ("auto", Offload::Auto)];
 
 const GUARDS: &[(&str, Guard)] = &[("on", Guard::On), ("warn", Guard::Warn), ("off", Guard::Off)];
 
@@ -120,6 +123,7 @@ fn queue(section: Section) -> Queue {
         length: section.or("length", 8192, number(1..=1_000_000)),
         socket: section.or("socket", QueueSocket::default(), one_of(QUEUE_SOCKETS)),
         pin: section.or("pin", Pin::default(), one_of(PINS)),
+        offload: section.or("offload", Offload::default(), one_of(OFFLOADS)),
     };
     section.finish();
     queue

@@ -241,6 +241,8 @@ pub struct Explanation {
     pub uplink: Option<String>,
     /// Why, in a sentence.
     pub reason: String,
+    /// The lines of which the kernel gives it one by itself, by its hash where there are several; none: it asks.
+    pub by_kernel: Vec<String>,
     /// For how many milliseconds its first datagrams may be held, where its client says its name in several.
     pub hold_ms: u64,
     /// What becomes of it while it runs, when its line dies or a better one comes back, as rules have it
@@ -394,7 +396,7 @@ pub struct Uplink {
     pub table: u32,
     /// Connections the kernel tracks on it now; `None`: not counted.
     pub flows_now: Option<u64>,
-    /// Flows user space sent by it.
+    /// Flows that were sent by it for a reason: by user space, or by the kernel as user space would.
     pub flows_total: u64,
     /// Bytes the device sent since it came into being.
     pub bytes_out: u64,
@@ -504,6 +506,8 @@ pub struct Rule {
     pub uplinks: BTreeMap<String, Tally>,
     /// Flows it matched.
     pub flows: u64,
+    /// Those of them that the kernel decided by itself.
+    pub by_kernel: u64,
     /// Bytes those flows carried, both ways.
     pub bytes: u64,
     /// Seconds since it last matched.

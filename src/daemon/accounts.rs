@@ -17,12 +17,13 @@ use dashmap::DashMap;
 use foldhash::quality::RandomState;
 
 use super::load::Traffic;
-use super::shared::Event;
+use super::shared::{Deciding, Event, Shared};
 use super::vigil::Vigil;
 use crate::engine::flow::FlowKey;
 use crate::engine::rule::model::RuleId;
-use crate::engine::uplink::{UplinkId, load};
+use crate::engine::uplink::load;
 use crate::engine::verdict::{Action, Decision};
+pub use crate::plan::firewall::offload::Account;
 use crate::system::clock;
 use crate::system::conntrack::{Conntrack, Counters, Destroyed, Ends, Flow, Tuple};
 
@@ -42,9 +43,6 @@ const TOGETHER: usize = 4096;
 const REST: Duration = Duration::from_millis(3);
 /// How soon the threads hear that they shall end.
 const PATIENCE: Duration = Duration::from_millis(200);
-
-/// What flows are counted under: the rule that decided, or none, and the uplink.
-pub type Account = (Option<RuleId>, UplinkId);
 
 /// All accounts' sums.
 pub type Sums = HashMap<Account, Sum, RandomState>;
@@ -83,7 +81,8 @@ pub struct Bookkeeping {
 }
 
 impl Accounts {
-    /// Starts to listen to workers, who tell the vigil and `traffic` too, and to the kernel. Where the kernel gives no
+    /// Starts to listen to workers, who tell the vigil and `traffic` too, and to the kernel, which tells nobody of
+    /// flows that it decided itself: what is decided by, from `shared`, says what those count under. Where the kernel gives no
     /// news of ended flows, flows are counted and bytes are not.
     ///
     /// # Errors
@@ -93,6 +92,7 @@ impl Accounts {
         events: Receiver<Event>,
         mut vigil: Vigil,
         traffic: Arc<Traffic>,
+        shared: Arc<Shared>,
     ) -> io::Result<Bookkeeping> {
         let stop = Arc::new(AtomicBool::new(false));
         let mut threads = Vec::new();
@@ -105,7 +105,7 @@ impl Accounts {
             Ok(news) => {
                 let (accounts, stopped) = (Arc::clone(self), Arc::clone(&stop));
                 let ends = thread::Builder::new().name("ended-flows".into());
-                threads.push(ends.spawn(move || accounts.hear_ends(news, &stopped))?);
+                threads.push(ends.spawn(move || accounts.hear_ends(news, &shared, &stopped))?);
             }
             Err(error) => tracing::warn!("bytes are not counted: no news of ended flows: {error}"),
         }
@@ -161,19 +161,20 @@ impl Accounts {
         }
     }
 
-    fn hear_ends(&self, mut news: Destroyed, stop: &AtomicBool) {
+    fn hear_ends(&self, mut news: Destroyed, shared: &Shared, stop: &AtomicBool) {
         while !stop.load(Relaxed) {
-            if let Err(error) = news.receive(|flow| self.ended(&flow)) {
+            if let Err(error) = news.receive(|flow| self.ended(&flow, &shared.deciding.load())) {
                 tracing::warn!("bytes are no longer counted: {error}");
                 return;
             }
         }
     }
 
-    fn ended(&self, flow: &Flow) {
-        let account = self.running.remove(&key(&flow.orig));
+    fn ended(&self, flow: &Flow, deciding: &Deciding) {
+        let told = self.running.remove(&key(&flow.orig)).map(|(_, account)| account);
+        let account = told.or_else(|| deciding.decided_alone(flow));
         let mut books = self.books();
-        if let Some((_, account)) = account {
+        if let Some(account) = account {
             books.sums.entry(account).or_default().bytes += bytes(flow);
         }
         if flow.orig.protocol == TCP {
@@ -213,13 +214,14 @@ impl Accounts {
     ///
     /// # Errors
     /// When the kernel's connection table cannot be read.
-    pub fn sums(&self) -> io::Result<(Sums, HashMap<u32, u64>)> {
+    pub fn sums(&self, deciding: &Deciding) -> io::Result<(Sums, HashMap<u32, u64>)> {
         let mut sums = self.books().sums.clone();
         let mut marked: HashMap<u32, u64> = HashMap::new();
         Conntrack::open()?.dump(None, |flow| {
             *marked.entry(flow.mark).or_default() += 1;
-            if let Some(account) = self.running.get(&key(&flow.orig)) {
-                sums.entry(*account).or_default().bytes += bytes(&flow);
+            let told = self.running.get(&key(&flow.orig)).map(|account| *account);
+            if let Some(account) = told.or_else(|| deciding.decided_alone(&flow)) {
+                sums.entry(account).or_default().bytes += bytes(&flow);
             }
         })?;
         Ok((sums, marked))

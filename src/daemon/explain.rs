@@ -16,6 +16,7 @@ use crate::engine::uplink::cost::Cost;
 use crate::engine::uplink::{Avoided, Board, Filling, UplinkId, UplinkSet};
 use crate::engine::verdict::{Action, Decision, Reason};
 use crate::engine::{Engine, Snapshot, live};
+use crate::plan::firewall::offload::{decided, decided_rules, walk};
 
 const TCP: u8 = 6;
 
@@ -32,6 +33,15 @@ pub fn offline(path: &Path, flow: &str, down: &[String]) -> Result<Explanation> 
     let config = super::load(path)?;
     explain(&config, &config.where_all_works(), flow, down, Millis::default())
         .map_err(|error| BadQuestion(error).into())
+}
+
+/// By how many rules the kernel decides without asking while all lines work.
+#[must_use]
+pub fn decided_by_kernel(config: &Config) -> usize {
+    let mut board =
+        Snapshot::where_all_works(Arc::default(), Arc::default(), config.weights_by_number()).board;
+    board.costs = config.costs();
+    decided_rules(&walk(config, &board, Avoided::default())).count()
 }
 
 /// Explains by what is known and usable now. Nothing of it is remembered; a rule that takes turns
@@ -58,6 +68,10 @@ pub fn explain(
     }
     let usable = board.usable(facts.family);
     let decision = judge(snapshot, &board, &facts, now);
+    let steps = walk(config, &board, Avoided::default());
+    // The router's own flows are never in the walk.
+    let by_kernel =
+        decided(config, &steps, &facts).filter(|_| facts.lan.is_some()).map(|decided| decided.lines);
     let hold = snapshot.rules.hold(decision.rule, &facts);
     let without = usable.iter().map(|id| {
         let decision = judge(snapshot, &self::without(&board, id), &facts, now);
@@ -76,6 +90,11 @@ pub fn explain(
         rules: tried(config, &board, &facts, &decision),
         uplink: uplink(config, &decision),
         reason: config.explain(&decision),
+        by_kernel: by_kernel
+            .into_iter()
+            .flatten()
+            .map(|&(id, _)| config.uplink_name(id).to_owned())
+            .collect(),
         hold_ms: if says_more { hold.as_millis() as u64 } else { 0 },
         live: live_of(config, &decision).to_owned(),
         weighed: weighed(config, snapshot, &board, &facts, &decision),

@@ -144,6 +144,12 @@ impl Machine {
         self.run.load().used_up
     }
 
+    /// The uplinks that did not have their whole share at the last set-up.
+    #[must_use]
+    pub fn unfilled(&self) -> Avoided {
+        self.run.load().unfilled
+    }
+
     /// What people said of uplinks.
     #[must_use]
     pub fn by_hand(&self) -> ByHand {
@@ -168,6 +174,7 @@ impl Machine {
             sysctls: settings.collect(),
             avoided: Avoided::default(),
             used_up: UplinkSet::EMPTY,
+            unfilled: Avoided::default(),
             by_hand: ByHand::default(),
             links,
             main_routes: routing.main_routes,
@@ -322,6 +329,7 @@ fn remember(mut state: State, config: &Config, plan: &Plan, observed: &Observed)
     state.mark_mask |= config.marks.on_connections();
     state.avoided = observed.avoided;
     state.used_up = observed.used_up;
+    state.unfilled = observed.unfilled;
     state.numbers = Numbers(state.numbers).with(config).0;
     state
 }

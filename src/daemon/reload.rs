@@ -125,6 +125,7 @@ impl Daemon {
     }
 
     async fn change_to(&mut self, fresh: Config) -> Result<()> {
+        self.reporter.alone.read();
         let Transition { between, leaving, passed_on } =
             config::transition(&self.config, &fresh, &self.numbers());
         let mut observed = self.observe(&between).await?;
@@ -183,6 +184,7 @@ impl Daemon {
     fn put_in_force(&mut self, fresh: Config, observed: Observed, plan: Plan, rules: Arc<RuleSet>) {
         if !Arc::ptr_eq(&rules, &self.rules) {
             self.reporter.accounts.rules_changed();
+            self.reporter.alone.rules_changed();
         }
         self.tell_misfits(&plan);
         self.health.reconfigure(&fresh);

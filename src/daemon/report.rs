@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 
-use super::accounts::{Accounts, Sum, Sums};
+use super::accounts::{Account, Accounts, Sum, Sums};
+use super::alone::Alone;
 use super::explain::explain;
 use super::health::{Lines, Report};
 use super::load::Traffic;
@@ -49,6 +50,8 @@ pub struct Reporter {
     pub shared: Arc<Shared>,
     /// Who used what.
     pub accounts: Arc<Accounts>,
+    /// What the kernel decided by itself.
+    pub alone: Alone,
     /// How lines do.
     pub health: Arc<Lines>,
     /// The configuration and plan in force; replaced on reload and when the machine changes.
@@ -100,7 +103,10 @@ impl Reporter {
     #[must_use]
     pub fn status(&self) -> Status {
         let (config, plan) = self.current.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let (sums, marked) = self.accounts.sums().unwrap_or_default();
+        let (mut sums, marked) = self.accounts.sums(&self.shared.deciding.load()).unwrap_or_default();
+        self.alone.read();
+        let alone = self.alone.sums();
+        alone.iter().for_each(|(account, flows)| sums.entry(*account).or_default().flows += flows);
         let now = clock::monotonic_ms();
         Status {
             version: env!("CARGO_PKG_VERSION").into(),
@@ -113,7 +119,7 @@ impl Reporter {
                 closed_times: self.shared.lapses.load(Relaxed),
             },
             uplinks: self.uplinks(&config, &plan, &sums, &marked),
-            rules: rules(&config, &sums, now),
+            rules: rules(&config, &sums, &alone, now),
             reasons: self.reasons(),
             queues: self.queues(&config),
             past: self.past(&config),
@@ -327,14 +333,19 @@ fn health(report: Report) -> Health {
 }
 
 /// The rules in their order, and last what no rule decided.
-fn rules(config: &Config, sums: &Sums, now: u64) -> Vec<Rule> {
+fn rules(config: &Config, sums: &Sums, alone: &HashMap<Account, u64>, now: u64) -> Vec<Rule> {
     let named = config
         .rules
         .iter()
         .enumerate()
         .map(|(place, rule)| (Some(RuleId(place as u16)), rule.name.as_str(), rule.origin.as_str()));
     let unnamed = (None, "(no rule: weighted round-robin)", "");
-    named.chain([unnamed]).map(|(id, name, origin)| rule_line(id, name, origin, config, sums, now)).collect()
+    let by_kernel = |id| alone.iter().filter(|((rule, _), _)| *rule == id).map(|(_, flows)| flows).sum();
+    let line = |(id, name, origin): (Option<RuleId>, &str, &str)| Rule {
+        by_kernel: by_kernel(id),
+        ..rule_line(id, name, origin, config, sums, now)
+    };
+    named.chain([unnamed]).map(line).collect()
 }
 
 fn rule_line(id: Option<RuleId>, name: &str, origin: &str, config: &Config, sums: &Sums, now: u64) -> Rule {
@@ -351,6 +362,7 @@ fn rule_line(id: Option<RuleId>, name: &str, origin: &str, config: &Config, sums
             .into_iter()
             .map(|(uplink, sum)| (uplink_name(config, uplink), Tally { flows: sum.flows, bytes: sum.bytes }))
             .collect(),
+        ..Rule::default()
     }
 }
 

@@ -1,21 +1,26 @@
 //! What the threads of the daemon share: the snapshot to decide by, and numbers.
 
+use std::collections::HashSet;
 use std::io;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed};
 
 use arc_swap::ArcSwap;
 use crossbeam_channel::Sender;
 
+use super::accounts::{Account, key};
 use crate::config::MAX_WORKERS;
-use crate::engine::flow::{Arrival, FlowKey, LanId, LocalTime, Mac, Millis};
+use crate::engine::flow::{Arrival, Facts, FlowKey, LanId, LocalTime, Mac, Millis};
 use crate::engine::gate::{Progress, is_stale};
 use crate::engine::names::Names;
+use crate::engine::rule::model::RuleId;
 use crate::engine::sticky::Choices;
 use crate::engine::verdict::{Action, Decision, Marks, Reason};
 use crate::engine::{self, Decided, Now, hold, watching};
 use crate::plan::workers::Workers;
 use crate::system::clock;
+use crate::system::conntrack::Flow;
 use crate::system::queue::{Turn, Verdict, Waiting};
 
 /// A flow was decided.
@@ -42,6 +47,10 @@ pub struct Deciding {
     pub marks: Marks,
     /// Number of the queue in which flows wait for their names.
     pub watch_queue: u16,
+    /// By which rules and lines the kernel may decide itself.
+    pub alone: HashSet<Account>,
+    /// The lines' addresses.
+    pub addresses: Vec<IpAddr>,
 }
 
 impl Deciding {
@@ -60,6 +69,25 @@ impl Deciding {
             src_mac: packet.hardware_address.and_then(|bytes| bytes.try_into().ok()).map(Mac),
             stale,
         }
+    }
+
+    /// What a flow counts under that the kernel decided itself: the first rule that may have sent it by its line. Flows
+    /// from outside and the router's own are not among them.
+    #[must_use]
+    pub fn decided_alone(&self, flow: &Flow) -> Option<Account> {
+        let uplink = self.marks.uplink(flow.mark).filter(|_| !self.alone.is_empty())?;
+        if [flow.orig.src, flow.orig.dst].iter().any(|end| self.addresses.contains(end)) {
+            return None;
+        }
+        let facts = self.snapshot.placed(Facts::about(key(&flow.orig)));
+        let mut start = Some(RuleId(0));
+        while let Some(id) = start.and_then(|start| self.snapshot.rules.first_match_from(start, &facts)) {
+            if self.alone.contains(&(Some(id), uplink)) {
+                return Some((Some(id), uplink));
+            }
+            start = id.0.checked_add(1).map(RuleId);
+        }
+        self.alone.get(&(None, uplink)).copied()
     }
 
     /// The answer for a packet with this mark.

@@ -30,6 +30,8 @@ pub struct Observed {
     pub avoided: Avoided,
     /// Uplinks whose quotas are used up.
     pub used_up: UplinkSet,
+    /// Uplinks that do not get their whole share of new flows yet, or would not if they were usable now.
+    pub unfilled: Avoided,
     /// What people said of uplinks.
     pub by_hand: ByHand,
     /// Routers that DHCP leases name, by device.

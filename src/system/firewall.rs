@@ -1,7 +1,7 @@
 //! Carries the firewall's part of a plan out: which backend works here, what of
 //! ours is there, and the steps from one to the other.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::fs;
 use std::io::{self, Write};
 use std::process::{Command, Output, Stdio};
@@ -15,6 +15,7 @@ use crate::engine::packet::Family;
 use crate::plan::firewall::iptables::{self, Flavour, Table};
 use crate::plan::firewall::model::{Firewall, PastCounts};
 use crate::plan::firewall::nft;
+use crate::plan::firewall::offload::{self, Account};
 use crate::plan::script::Step;
 
 /// How long the kernel may take to let go of sets.
@@ -243,6 +244,34 @@ pub fn past_counts(backend: Backend) -> Result<PastCounts, Error> {
         let saved = listing(&flavour.program(family, "-save"), &["-c", "-t", table])?;
         let PastCounts { share, limit } = iptables::past_counts(&saved);
         counts = PastCounts { share: counts.share + share, limit: counts.limit + limit };
+    }
+    Ok(counts)
+}
+
+/// Flows that the kernel decided by itself, by rule and uplink, for as long as each is counted.
+///
+/// # Errors
+/// When the backend's programs fail.
+pub fn counts(backend: Backend) -> Result<HashMap<Account, u64>, Error> {
+    let mut counts = HashMap::new();
+    let mut add = |(chain, flows): (&str, u64)| {
+        if let Some(account) = offload::account(chain) {
+            *counts.entry(account).or_default() += flows;
+        }
+    };
+    match backend {
+        Backend::Nft => {
+            let (family, name) = nft::TABLE.split_once(' ').unwrap_or_default();
+            let text = listing("nft", &["list", "counters", "table", family, name])?;
+            nft::read_counts(&text).for_each(&mut add);
+        }
+        Backend::Iptables(flavour) => {
+            for family in Family::BOTH {
+                let program = flavour.program(family, "-save");
+                let text = listing(&program, &["-c", "-t", Table::Mangle.name()])?;
+                iptables::read_counts(&text).for_each(&mut add);
+            }
+        }
     }
     Ok(counts)
 }

@@ -55,6 +55,9 @@ pub struct State {
     /// The uplinks that probes called down.
     #[serde(default)]
     pub avoided: Avoided,
+    /// The uplinks that did not have their whole share of new flows.
+    #[serde(default)]
+    pub unfilled: Avoided,
     /// The uplinks whose quotas are used up.
     #[serde(default)]
     pub used_up: UplinkSet,

@@ -213,6 +213,7 @@ fn rule(name: &str, origin: &str, uplinks: &[(&str, u64, u64)]) -> Rule {
         uplinks.iter().map(|&(name, flows, bytes)| (name.to_owned(), Tally { flows, bytes })).collect();
     let flows = uplinks.values().map(|tally| tally.flows).sum();
     Rule {
+        by_kernel: 0,
         name: name.to_owned(),
         origin: origin.to_owned(),
         flows,

@@ -13,6 +13,7 @@ pub fn render(explanation: &Explanation, style: Style) -> String {
     text.extend(explanation.avoided.iter().map(|line| format!("avoided now: {}\n", printable(line))));
     text.extend(explanation.rules.iter().map(|tried| rule(tried, style)));
     text += &format!("{}\n", style.paint(Paint::Good, &printable(&explanation.reason)));
+    text += &by_kernel(&explanation.by_kernel);
     if explanation.hold_ms > 0 {
         text += &format!("  held up to {} ms while its client says its name\n", explanation.hold_ms);
     }
@@ -45,6 +46,20 @@ fn late(on_mismatch: &str) -> &'static str {
         "keep" => "    says its client such a name later, it stays; its next connections go by this rule\n",
         "reset" => "    says its client such a name later, it is reset where that is another line\n",
         _ => "",
+    }
+}
+
+fn by_kernel(lines: &[String]) -> String {
+    match lines {
+        [] => String::new(),
+        [_] => "  the kernel decides this by itself, without asking\n".into(),
+        lines => {
+            let lines: Vec<String> = lines.iter().map(|line| printable(line)).collect();
+            format!(
+                "  the kernel decides this by itself: the flow's hash picks one of {}\n",
+                lines.join(", ")
+            )
+        }
     }
 }
 

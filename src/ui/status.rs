@@ -311,13 +311,19 @@ pub(super) fn rules(status: &Status, style: Style) -> String {
     let columns = vec![name("RULE"), number("flows"), number("bytes"), number("last")];
     let mut table = Table::new(columns);
     for rule in &status.rules {
-        let last = rule.last_seconds_ago.map_or("never".to_owned(), |seconds| age(seconds) + " ago");
+        // The kernel counts, and does not say when.
+        let unknown = if rule.by_kernel > 0 { "-" } else { "never" };
+        let last = rule.last_seconds_ago.map_or(unknown.to_owned(), |seconds| age(seconds) + " ago");
         table.row(vec![(&rule.name).into(), count(rule.flows).into(), bytes(rule.bytes).into(), last.into()]);
         if !rule.origin.is_empty() {
             table.note(&rule.origin, Paint::Faint);
         }
         if rule.flows > 0 {
             table.note(&tallies(&rule.uplinks, status, rule.flows), Paint::Plain);
+        }
+        if rule.by_kernel > 0 {
+            let flows = counted(rule.by_kernel, "flow");
+            table.note(&format!("{flows} by the kernel alone"), Paint::Faint);
         }
     }
     table.render(style)

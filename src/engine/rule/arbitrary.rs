@@ -57,7 +57,7 @@ pub(super) fn any_host_name() -> impl Strategy<Value = HostName> {
     (any_name(), reach).prop_map(|(name, reach)| HostName { name, reach })
 }
 
-pub(super) fn any_facts() -> impl Strategy<Value = Facts<'static>> {
+pub(crate) fn any_facts() -> impl Strategy<Value = Facts<'static>> {
     let places = (option::of(any_country()), option::of(any_asn()));
     (any_bare_facts(), any_contents(), places).prop_map(|(facts, contents, (country, asn))| {
         let (name, app, alpn, method, user_agent, payload) = contents;

@@ -10,6 +10,8 @@ use pnet::util::{ipv4_checksum, ipv6_checksum};
 
 /// IP protocol numbers (IANA "Assigned Internet Protocol Numbers").
 pub mod protocol {
+    /// Internet Control Message Protocol, in IPv4 and in IPv6.
+    pub const ICMP: [u8; 2] = [1, 58];
     /// Transmission Control Protocol.
     pub const TCP: u8 = 6;
     /// User Datagram Protocol.
@@ -144,6 +146,19 @@ pub fn tcp_syn(src: IpAddr, dst: IpAddr, src_port: u16, dst_port: u16) -> Vec<u8
     let sum = checksum(src, dst, &segment, 8, IpNextHeaderProtocols::Tcp);
     segment[16..18].copy_from_slice(&sum.to_be_bytes());
     segment
+}
+
+/// An ICMP or ICMPv6 echo request (RFC 792, RFC 4443, 4.1), the first of its identifier.
+#[must_use]
+pub fn echo_request(src: IpAddr, dst: IpAddr, id: u16) -> Vec<u8> {
+    let kind: u16 = if src.is_ipv4() { 8 } else { 128 };
+    let mut message: Vec<u8> = [kind << 8, 0, id, 1].map(u16::to_be_bytes).concat();
+    let sum = match src {
+        IpAddr::V4(_) => pnet::util::checksum(&message, 1),
+        IpAddr::V6(_) => checksum(src, dst, &message, 1, IpNextHeaderProtocols::Icmpv6),
+    };
+    message[2..4].copy_from_slice(&sum.to_be_bytes());
+    message
 }
 
 /// The checksum with the pseudo header of the family; it stands at this 16-bit word.

@@ -82,6 +82,18 @@ impl Table {
 /// From a built-in chain to one of ours, with its prefix.
 pub type Jump = (String, String);
 
+/// What `iptables-save -c` printed of the packets that have come to our chains: at the first rule of each.
+pub fn read_counts(text: &str) -> impl Iterator<Item = (&str, u64)> {
+    let mut last = "";
+    text.lines().filter_map(move |line| {
+        let (counters, rule) = line.strip_prefix('[')?.split_once("] -A ")?;
+        let chain = rule.split(' ').next()?.strip_prefix(PREFIX)?;
+        let is_first = std::mem::replace(&mut last, chain) != chain;
+        let packets = counters.split(':').next()?.parse().ok()?;
+        is_first.then_some((chain, packets))
+    })
+}
+
 /// What of ours one flavour of iptables holds now.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Installed {
@@ -136,6 +148,12 @@ impl Installed {
 
     fn has_jump(&self, family: Family, table: Table, jump: &Jump) -> bool {
         self.jumps.get(&(family, table)).is_some_and(|jumps| jumps.contains(jump))
+    }
+
+    /// Whether a chain holds what these commands would fill it with.
+    fn has_rules(&self, family: Family, table: Table, chain: &str, commands: &[String]) -> bool {
+        let rules = self.rules.get(&(family, table)).into_iter().flatten();
+        rules.filter(|rule| rule.split(' ').nth(1) == Some(chain)).eq(commands)
     }
 
     fn is_in_place(&self, family: Family, table: Table, jump: &Jump) -> bool {
@@ -294,12 +312,20 @@ fn fill(firewall: &Firewall, family: Family, table: Table, installed: &Installed
     let names: BTreeSet<String> = wanted.iter().map(|chain| prefixed(&chain.name)).collect();
     let mut script = remove(family, table, installed, &names);
     for chain in &wanted {
+        let commands = commands(firewall, chain, family);
+        if chain.counts() && installed.has_rules(family, table, &prefixed(&chain.name), &commands) {
+            continue;
+        }
         script.chains.push(prefixed(&chain.name));
-        let rules = chain.rules.iter().filter(|rule| rule.family.is_none_or(|of| of == family));
-        script.commands.extend(rules.map(|rule| command(firewall, chain, rule, family)));
+        script.commands.extend(commands);
     }
     script.commands.extend(hang_up(&wanted, family, table, installed));
     script
+}
+
+fn commands(firewall: &Firewall, chain: &Chain, family: Family) -> Vec<String> {
+    let of_family = chain.rules.iter().filter(|rule| rule.family.is_none_or(|of| of == family));
+    of_family.map(|rule| command(firewall, chain, rule, family)).collect()
 }
 
 /// The commands that hang the chains which do not hang where they should.
@@ -380,13 +406,16 @@ fn hang((built_in, ours): &Jump, place: Place) -> String {
     }
 }
 
-/// The chains a table needs: those that hang in it, and those they jump to.
+/// The chains a table needs: those that hang in it or count there, and those they jump to.
 /// A chain stands after those that it jumps to, so one pass from the end finds all.
 fn chains_of(firewall: &Firewall, table: Table) -> Vec<&Chain> {
     let mut needed: BTreeSet<&str> = BTreeSet::new();
     let mut chains = Vec::new();
     for chain in firewall.chains.iter().rev() {
-        let hangs = chain.hook.is_some_and(|hook| hung(hook).0 == table);
+        let hangs = match chain.hook {
+            Some(hook) => hung(hook).0 == table,
+            None => chain.counts() && table == hung(Hook::Decide).0,
+        };
         if hangs || needed.contains(chain.name.as_str()) {
             needed.extend(chain.rules.iter().filter_map(target));
             chains.push(chain);
@@ -539,10 +568,22 @@ fn ipset(lines: Vec<String>) -> Step {
 
 fn command(firewall: &Firewall, chain: &Chain, rule: &Rule, family: Family) -> String {
     let mut words = vec![format!("-A {}", prefixed(&chain.name))];
-    words.extend(rule.matches.iter().map(|condition| matching(firewall, condition, family)));
+    for condition in &rule.matches {
+        let text = matching(firewall, condition, family);
+        let is_protocol_known = words.iter().any(|word| word.starts_with("-p "));
+        words.push(if is_protocol_known { without_protocol(text) } else { text });
+    }
     words.push(acting(firewall, &rule.action, family));
     words.retain(|word| !word.is_empty());
     words.join(" ")
+}
+
+/// iptables takes a protocol once, and all conditions of a rule ask for the same.
+fn without_protocol(condition: String) -> String {
+    match condition.strip_prefix("-p ") {
+        Some(rest) => rest.split_once(' ').map(|(_, rest)| rest.to_owned()).unwrap_or_default(),
+        None => condition,
+    }
 }
 
 fn matching(firewall: &Firewall, condition: &Match, family: Family) -> String {
@@ -680,7 +721,7 @@ fn acting(firewall: &Firewall, action: &Action, family: Family) -> String {
         }
         Action::NotePressing => format!("-j SET --add-set {} src --exist", pressing_set(family)),
         // Every rule counts, also one that does nothing else.
-        Action::Count(_) => String::new(),
+        Action::Count(_) | Action::Tally(_) => String::new(),
         Action::Jump(chain) => format!("-j {}", prefixed(chain)),
         Action::Goto(chain) => format!("-g {}", prefixed(chain)),
         Action::Return => "-j RETURN".into(),
@@ -735,6 +776,14 @@ mod tests {
             let found = out_of_place(table, &text);
             assert_eq!(found, [(Family::V4, table, "PREROUTING".to_owned())].into(), "{text}");
         }
+    }
+
+    #[test]
+    fn a_chain_has_as_many_packets_as_its_first_rule() {
+        let save = "# Generated\n*mangle\n:wansplit-take-1-1 - [0:0]\n\
+                    [7:420] -A PREROUTING -j wansplit-decide\n[5:300] -A wansplit-take-1-1\n\
+                    [6:360] -A wansplit-take-1-1 -j CONNMARK --set-xmark 0x1/0xff\nCOMMIT\n";
+        assert_eq!(read_counts(save).collect::<Vec<_>>(), [("take-1-1", 5)]);
     }
 
     fn out_of_place(table: Table, text: &str) -> BTreeSet<(Family, Table, String)> {

@@ -17,9 +17,11 @@
 
 mod drops;
 pub mod flow_hash;
+mod headers;
 pub mod iptables;
 pub mod model;
 pub mod nft;
+pub mod offload;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -52,7 +54,10 @@ pub fn firewall(config: &Config, lines: &[Line], observed: &Observed, workers: &
     let mut chains = Vec::new();
     chains.push(helpers(config));
     chains.extend(choose(config, lines, observed));
-    chains.extend(decide(config, lines, workers));
+    let offload = offload::chains(config, lines, observed.unfilled);
+    let is_offloading = !offload.is_empty();
+    chains.extend(offload);
+    chains.extend(decide(config, lines, workers, is_offloading));
     chains.extend(settle(config));
     chains.push(forwards(config, lines));
     chains.push(own(config));
@@ -160,7 +165,7 @@ fn spread(config: &Config, family: Family, uplinks: &[(UplinkId, u8)]) -> Vec<Ru
 }
 
 /// Prerouting: remembered, adopted, inbound, or ours to decide.
-fn decide(config: &Config, lines: &[Line], workers: &Workers) -> Vec<Chain> {
+fn decide(config: &Config, lines: &[Line], workers: &Workers, is_offloading: bool) -> Vec<Chain> {
     let mut chains =
         vec![Chain { name: "remembered".into(), hook: None, rules: vec![rule([], Action::Restore)] }];
     chains.extend(config.uplinks.iter().map(|uplink| {
@@ -175,7 +180,7 @@ fn decide(config: &Config, lines: &[Line], workers: &Workers) -> Vec<Chain> {
         chains.push(watched(config));
     }
     chains.extend(lid(config, workers));
-    chains.extend([new(), older(lines)]);
+    chains.extend([new(is_offloading), older(lines)]);
     chains.push(Chain { name: "lan".into(), hook: None, rules: lan(config) });
     let from_lan = config.lan.iter().map(|lan| rule([Match::In(lan.clone())], Action::Goto("lan".into())));
     let inbound = config.uplinks.iter().map(|uplink| {
@@ -242,10 +247,16 @@ fn older(lines: &[Line]) -> Chain {
     Chain { name: "older".into(), hook: None, rules }
 }
 
-/// The kernel's choice, and user space's where that has time.
-fn new() -> Chain {
-    let asked = rule([Match::PacketHasUplink(true), Match::GateIsOpen], Action::Goto(LID.into()));
-    Chain { name: "new".into(), hook: None, rules: vec![rule([], Action::Jump("choose".into())), asked] }
+/// What the kernel decides by itself; of the rest its choice, and user space's where that has time.
+fn new(is_offloading: bool) -> Chain {
+    let mut rules = Vec::new();
+    if is_offloading {
+        rules.push(rule([], Action::Jump(offload::ENTRY.into())));
+        rules.push(rule([Match::PacketHasUplink(true)], Action::Return));
+    }
+    rules.push(rule([], Action::Jump("choose".into())));
+    rules.push(rule([Match::PacketHasUplink(true), Match::GateIsOpen], Action::Goto(LID.into())));
+    Chain { name: "new".into(), hook: None, rules }
 }
 
 /// The way into the queues, for as many as they can take; all others are counted and keep the kernel's

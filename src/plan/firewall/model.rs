@@ -36,6 +36,14 @@ pub struct Chain {
     pub rules: Vec<Rule>,
 }
 
+impl Chain {
+    /// Whether it counts what comes to it. Then it is there whether or not anything leads to it.
+    #[must_use]
+    pub fn counts(&self) -> bool {
+        matches!(self.rules.first(), Some(Rule { action: Action::Tally(_), .. }))
+    }
+}
+
 /// The places in a packet's way through the kernel where our chains hang.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Hook {
@@ -237,6 +245,8 @@ pub enum Action {
     NotePressing,
     /// The packet is counted as one that goes past the queue.
     Count(Past),
+    /// The packet is counted under this name. What was counted outlasts the chain being filled anew.
+    Tally(String),
     /// On to a chain, and back.
     Jump(String),
     /// On to a chain, and not back to this one.

@@ -62,6 +62,17 @@ impl Installed {
     }
 }
 
+/// What `nft list counters table inet wansplit` printed of packets, by counter.
+pub fn read_counts(text: &str) -> impl Iterator<Item = (&str, u64)> {
+    let mut words = text.split_whitespace();
+    std::iter::from_fn(move || {
+        words.find(|word| *word == "counter")?;
+        let name = words.next()?;
+        words.find(|word| *word == "packets")?;
+        Some((name, words.next()?.parse().ok()?))
+    })
+}
+
 /// The object that begins with this line of a listing.
 fn listed(line: &str) -> Option<String> {
     let object = line.trim().strip_suffix(" {")?;
@@ -115,6 +126,9 @@ pub fn up(firewall: &Firewall, installed: &Installed) -> Vec<Step> {
         )
     }));
     lines.extend(Past::ALL.map(|past| format!("add counter {TABLE} {}", counter(past))));
+    // An object of its own, because a rule's counter would go with the rule.
+    let counting = firewall.chains.iter().filter(|chain| chain.counts());
+    lines.extend(counting.map(|chain| format!("add counter {TABLE} {}", chain.name)));
     lines.extend(HOOKS.map(base_chain));
     let marked = mark_chains(firewall);
     let regular = firewall.chains.iter().filter(|chain| chain.hook.is_none()).map(|chain| &chain.name);
@@ -519,6 +533,7 @@ fn acting(firewall: &Firewall, action: &Action, family: Family) -> String {
             format!("update @pressing{} {{ {} saddr }}", family.version(), header(family))
         }
         Action::Count(past) => format!("counter name \"{}\"", counter(*past)),
+        Action::Tally(name) => format!("counter name \"{name}\""),
         Action::Jump(chain) => format!("jump {chain}"),
         Action::Goto(chain) => format!("goto {chain}"),
         Action::Return => "return".into(),
