@@ -256,7 +256,7 @@ fn sent(router: &Router, flows: &[Flow]) -> Flows {
         let packets = flows.iter().filter(|flow| flow.client == number).map(|flow| flow.packet.clone());
         send_packets(&client.host, &packets.collect::<Vec<_>>()).expect("sent");
     }
-    thread::sleep(Duration::from_millis(300));
+    thread::sleep(slowed(Duration::from_millis(700)));
     let flows = router.judge(&capture.stop().expect("a capture"));
     router.assert_sound(&flows);
     flows
