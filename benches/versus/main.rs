@@ -9,6 +9,8 @@
 //! load. What matters are ratios within a round: one core of a quiet machine is not that of a busy one.
 
 mod candidate;
+#[path = "../support/chart.rs"]
+mod chart;
 mod flood;
 mod frame;
 mod measure;

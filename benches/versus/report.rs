@@ -3,9 +3,11 @@
 use std::collections::BTreeSet;
 
 use anyhow::Result;
+use clap::ValueEnum;
 use serde_json::json;
 
 use crate::candidate::Candidate;
+use crate::chart::{self, Bar, Spread};
 use crate::measure::{Measure, Number};
 
 /// One number of one candidate in one round.
@@ -39,26 +41,6 @@ impl Taken {
     }
 }
 
-/// Median, least and most.
-#[derive(Debug, Clone, Copy)]
-struct Spread {
-    median: f64,
-    least: f64,
-    most: f64,
-}
-
-impl Spread {
-    fn of(mut values: Vec<f64>) -> Option<Spread> {
-        values.sort_by(f64::total_cmp);
-        let (least, most) = (*values.first()?, *values.last()?);
-        Some(Spread { median: values[values.len() / 2], least, most })
-    }
-
-    fn show(self) -> String {
-        format!("{} ({} to {})", short(self.median), short(self.least), short(self.most))
-    }
-}
-
 /// The table in Markdown: medians, and in brackets the least and the most. The last columns are this program's
 /// ratios to others in the same round.
 pub fn table(taken: &[Taken], candidates: &[Candidate]) -> String {
@@ -71,7 +53,7 @@ pub fn table(taken: &[Taken], candidates: &[Candidate]) -> String {
         let (measure, name) = row;
         let unit = of_row(taken, row).next().map_or("", |taken| taken.number.unit);
         text += &format!("\n| {}: {name}, {unit} |", measure.describe());
-        let cell = |spread: Option<Spread>| spread.map_or_else(String::new, Spread::show);
+        let cell = |spread: Option<Spread>| spread.map_or_else(String::new, show);
         text.extend(candidates.iter().map(|&of| format!(" {} |", cell(spread(taken, row, of)))));
         text.extend(
             BESIDE.iter().map(|&to| format!(" {} |", cell(ratio(taken, row, Candidate::Wansplit, to)))),
@@ -122,19 +104,25 @@ fn of_row(taken: &[Taken], row: Row) -> impl Iterator<Item = &Taken> {
 }
 
 fn spread(taken: &[Taken], row: Row, of: Candidate) -> Option<Spread> {
-    Spread::of(
-        of_row(taken, row).filter(|taken| taken.candidate == of).map(|taken| taken.number.value).collect(),
-    )
+    let values: Vec<f64> =
+        of_row(taken, row).filter(|taken| taken.candidate == of).map(|taken| taken.number.value).collect();
+    (!values.is_empty()).then(|| Spread::of(values.into_iter()))
 }
 
 /// Round by round.
 fn ratio(taken: &[Taken], row: Row, of: Candidate, to: Candidate) -> Option<Spread> {
     let own = of_row(taken, row).filter(|taken| taken.candidate == of);
-    let ratios = own.filter_map(|own| {
-        let other = of_row(taken, row).find(|other| other.candidate == to && other.round == own.round)?;
-        Some(own.number.value / other.number.value)
-    });
-    Spread::of(ratios.collect())
+    let ratios: Vec<f64> = own
+        .filter_map(|own| {
+            let other = of_row(taken, row).find(|other| other.candidate == to && other.round == own.round)?;
+            Some(own.number.value / other.number.value)
+        })
+        .collect();
+    (!ratios.is_empty()).then(|| Spread::of(ratios.into_iter()))
+}
+
+fn show(spread: Spread) -> String {
+    format!("{} ({} to {})", short(spread.median), short(spread.least), short(spread.most))
 }
 
 fn short(value: f64) -> String {
@@ -145,8 +133,33 @@ fn short(value: f64) -> String {
     }
 }
 
-/// What the plot shows: where the program stands beside the article's rules.
+/// The rows that the plot shows: a name for people, a measure and its number.
+const SHOWN: [(&str, Row); 5] = [
+    ("new flows a second", (Measure::Limit, "held")),
+    ("processor time of one", (Measure::Cost, "router")),
+    ("first packet's delay", (Measure::Delay, "light, p50")),
+    ("64 connections", (Measure::Throughput, "64 connections")),
+    ("passed at 3 × the limit", (Measure::Overload, "3 ×: passed")),
+];
+/// Longer bars are cut.
+const LONGEST: f64 = 4.0;
+
+/// Everybody's ratios to the article's rules.
 pub fn svg(taken: &[Taken]) -> String {
-    let _ = taken;
-    String::new()
+    let bars = SHOWN.iter().flat_map(|&(name, row)| {
+        Candidate::value_variants().iter().filter_map(move |&candidate| {
+            Some(Bar {
+                name: format!("{name}: {}", candidate.describe()),
+                colour: match candidate {
+                    Candidate::Article => chart::MEASURE,
+                    Candidate::Wansplit => chart::OURS,
+                    Candidate::Nft | Candidate::Null => chart::OTHERS,
+                },
+                spread: ratio(taken, row, candidate, Candidate::Article)?,
+                unit: "×",
+            })
+        })
+    });
+    let bars: Vec<Bar> = bars.collect();
+    chart::svg("Beside the article's rules, which never leave the kernel", &bars, LONGEST)
 }
