@@ -68,6 +68,8 @@ impl Candidate {
     }
 }
 
+/// As long as that of wansplit.
+const QUEUE_LENGTH: &str = "8192";
 const IPTABLES: &str = "iptables-legacy";
 
 fn routes() -> String {
@@ -152,7 +154,7 @@ fn null(world: &World, files: &Path) -> Result<Process> {
         bail!("gcc cannot build {source}");
     }
     let mut pinned = on_the_routers_core();
-    pinned.arg(built).args(["0", "1024"]).stdout(Stdio::piped());
+    pinned.arg(built).args(["0", QUEUE_LENGTH]).stdout(Stdio::piped());
     let mut process = world.router.spawn(&mut pinned)?;
     let output = process.child().stdout.take().context("its output")?;
     let mut line = String::new();

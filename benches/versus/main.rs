@@ -23,8 +23,9 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use clap::{Parser, ValueEnum};
+use wansplit::lab::interrupt::Interrupt;
 
 use candidate::Candidate;
 use measure::{Measure, Settings};
@@ -63,6 +64,7 @@ struct Args {
 fn main() -> Result<()> {
     let args = Args::parse();
     install()?;
+    let interrupt = Interrupt::listen()?;
     let _room = Room::make()?;
     let measures = if args.only.is_empty() { Measure::value_variants().to_vec() } else { args.only.clone() };
     let candidates = if args.candidates.is_empty() {
@@ -75,6 +77,7 @@ fn main() -> Result<()> {
     for round in 0..args.rounds {
         for &measure in &measures {
             for &candidate in &candidates {
+                ensure!(!interrupt.is_wanted(), "interrupted");
                 taken.extend(take(round, measure, candidate, settings)?);
             }
         }

@@ -26,6 +26,8 @@ pub struct Taken {
 /// A line of the table: a measure, and one of its numbers.
 type Row = (Measure, &'static str);
 
+/// Whose ratios the table shows.
+const OURS: [Candidate; 1] = [Candidate::Wansplit];
 /// What all are compared with, and the rival among programs.
 const BESIDE: [Candidate; 2] = [Candidate::Article, Candidate::Null];
 
@@ -46,18 +48,17 @@ impl Taken {
 pub fn table(taken: &[Taken], candidates: &[Candidate]) -> String {
     let mut text = String::from("| |");
     text.extend(candidates.iter().map(|candidate| format!(" {} |", candidate.describe())));
-    text.extend(BESIDE.iter().map(|beside| format!(" wansplit ÷ {} |", beside.describe())));
+    let pairs = || OURS.iter().flat_map(|&ours| BESIDE.map(|beside| (ours, beside)));
+    text.extend(pairs().map(|(ours, beside)| format!(" {} ÷ {} |", ours.describe(), beside.describe())));
     text += "\n|---|";
-    text += &"---|".repeat(candidates.len() + BESIDE.len());
+    text += &"---|".repeat(candidates.len() + pairs().count());
     for row in rows(taken) {
         let (measure, name) = row;
         let unit = of_row(taken, row).next().map_or("", |taken| taken.number.unit);
         text += &format!("\n| {}: {name}, {unit} |", measure.describe());
         let cell = |spread: Option<Spread>| spread.map_or_else(String::new, show);
         text.extend(candidates.iter().map(|&of| format!(" {} |", cell(spread(taken, row, of)))));
-        text.extend(
-            BESIDE.iter().map(|&to| format!(" {} |", cell(ratio(taken, row, Candidate::Wansplit, to)))),
-        );
+        text.extend(pairs().map(|(ours, beside)| format!(" {} |", cell(ratio(taken, row, ours, beside)))));
     }
     text
 }
@@ -152,8 +153,8 @@ pub fn svg(taken: &[Taken]) -> String {
                 name: format!("{name}: {}", candidate.describe()),
                 colour: match candidate {
                     Candidate::Article => chart::MEASURE,
-                    Candidate::Wansplit => chart::OURS,
-                    Candidate::Nft | Candidate::Null => chart::OTHERS,
+                    ours if OURS.contains(&ours) => chart::OURS,
+                    _ => chart::OTHERS,
                 },
                 spread: ratio(taken, row, candidate, Candidate::Article)?,
                 unit: "×",
