@@ -20,10 +20,10 @@ const START: Duration = Duration::from_millis(300);
 pub fn carried(world: &World, connections: usize, time: Duration) -> Result<u64> {
     let listener = world.server.enter(|| TcpListener::bind((Ipv4Addr::UNSPECIFIED, PORT)))?;
     let listener = listener.context("the server cannot listen")?;
-    let (received, end) = (AtomicU64::new(0), Instant::now() + START + time);
     let connect = || (0..connections).map(|_| TcpStream::connect((SERVER, PORT))).collect();
     let streams: Vec<TcpStream> =
         world.client.enter(|| -> std::io::Result<_> { connect() })?.context("connecting")?;
+    let (received, end) = (AtomicU64::new(0), Instant::now() + START + time);
     thread::scope(|scope| {
         let mut workers = Vec::new();
         for stream in streams {
