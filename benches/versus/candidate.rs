@@ -3,14 +3,14 @@
 use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
 use tempfile::TempDir;
 use wansplit::lab::host::Process;
 
-use crate::world::{LINES, ROUTER_CORE, World};
+use crate::daemon;
+use crate::world::{LINES, World};
 
 /// A way to share flows among lines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
@@ -31,8 +31,6 @@ pub struct Running {
     pub program: Option<Process>,
     _files: TempDir,
 }
-
-const START: Duration = Duration::from_secs(30);
 
 impl Candidate {
     /// For people.
@@ -68,6 +66,8 @@ impl Candidate {
     }
 }
 
+/// [`crate::world::ROUTER_CORE`].
+const ON_THE_ROUTERS_CORE: [&str; 3] = ["taskset", "-c", "0"];
 /// As long as that of wansplit.
 const QUEUE_LENGTH: &str = "8192";
 const IPTABLES: &str = "iptables-legacy";
@@ -153,8 +153,9 @@ fn null(world: &World, files: &Path) -> Result<Process> {
     if !done.success() {
         bail!("gcc cannot build {source}");
     }
-    let mut pinned = on_the_routers_core();
-    pinned.arg(built).args(["0", QUEUE_LENGTH]).stdout(Stdio::piped());
+    let [taskset, arguments @ ..] = ON_THE_ROUTERS_CORE;
+    let mut pinned = Command::new(taskset);
+    pinned.args(arguments).arg(built).args(["0", QUEUE_LENGTH]).stdout(Stdio::piped());
     let mut process = world.router.spawn(&mut pinned)?;
     let output = process.child().stdout.take().context("its output")?;
     let mut line = String::new();
@@ -178,39 +179,5 @@ fn wansplit(world: &World, files: &Path, limit: Option<u32>) -> Result<Process> 
         );
     }
     std::fs::write(files.join("wansplit.toml"), text)?;
-    let log = std::fs::File::create(files.join("log"))?;
-    let mut pinned = on_the_routers_core();
-    arguments(&mut pinned, files, &["run"]);
-    let process = world.router.spawn(pinned.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log))?;
-    wait_for_the_gate(world, files)?;
-    Ok(process)
-}
-
-fn on_the_routers_core() -> Command {
-    let mut command = Command::new("taskset");
-    command.args(["-c", &ROUTER_CORE.to_string()]);
-    command
-}
-
-fn program() -> std::ffi::OsString {
-    std::env::var_os("WANSPLIT_PROGRAM").unwrap_or_else(|| env!("CARGO_BIN_EXE_wansplit").into())
-}
-
-fn arguments(command: &mut Command, files: &Path, arguments: &[&str]) {
-    command.arg(program()).arg("--config").arg(files.join("wansplit.toml"));
-    command.arg("--run-dir").arg(files.join("run")).args(arguments);
-}
-
-fn wait_for_the_gate(world: &World, files: &Path) -> Result<()> {
-    let deadline = Instant::now() + START;
-    while Instant::now() < deadline {
-        let mut status = Command::new("env");
-        arguments(&mut status, files, &["status", "--json"]);
-        let status = world.router.try_run(&mut status, START)?;
-        if status.stdout.replace(' ', "").contains("\"open\":true") {
-            return Ok(());
-        }
-        std::thread::sleep(Duration::from_millis(50));
-    }
-    bail!("the program did not start:\n{}", std::fs::read_to_string(files.join("log"))?)
+    daemon::start(&world.router, files, &ON_THE_ROUTERS_CORE)
 }

@@ -11,6 +11,8 @@
 mod candidate;
 #[path = "../support/chart.rs"]
 mod chart;
+#[path = "../support/daemon.rs"]
+mod daemon;
 mod flood;
 mod frame;
 mod measure;
