@@ -66,7 +66,7 @@ impl Candidate {
     }
 }
 
-/// [`crate::world::ROUTER_CORE`].
+/// That is [`crate::world::ROUTER_CORE`].
 const ON_THE_ROUTERS_CORE: [&str; 3] = ["taskset", "-c", "0"];
 /// As long as that of wansplit.
 const QUEUE_LENGTH: &str = "8192";

@@ -111,6 +111,8 @@ fn take(round: u32, measure: Measure, candidate: Candidate, settings: Settings) 
     let running = candidate.start(&world, limit)?;
     let numbers = measure.take(&world, &running, settings);
     let numbers = numbers.with_context(|| format!("{}: {}", candidate.describe(), measure.describe()))?;
+    // Else the next one pays for it.
+    world.forget()?;
     let taken: Vec<Taken> =
         numbers.into_iter().map(|number| Taken { round, measure, candidate, number }).collect();
     taken.iter().for_each(|taken| eprintln!("{}", taken.line()));

@@ -116,7 +116,7 @@ fn ratio(taken: &[Taken], row: Row, of: Candidate, to: Candidate) -> Option<Spre
     let ratios: Vec<f64> = own
         .filter_map(|own| {
             let other = of_row(taken, row).find(|other| other.candidate == to && other.round == own.round)?;
-            Some(own.number.value / other.number.value)
+            Some(own.number.value / other.number.value).filter(|ratio| ratio.is_finite())
         })
         .collect();
     (!ratios.is_empty()).then(|| Spread::of(ratios.into_iter()))
