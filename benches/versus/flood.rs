@@ -22,7 +22,7 @@ use nix::time::{ClockId, clock_gettime};
 use nix::unistd::Pid;
 use socket2::{Domain, Protocol, Socket, Type};
 
-use crate::frame::{Frame, LENGTH, answered, datagram};
+use crate::frame::{Frame, LENGTH, TOLD_APART, answered, datagram};
 use crate::world::{CLIENT_DEVICE, LOAD_CORE, World};
 
 /// New flows, so many a second.
@@ -63,9 +63,10 @@ impl Flood {
         let first = world.flows.load(Relaxed);
         world.client.enter(|| {
             on_core(LOAD_CORE)?;
-            let mut clock = timed.map(Clock::start).transpose()?;
+            let mut clock = timed.map(|timed| Clock::start(timed, first)).transpose()?;
             let flows = self.send(first, &mut clock)?;
-            world.flows.store(first + flows, Relaxed);
+            let timed = clock.as_ref().map_or(first, |clock| clock.number);
+            world.flows.store(timed.max(first + flows), Relaxed);
             Ok(Sent { flows, took: clock.map(Clock::took).unwrap_or_default() })
         })?
     }
@@ -87,10 +88,12 @@ impl Flood {
                     None => spin_loop(),
                 }
             }
-            if Instant::now() >= end {
+            let now = Instant::now();
+            if now >= end {
                 return Ok(sent);
             }
-            next = (next + every.unwrap_or_default()).min(end);
+            // What is late is not made up for: it would come in one burst.
+            next = (next + every.unwrap_or_default()).clamp(now.min(end), end);
             let slices = frames.each_ref().map(|frame| [IoSlice::new(frame)]);
             let done = sendmmsg(socket.as_raw_fd(), &mut headers, &slices, nobody, [], MsgFlags::empty())?;
             sent += done.count() as u64;
@@ -110,16 +113,16 @@ struct Clock {
 }
 
 impl Clock {
-    fn start(timed: Timed) -> Result<Clock> {
+    fn start(timed: Timed, number: u64) -> Result<Clock> {
         let socket = open(IPV4)?;
         setsockopt(&socket, ReceiveTimestampns, &true)?;
-        Ok(Clock { timed, socket, next: Instant::now(), number: 0, asked: HashMap::new(), took: Vec::new() })
+        Ok(Clock { timed, socket, next: Instant::now(), number, asked: HashMap::new(), took: Vec::new() })
     }
 
     fn tick(&mut self) -> Result<()> {
         if Instant::now() >= self.next {
             self.next += self.timed.every;
-            self.asked.insert(self.number, now()?);
+            self.asked.insert(self.number % TOLD_APART, now()?);
             send(self.socket.as_raw_fd(), &(self.timed.packet)(self.number), MsgFlags::empty())?;
             self.number += 1;
         }

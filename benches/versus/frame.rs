@@ -3,6 +3,7 @@
 
 use std::net::Ipv4Addr;
 
+use pnet::packet::ip::IpNextHeaderProtocols;
 use pnet::util::{checksum, ipv4_checksum};
 
 use crate::world::{CLIENT, LAN_MAC};
@@ -18,6 +19,8 @@ const PAYLOAD: usize = ETHERNET + IP;
 const ICMP: u8 = 1;
 const TCP: u8 = 6;
 const UDP: u8 = 17;
+/// Answers tell the numbers of so many packets apart.
+pub const TOLD_APART: u64 = PORTS;
 /// Machines that begin flows in turns.
 const CLIENTS: u64 = 200;
 /// Ports of each.
@@ -43,15 +46,12 @@ pub fn datagram(number: u64) -> Frame {
 pub fn opening(number: u64) -> Frame {
     let (from, to) = (CLIENT.octets(), [198, 19, 0, (number / PORTS) as u8]);
     let mut frame = packet(TCP, [from, to]);
-    let length = LENGTH - PAYLOAD;
     frame[PAYLOAD..PAYLOAD + 2].copy_from_slice(&port(number).to_be_bytes());
     frame[PAYLOAD + 2..PAYLOAD + 4].copy_from_slice(&PORT.to_be_bytes());
     // Five words of header and one of an option that ends them, SYN, a window.
     frame[PAYLOAD + 12..PAYLOAD + 16].copy_from_slice(&[6 << 4, 2, 0xff, 0xff]);
     let [from, to] = [from, to].map(Ipv4Addr::from);
-    let protocol = pnet::packet::ip::IpNextHeaderProtocols::Tcp;
-    let sum = ipv4_checksum(&frame[PAYLOAD..], 8, &[], &from, &to, protocol);
-    debug_assert_eq!(frame[PAYLOAD..].len(), length);
+    let sum = ipv4_checksum(&frame[PAYLOAD..], 8, &[], &from, &to, IpNextHeaderProtocols::Tcp);
     frame[PAYLOAD + 16..PAYLOAD + 18].copy_from_slice(&sum.to_be_bytes());
     frame
 }
@@ -61,13 +61,13 @@ pub fn echo(number: u64) -> Frame {
     let mut frame = packet(ICMP, [CLIENT.octets(), [198, 19, 1, 1]]);
     frame[PAYLOAD] = 8;
     frame[PAYLOAD + 4..PAYLOAD + 6].copy_from_slice(&ECHO.to_be_bytes());
-    frame[PAYLOAD + 6..PAYLOAD + 8].copy_from_slice(&(number as u16).to_be_bytes());
+    frame[PAYLOAD + 6..PAYLOAD + 8].copy_from_slice(&((number % TOLD_APART) as u16).to_be_bytes());
     let sum = checksum(&frame[PAYLOAD..], 1);
     frame[PAYLOAD + 2..PAYLOAD + 4].copy_from_slice(&sum.to_be_bytes());
     frame
 }
 
-/// Which [`opening`] or [`echo`], of the last 60,000, this answers.
+/// Which [`opening`] or [`echo`] this answers, of [`TOLD_APART`].
 pub fn answered(frame: &[u8]) -> Option<u64> {
     let payload = frame.get(PAYLOAD..PAYLOAD + 8)?;
     match (frame[ETHERNET + 9], payload) {
