@@ -99,8 +99,19 @@ impl Flood {
             // What is late is not made up for: it would come in one burst.
             next = (next + every.unwrap_or_default()).clamp(now.min(end), end);
             let slices = frames.each_ref().map(|frame| [IoSlice::new(frame)]);
-            let done = sendmmsg(socket.as_raw_fd(), &mut headers, &slices, nobody, [], MsgFlags::empty())?;
-            sent += done.count() as u64;
+            let mut left = &slices[..];
+            while let [_, ..] = left {
+                let to = &nobody[..left.len()];
+                let done = sendmmsg(socket.as_raw_fd(), &mut headers, left, to, [], MsgFlags::empty());
+                let taken = match done.map(|done| done.count()) {
+                    Ok(taken) => taken,
+                    // The router has no room for this one.
+                    Err(Errno::ENOBUFS) => 1,
+                    Err(error) => return Err(error.into()),
+                };
+                left = &left[taken..];
+            }
+            sent += u64::from(BURST);
             clock.as_mut().map(Clock::tick).transpose()?;
         }
     }
@@ -127,7 +138,11 @@ impl Clock {
         if Instant::now() >= self.next {
             self.next += self.timed.every;
             self.asked.insert(self.number % TOLD_APART, now()?);
-            send(self.socket.as_raw_fd(), &(self.timed.packet)(self.number), MsgFlags::empty())?;
+            let packet = (self.timed.packet)(self.number);
+            match send(self.socket.as_raw_fd(), &packet, MsgFlags::empty()) {
+                Ok(_) | Err(Errno::ENOBUFS) => {}
+                Err(error) => return Err(error.into()),
+            }
             self.number += 1;
         }
         while self.hear()? {}
