@@ -78,7 +78,9 @@ fn main() -> Result<()> {
     let mut taken = Vec::new();
     for round in 0..args.rounds {
         for &measure in &measures {
-            for &candidate in &candidates {
+            // Another one begins each round.
+            let in_turn = candidates.iter().cycle().skip(round as usize).take(candidates.len());
+            for &candidate in in_turn {
                 ensure!(!interrupt.is_wanted(), "interrupted");
                 taken.extend(take(round, measure, candidate, settings)?);
             }
