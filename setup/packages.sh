@@ -1,7 +1,7 @@
 #!/bin/sh
 # Installs those of the named groups' Debian packages that are missing.
 #
-#   setup/packages.sh build network tests fuzz counts
+#   setup/packages.sh build network tests versus fuzz counts
 #   setup/packages.sh lists                only fetches apt's lists anew
 #
 # Does nothing, and needs no privilege, where everything is there. On another
@@ -15,6 +15,8 @@ network="iproute2 iptables ipset kmod nftables"
 # What the tests run besides: commands, clients of the internet, and a machine to emulate.
 tests="bind9-dnsutils busybox-static chromium-headless-shell curl dhcpcd-base dnsmasq-base iputils-ping
  isc-dhcp-client openssh-client openssl procps python3-libtorrent qemu-system-x86 sipsak systemd util-linux xz-utils"
+# A program in C that ours is compared with, and what keeps a thread behind all others.
+versus="gcc libc6-dev libnetfilter-queue-dev util-linux"
 # The fuzzer is written in C++.
 fuzz="g++"
 # Counts instructions.
@@ -42,9 +44,10 @@ missing_packages() {
             build) packages=$build ;;
             network) packages=$network ;;
             tests) packages=$tests ;;
+            versus) packages=$versus ;;
             fuzz) packages=$fuzz ;;
             counts) packages=$counts ;;
-            *) fail "no group $group: build, network, tests, fuzz and counts there are" ;;
+            *) fail "no group $group: build, network, tests, versus, fuzz and counts there are" ;;
         esac
         for package in $packages; do
             is_installed "$package" || printf '%s ' "$package"

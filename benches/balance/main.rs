@@ -9,6 +9,8 @@
 //!     cargo bench --bench balance -- --seeds 20       more runs of each
 //!     cargo bench --bench balance -- --svg plot.svg   the first scenario's plot too
 
+#[path = "../support/chart.rs"]
+mod chart;
 mod contender;
 mod ours;
 mod outcome;

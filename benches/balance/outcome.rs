@@ -1,4 +1,4 @@
-//! What came of one run, and of several.
+//! What came of one run.
 
 use crate::world::{Ended, World};
 
@@ -47,25 +47,4 @@ fn jain(speeds: impl Iterator<Item = f64>) -> f64 {
         (count + 1.0, sum + speed, squares + speed * speed)
     });
     if squares > 0.0 { sum * sum / (count * squares) } else { 1.0 }
-}
-
-/// Median, least and most over several runs.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct Spread {
-    /// In the middle.
-    pub median: f64,
-    /// The least.
-    pub least: f64,
-    /// The most.
-    pub most: f64,
-}
-
-impl Spread {
-    /// Of one number of each run.
-    pub fn of(outcomes: &[Outcome], number: impl Fn(&Outcome) -> f64) -> Self {
-        let mut numbers: Vec<f64> = outcomes.iter().map(number).collect();
-        numbers.sort_by(f64::total_cmp);
-        let at = |place: usize| numbers.get(place).copied().unwrap_or(0.0);
-        Spread { median: at(numbers.len() / 2), least: at(0), most: at(numbers.len().saturating_sub(1)) }
-    }
 }

@@ -1,8 +1,7 @@
 //! The numbers for people: a table, and a plot.
 
-use std::fmt::Write;
-
-use crate::outcome::{Outcome, Spread};
+use crate::chart::{self, Bar, Spread};
+use crate::outcome::Outcome;
 use crate::scenario::{Kind, Scenario};
 
 /// The table in Markdown: medians, and in brackets the least and the most. The last column but two is the mean
@@ -18,7 +17,7 @@ pub fn table(scenario: &Scenario, outcomes: &[(Kind, Vec<Outcome>)]) -> String {
 }
 
 fn row(kind: Kind, outcomes: &[Outcome], told: &[Outcome]) -> String {
-    let spread = |number: fn(&Outcome) -> f64| Spread::of(outcomes, number);
+    let spread = |number: fn(&Outcome) -> f64| Spread::of(outcomes.iter().map(number));
     let seconds =
         |spread: Spread| format!("{:.3} ({:.3} to {:.3})", spread.median, spread.least, spread.most);
     let beside: Vec<Outcome> = outcomes
@@ -26,7 +25,7 @@ fn row(kind: Kind, outcomes: &[Outcome], told: &[Outcome]) -> String {
         .zip(told)
         .map(|(outcome, told)| Outcome { mean: 100.0 * (outcome.mean / told.mean - 1.0), ..*outcome })
         .collect();
-    let beside = Spread::of(&beside, |outcome| outcome.mean);
+    let beside = Spread::of(beside.iter().map(|outcome| outcome.mean));
     format!(
         "| {} | {} | {:+.0} % ({:+.0} to {:+.0}) | {} | {:.1} % | {:.2} | {:.0} |\n",
         kind.name(),
@@ -41,53 +40,19 @@ fn row(kind: Kind, outcomes: &[Outcome], told: &[Outcome]) -> String {
     )
 }
 
-const WIDTH: f64 = 760.0;
-const LABELS: f64 = 270.0;
-const ROW: f64 = 26.0;
-const TOP: f64 = 44.0;
-
-/// Bars of the mean times, with the least and the most; those beyond four times the ideal are cut.
+/// Bars of the mean times; those beyond four times the ideal are cut.
 pub fn svg(scenario: &Scenario, outcomes: &[(Kind, Vec<Outcome>)]) -> String {
-    let means: Vec<(Kind, Spread)> = outcomes
-        .iter()
-        .map(|(kind, outcomes)| (*kind, Spread::of(outcomes, |outcome| outcome.mean)))
-        .collect();
-    let best = means.iter().map(|(_, mean)| mean.median).fold(f64::INFINITY, f64::min);
-    let scale = (WIDTH - LABELS - 110.0) / (4.0 * best);
-    let height = TOP + ROW * means.len() as f64 + 8.0;
-    let mut text = format!(
-        "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{WIDTH}\" height=\"{height}\" font-family=\"sans-serif\" \
-         font-size=\"13\">\n<rect width=\"100%\" height=\"100%\" fill=\"#ffffff\"/>\n\
-         <text x=\"8\" y=\"22\" font-weight=\"bold\">Mean time of a flow: {}</text>\n",
-        scenario.about
-    );
-    for (row, (kind, mean)) in means.iter().enumerate() {
-        text += &bar(TOP + ROW * row as f64, *kind, *mean, scale, 4.0 * best);
-    }
-    text + "</svg>\n"
-}
-
-fn bar(top: f64, kind: Kind, mean: Spread, scale: f64, most: f64) -> String {
-    let colour = match kind {
-        Kind::Ideal => "#888888",
-        kind if kind.is_ours() => "#2f6f9f",
-        _ => "#c98b3c",
+    let bar = |(kind, outcomes): &(Kind, Vec<Outcome>)| Bar {
+        name: kind.name().to_owned(),
+        colour: match kind {
+            Kind::Ideal => chart::MEASURE,
+            kind if kind.is_ours() => chart::OURS,
+            _ => chart::OTHERS,
+        },
+        spread: Spread::of(outcomes.iter().map(|outcome| outcome.mean)),
+        unit: "s",
     };
-    let end = |number: f64| LABELS + number.min(most) * scale;
-    let (middle, baseline) = (top + 9.0, top + 14.0);
-    let (width, label) = (end(mean.median) - LABELS, end(mean.most.min(most)) + 8.0);
-    let mut text =
-        format!("<text x=\"{}\" y=\"{baseline}\" text-anchor=\"end\">{}</text>\n", LABELS - 8.0, kind.name());
-    let _ = writeln!(
-        text,
-        "<rect x=\"{LABELS}\" y=\"{top}\" width=\"{width:.1}\" height=\"18\" fill=\"{colour}\"/>"
-    );
-    let _ = writeln!(
-        text,
-        "<path d=\"M{:.1} {middle}H{:.1}\" stroke=\"#000000\"/>",
-        end(mean.least),
-        end(mean.most)
-    );
-    let _ = writeln!(text, "<text x=\"{label:.1}\" y=\"{baseline}\">{:.2} s</text>", mean.median);
-    text
+    let bars: Vec<Bar> = outcomes.iter().map(bar).collect();
+    let best = bars.iter().map(|bar| bar.spread.median).fold(f64::INFINITY, f64::min);
+    chart::svg(&format!("Mean time of a flow: {}", scenario.about), &bars, 4.0 * best)
 }

@@ -1,15 +1,15 @@
 //! Who balances: the program with one rule for everything, or the article's commands without the program.
 
 use std::fmt::Write;
-use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 use clap::ValueEnum;
 use tempfile::TempDir;
 use wansplit::lab::article::configuration;
 use wansplit::lab::host::Process;
 use wansplit::lab::network::Network;
+
+use crate::daemon;
 
 /// A way to balance.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -33,9 +33,6 @@ pub struct Running {
     _daemon: Option<Process>,
     _files: TempDir,
 }
-
-/// How long the program may take to start.
-const START: Duration = Duration::from_secs(30);
 
 impl Balancer {
     /// All of them, in the order of the table.
@@ -71,10 +68,7 @@ impl Balancer {
         std::fs::create_dir(files.path().join("rules"))?;
         std::fs::write(files.path().join("rules/all.toml"), self.rule())?;
         std::fs::write(files.path().join("wansplit.toml"), self.configuration(network, lines))?;
-        let log = std::fs::File::create(files.path().join("log"))?;
-        let mut run = program(&files, &["run"]);
-        let daemon = network.router.spawn(run.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log))?;
-        wait_for_the_gate(network, &files)?;
+        let daemon = daemon::start(&network.router, files.path(), &[])?;
         Ok(Running { _daemon: Some(daemon), _files: files })
     }
 
@@ -142,24 +136,4 @@ fn article(network: &Network) -> String {
         );
     }
     text + "iptables-legacy -t mangle -A PREROUTING -j CONNMARK --save-mark\n"
-}
-
-fn program(files: &TempDir, arguments: &[&str]) -> Command {
-    let path = std::env::var_os("WANSPLIT_PROGRAM").unwrap_or_else(|| env!("CARGO_BIN_EXE_wansplit").into());
-    let mut command = Command::new(path);
-    command.arg("--config").arg(files.path().join("wansplit.toml"));
-    command.arg("--run-dir").arg(files.path().join("run")).args(arguments);
-    command
-}
-
-fn wait_for_the_gate(network: &Network, files: &TempDir) -> Result<()> {
-    let deadline = Instant::now() + START;
-    while Instant::now() < deadline {
-        let status = network.router.try_run(&mut program(files, &["status", "--json"]), START)?;
-        if status.stdout.replace(' ', "").contains("\"open\":true") {
-            return Ok(());
-        }
-        std::thread::sleep(Duration::from_millis(50));
-    }
-    bail!("the program did not start:\n{}", std::fs::read_to_string(files.path().join("log"))?)
 }

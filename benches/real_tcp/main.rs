@@ -8,6 +8,8 @@
 mod traffic;
 
 mod balancer;
+#[path = "../support/daemon.rs"]
+mod daemon;
 mod downloads;
 mod report;
 
