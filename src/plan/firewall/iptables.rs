@@ -464,17 +464,21 @@ fn pressing_set(family: Family) -> String {
     format!("{PREFIX}pressing{}", family.version())
 }
 
-/// Seconds for which a flow that went past the queue is remembered as such.
-pub(super) const EARLY_SECONDS: u32 = 30;
+/// Seconds for which a flow that went past the queue is remembered as such: longer than a sibling can wait for its
+/// answer (a second for its name, and one until the gate closes).
+pub(super) const EARLY_SECONDS: u32 = 4;
 /// A set cannot hold a constant: the first bits of the client's address are as good as one. (Those of no client are
 /// all zero, which a set cannot hold either.)
 const PASSING_BITS: u32 = 8;
 const PASSING_MOST: u32 = 1 << PASSING_BITS;
 /// Seconds for which an answered flow is noted: longer than its first datagram needs
 /// from there to the end of its way, where its connection becomes known to all.
-pub(super) const SENT_SECONDS: u32 = 2;
-/// Flows remembered so in each set; beyond that, a split of an unlucky pair is possible again.
-pub(super) const EARLY_MOST: u32 = 65_536;
+pub(super) const SENT_SECONDS: u32 = 1;
+/// Flows remembered as past the queue. Beyond that a split of an unlucky pair is possible again, and what is worse, each
+/// further flow makes the kernel look for old ones; so these are more than come in that time.
+pub(super) const EARLY_MOST: u32 = 1 << 20;
+/// And flows noted as answered by one uplink, of which a second brings no more than the limits let in.
+pub(super) const SENT_MOST: u32 = 1 << 17;
 
 /// Seconds for which a client that found the limit reached has a share of its own, and no more.
 pub(super) const PRESSING_SECONDS: u32 = 10;
@@ -488,8 +492,8 @@ pub(super) const PRESSING_RATE: u32 = PRESSING_MOST / (PRESSING_SECONDS + 6);
 /// Room for a full routing table; the kernel takes memory only for what is there.
 const STAY_MOST: u32 = 4_194_304;
 /// Buckets of such a set: rules cannot make it grow (ipset(8), "hashsize"), and a full
-/// bucket, of twelve, takes no more. With this many, three in ten thousand of a full set overflow.
-const NOTES_HASH: u32 = 16_384;
+/// bucket, of twelve, takes no more. With one for four, three in ten thousand of a full set overflow.
+const NOTED_TOGETHER: u32 = 4;
 
 /// The names of all sets that these rules use.
 #[must_use]
@@ -520,16 +524,19 @@ fn sets(firewall: &Firewall) -> Step {
             "create {passing} hash:ip family {kind} netmask {PASSING_BITS} timeout {EARLY_SECONDS} maxelem {PASSING_MOST}"
         ));
         lines.push(format!(
-            "create {early} hash:ip,port,ip family {kind} hashsize {NOTES_HASH} timeout {EARLY_SECONDS} maxelem {EARLY_MOST}"
+            "create {early} hash:ip,port,ip family {kind} hashsize {} timeout {EARLY_SECONDS} maxelem {EARLY_MOST}",
+            EARLY_MOST / NOTED_TOGETHER
         ));
         lines.extend(firewall.marks.uplinks().map(|uplink| {
             let sent = sent_set(family, uplink);
             format!(
-                "create {sent} hash:ip,port,ip family {kind} hashsize {NOTES_HASH} timeout {SENT_SECONDS} maxelem {EARLY_MOST}"
+                "create {sent} hash:ip,port,ip family {kind} hashsize {} timeout {SENT_SECONDS} maxelem {SENT_MOST}",
+            SENT_MOST / NOTED_TOGETHER
             )
         }));
         lines.push(format!(
-            "create {pressing} hash:ip family {kind} hashsize {NOTES_HASH} timeout {PRESSING_SECONDS} maxelem {PRESSING_MOST}"
+            "create {pressing} hash:ip family {kind} hashsize {} timeout {PRESSING_SECONDS} maxelem {PRESSING_MOST}",
+            PRESSING_MOST / NOTED_TOGETHER
         ));
         lines.push(format!("create {stay} hash:net family {kind} maxelem {STAY_MOST}"));
         let nets = firewall.stay.iter().filter(|net| Family::of(net.addr()) == family);

@@ -7,7 +7,7 @@
 use std::collections::BTreeSet;
 use std::ops::RangeInclusive;
 
-use super::iptables::{EARLY_MOST, EARLY_SECONDS, PRESSING_MOST, PRESSING_SECONDS, SENT_SECONDS};
+use super::iptables::{EARLY_MOST, EARLY_SECONDS, PRESSING_MOST, PRESSING_SECONDS, SENT_MOST, SENT_SECONDS};
 use super::model::{Action, Chain, Firewall, Hook, Match, Past, PastCounts, Rule, State, burst, clock};
 use crate::config::Helper;
 use crate::engine::packet::{Family, PROTOCOLS_WITH_PORTS};
@@ -207,14 +207,16 @@ fn sets(firewall: &Firewall) -> Vec<String> {
             Family::V4 => "ipv4_addr",
             Family::V6 => "ipv6_addr",
         };
-        let noted = |name: String, seconds: u32| {
+        let noted = |name: String, seconds: u32, most: u32| {
             format!(
                 "add set {TABLE} {name} {{ type {kind} . inet_service . {kind} . inet_service; \
-                 flags dynamic,timeout; timeout {seconds}s; size {EARLY_MOST}; }}"
+                 flags dynamic,timeout; timeout {seconds}s; size {most}; }}"
             )
         };
-        lines.push(noted(format!("early{version}"), EARLY_SECONDS));
-        lines.extend(firewall.marks.uplinks().map(|uplink| noted(sent_set(family, uplink), SENT_SECONDS)));
+        lines.push(noted(format!("early{version}"), EARLY_SECONDS, EARLY_MOST));
+        lines.extend(
+            firewall.marks.uplinks().map(|uplink| noted(sent_set(family, uplink), SENT_SECONDS, SENT_MOST)),
+        );
         lines.extend(["pressing", "share"].map(|name| {
             format!(
                 "add set {TABLE} {name}{version} {{ type {kind}; flags dynamic,timeout; \
