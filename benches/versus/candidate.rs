@@ -23,12 +23,16 @@ pub enum Candidate {
     Null,
     /// This program.
     Wansplit,
+    /// This program without a rule, where the kernel decides by itself what it can.
+    Offload,
 }
 
 /// What runs while a candidate is tried.
 pub struct Running {
     /// The program, where there is one.
     pub program: Option<Process>,
+    /// It is asked about every new flow.
+    pub is_asked: bool,
     _files: TempDir,
 }
 
@@ -40,10 +44,11 @@ impl Candidate {
             Candidate::Nft => "nft",
             Candidate::Null => "C",
             Candidate::Wansplit => "wansplit",
+            Candidate::Offload => "wansplit, offload",
         }
     }
 
-    /// Sets the router up.
+    /// Sets the router up. The limit is `None` where it shall be as the program has it.
     pub fn start(self, world: &World, limit: Option<u32>) -> Result<Running> {
         let files = TempDir::new()?;
         let program = match self {
@@ -60,9 +65,15 @@ impl Candidate {
                 world.router.shell(&(routes() + &restore() + &queue() + &translate()))?;
                 Some(null(world, files.path())?)
             }
-            Candidate::Wansplit => Some(wansplit(world, files.path(), limit)?),
+            Candidate::Wansplit => {
+                let rules = concat!(env!("CARGO_MANIFEST_DIR"), "/rules");
+                let queue = limit.map(|limit| format!("limit = {limit}\n")).unwrap_or_default();
+                Some(wansplit(world, files.path(), &format!("rules = \"{rules}\""), &queue)?)
+            }
+            Candidate::Offload => Some(wansplit(world, files.path(), "", "offload = \"auto\"\n")?),
         };
-        Ok(Running { program, _files: files })
+        let is_asked = matches!(self, Candidate::Null | Candidate::Wansplit);
+        Ok(Running { program, is_asked, _files: files })
     }
 }
 
@@ -166,12 +177,8 @@ fn null(world: &World, files: &Path) -> Result<Process> {
     Ok(process)
 }
 
-/// With the rules as they are shipped. The limit is `None` where it shall be as the program has it.
-fn wansplit(world: &World, files: &Path, limit: Option<u32>) -> Result<Process> {
-    let rules = concat!(env!("CARGO_MANIFEST_DIR"), "/rules");
-    let queue = limit.map(|limit| format!("[queue]\nlimit = {limit}\n")).unwrap_or_default();
-    let mut text =
-        format!("rules = \"{rules}\"\nhealth.targets = []\n[lan]\ninterfaces = [\"lan0\"]\n{queue}");
+fn wansplit(world: &World, files: &Path, rules: &str, queue: &str) -> Result<Process> {
+    let mut text = format!("{rules}\nhealth.targets = []\n[lan]\ninterfaces = [\"lan0\"]\n[queue]\n{queue}");
     for ((device, address, gateway), number) in LINES.iter().zip(1..) {
         text += &format!(
             "[[uplink]]\nname = \"isp{number}\"\ninterface = \"{device}\"\ngateway = \"{gateway}\"\n\

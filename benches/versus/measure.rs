@@ -154,8 +154,7 @@ fn holds(world: &World, running: &Running, rate: u32, time: Duration) -> Result<
     for _ in 0..TRIES {
         world.forget()?;
         let flooded = flooded(world, Flood { rate, time }, None)?;
-        let decided =
-            if running.program.is_some() { flooded.passed.min(flooded.queued) } else { flooded.passed };
+        let decided = if running.is_asked { flooded.passed.min(flooded.queued) } else { flooded.passed };
         let lost = flooded.sent.flows.saturating_sub(decided) as f64;
         if lost * 1e3 <= LOST * flooded.sent.flows as f64 {
             return Ok(Some(flooded.sent.flows as f64 / flooded.seconds));
@@ -168,7 +167,7 @@ fn cost(world: &World, running: &Running, settings: Settings) -> Result<Vec<Numb
     world.steer(Arrivals::BesideTheRouter)?;
     let mut numbers = vec![Number { name: "router", unit: "ns", value: of_router(world, settings)? }];
     world.steer(Arrivals::BesideTheSender)?;
-    let Some(program) = &running.program else { return Ok(numbers) };
+    let Some(program) = running.program.as_ref().filter(|_| running.is_asked) else { return Ok(numbers) };
     for (name, rate) in [("program, 100 k/s", RATE), ("program, saturated", TOO_MANY)] {
         world.forget()?;
         let (before, flood) = (run_time(program.id())?, Flood { rate, time: settings.time });
@@ -284,7 +283,7 @@ fn pinned(world: &World) -> Result<f64> {
 }
 
 fn memory(world: &World, running: &Running) -> Result<Vec<Number>> {
-    let Some(program) = &running.program else { return Ok(vec![]) };
+    let Some(program) = running.program.as_ref().filter(|_| running.is_asked) else { return Ok(vec![]) };
     world.steer(Arrivals::BesideTheRouter)?;
     world.forget()?;
     world.router.set_sysctls(&[("netfilter/nf_conntrack_udp_timeout", "600")])?;

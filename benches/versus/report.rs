@@ -27,7 +27,7 @@ pub struct Taken {
 type Row = (Measure, &'static str);
 
 /// Whose ratios the table shows.
-const OURS: [Candidate; 1] = [Candidate::Wansplit];
+const OURS: [Candidate; 2] = [Candidate::Wansplit, Candidate::Offload];
 /// What all are compared with, and the rival among programs.
 const BESIDE: [Candidate; 2] = [Candidate::Article, Candidate::Null];
 
