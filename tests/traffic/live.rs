@@ -2,6 +2,7 @@
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpStream, UdpSocket};
+use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -101,8 +102,9 @@ fn addresses_change(backend: &str) {
     let to = SocketAddr::new(two.of(Family::V4), KEEP);
     let mut idle = Idle::open(host, to);
     let call = Call::begin(host, to);
-    ip(&router.network.router, "address del 198.51.100.2/24 dev wan1");
-    ip(&router.network.router, "address add 198.51.100.77/24 dev wan1");
+    // In one go: while the line has no address flows go by the other one, and one that is kept stays there.
+    let change = "address del 198.51.100.2/24 dev wan1\naddress add 198.51.100.77/24 dev wan1\n";
+    router.network.router.feed(Command::new("ip").args(["-batch", "-"]), change).unwrap();
     assert!(idle.is_reset(PATIENCE), "{backend}: {}", router.said());
     let new: IpAddr = [198, 51, 100, 77].into();
     let deadline = Instant::now() + PATIENCE;
