@@ -34,13 +34,16 @@ const RULES: &str = r#"
 [[rule]]
 name = "ports"
 match = { dst_port = 1001 }
+use = { policy = "round-robin" }
 [[rule]]
 name = "choices"
 match = { dst_port = 1003 }
+use = { policy = "round-robin" }
 sticky = { by = "client", for = "10m" }
 [[rule]]
 name = "names"
 match = { host = "www.example.org" }
+use = { policy = "round-robin" }
 "#;
 
 fn main() {
