@@ -16,10 +16,9 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use netns::{in_netns, sh};
-use nix::sched::{CpuSet, sched_setaffinity};
 use nix::sys::resource::{UsageWho, getrusage};
 use nix::sys::time::TimeValLike;
-use nix::unistd::Pid;
+use wansplit::system::affinity::bind;
 use wansplit::system::queue::batch::BatchQueue;
 use wansplit::system::queue::nfq::NfqQueue;
 use wansplit::system::queue::{A_PACKET, LONGEST_WAIT, PacketQueue, Verdict};
@@ -98,11 +97,11 @@ fn run(load: &Load, open: Open) -> Outcome {
     let sent = AtomicBool::new(false);
     thread::scope(|scope| {
         scope.spawn(|| {
-            on_core(1);
+            bind(1).expect("two cores");
             send(load);
             sent.store(true, Relaxed);
         });
-        on_core(0);
+        bind(0).expect("two cores");
         answer(&mut *queue, &sent)
     })
 }
@@ -136,12 +135,6 @@ fn send(load: &Load) {
             sender.send(&[0; 32]).expect("a datagram");
         }
     }
-}
-
-fn on_core(core: usize) {
-    let mut cores = CpuSet::new();
-    cores.set(core).expect("a core");
-    sched_setaffinity(Pid::from_raw(0), &cores).expect("two cores");
 }
 
 /// Of this thread, in nanoseconds.

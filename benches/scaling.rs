@@ -14,8 +14,6 @@ use std::thread;
 use std::time::Instant;
 
 use etherparse::PacketBuilder;
-use nix::sched::{CpuSet, sched_setaffinity};
-use nix::unistd::Pid;
 use wansplit::config::{self, Lists, SourceFile};
 use wansplit::engine::flow::{Arrival, Millis};
 use wansplit::engine::names::Names;
@@ -24,6 +22,7 @@ use wansplit::engine::sniff::Name;
 use wansplit::engine::sticky::Choices;
 use wansplit::engine::uplink::{Board, UplinkId, UplinkSet};
 use wansplit::engine::{Engine, Now, Snapshot};
+use wansplit::system::affinity::bind;
 
 const DECISIONS: u32 = 500_000;
 const CLIENTS: u16 = 1000;
@@ -78,7 +77,7 @@ fn decisions_a_second(snapshot: &Snapshot, port: u16, engines: usize) -> f64 {
         let run = |core| {
             let barrier = &barrier;
             scope.spawn(move || {
-                on_core(core);
+                bind(core as u16).expect("a core that is there");
                 decide_many(snapshot, port, core, barrier)
             })
         };
@@ -135,10 +134,4 @@ fn snapshot(cores: usize) -> Snapshot {
 
 fn source(path: &str, text: &str) -> SourceFile {
     SourceFile { path: path.to_owned(), text: text.to_owned() }
-}
-
-fn on_core(core: usize) {
-    let mut cores = CpuSet::new();
-    cores.set(core).expect("a core");
-    sched_setaffinity(Pid::from_raw(0), &cores).expect("a core that is there");
 }

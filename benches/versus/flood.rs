@@ -12,15 +12,14 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use nix::errno::Errno;
 use nix::ifaddrs::getifaddrs;
-use nix::sched::{CpuSet, sched_setaffinity};
 use nix::sys::socket::sockopt::{ReceiveTimestampns, SndBufForce};
 use nix::sys::socket::{
     ControlMessageOwned, LinkAddr, MsgFlags, MultiHeaders, bind, recvmsg, send, sendmmsg, setsockopt,
 };
 use nix::sys::time::TimeSpec;
 use nix::time::{ClockId, clock_gettime};
-use nix::unistd::Pid;
 use socket2::{Domain, Protocol, Socket, Type};
+use wansplit::system::affinity;
 
 use crate::frame::{Frame, LENGTH, TOLD_APART, answered, datagram};
 use crate::world::{CLIENT_DEVICE, LOAD_CORE, World};
@@ -203,8 +202,6 @@ fn device(name: &str) -> Result<LinkAddr> {
 }
 
 /// Keeps the calling thread on a core.
-pub fn on_core(core: usize) -> Result<()> {
-    let mut cores = CpuSet::new();
-    cores.set(core)?;
-    sched_setaffinity(Pid::from_raw(0), &cores).with_context(|| format!("there is no core {core}"))
+pub fn on_core(core: u16) -> Result<()> {
+    affinity::bind(core).with_context(|| format!("there is no core {core}"))
 }

@@ -12,9 +12,9 @@ use wansplit::lab::host::Host;
 use wansplit::system::conntrack::{Conntrack, Flow, Mark};
 
 /// The core that does the router's work.
-pub const ROUTER_CORE: usize = 0;
+pub const ROUTER_CORE: u16 = 0;
 /// The core that makes the load.
-pub const LOAD_CORE: usize = 1;
+pub const LOAD_CORE: u16 = 1;
 
 /// The hardware address of the router's LAN port.
 pub const LAN_MAC: [u8; 6] = [0x02, 0x77, 0, 0, 0, 0xfe];
