@@ -33,6 +33,8 @@ const LISTINGS: [&str; 10] = [
 const GATE: &str = "add wansplit-gate";
 /// What nft says of elements that come and go by themselves.
 const EXPIRING: &str = " expires ";
+/// How ipset lists an element, and what it says of one that comes and goes by itself.
+const ELEMENT: (&str, &str) = ("add ", " timeout ");
 
 impl Dump {
     /// The state of this machine now.
@@ -70,12 +72,15 @@ fn changes(listing: &str, before: &[String], after: &[String]) -> Vec<String> {
     }
 }
 
-/// What one program lists, without the gate's elements, which are renewed all the time.
+/// What one program lists, without the gate's elements, which are renewed all the time, and without what rules
+/// have noted for some seconds.
 fn list(host: &Host, listing: &str) -> Vec<String> {
     let script = format!("{listing} 2>/dev/null || true");
     let text = host.run(Command::new("sh").args(["-c", &script])).unwrap();
+    let expires =
+        |line: &String| line.contains(EXPIRING) || line.starts_with(ELEMENT.0) && line.contains(ELEMENT.1);
     let lasts = |line: &String| {
-        !line.is_empty() && !line.starts_with('#') && !line.starts_with(GATE) && !line.contains(EXPIRING)
+        !line.is_empty() && !line.starts_with('#') && !line.starts_with(GATE) && !expires(line)
     };
     let lines = text.lines().map(still).filter(lasts);
     let mut lines = if listing.contains("legacy") { without_empty_tables(lines) } else { lines.collect() };
