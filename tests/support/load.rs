@@ -113,6 +113,11 @@ impl Outcome {
     }
 }
 
+/// New UDP flows that begin in some time.
+pub fn began_within(time: Duration) -> usize {
+    (time.as_secs_f64() * 2.0 * scaled(RATE) as f64) as usize
+}
+
 /// The datagrams of a conversation without an answer. The first ones begin the flow.
 fn lost_of_talk(flow: &FlowOutcome) -> Option<usize> {
     let failure = flow.failure.as_deref()?;

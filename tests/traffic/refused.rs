@@ -92,6 +92,7 @@ fn flows_are_refused(backend: &str) {
 
     Down::ByIsp.undo(&router.network, 1);
     wait_for_line(&router, 1, true);
+    wait_for_the_plan(&router);
     for (family, port) in each(&PORTS) {
         assert_eq!(connecting(host, to(family, port), PATIENCE), None, "{backend}: {family} {port}");
     }
@@ -112,6 +113,10 @@ fn all_lines_die(backend: &str) {
     let _server = serve(&router.network.internet, &two.both(), &[KEEP]);
     let host = &router.network.client().host.clone();
     let to = |family| SocketAddr::new(two.of(family), KEEP);
+    // On a busy machine a line may be called down before it is found to work.
+    wait_for_line(&router, 0, true);
+    wait_for_line(&router, 1, true);
+    wait_for_the_plan(&router);
     let mut idle = Family::BOTH.map(|family| Idle::open(host, to(family)));
     for line in [0, 1] {
         Down::ByIsp.take(&router.network, line);
@@ -129,6 +134,7 @@ fn all_lines_die(backend: &str) {
     }
     Down::ByIsp.undo(&router.network, 0);
     wait_for_line(&router, 0, true);
+    wait_for_the_plan(&router);
     for family in Family::BOTH {
         assert_eq!(connecting(host, to(family), PATIENCE), None, "{backend}: {family}");
     }
