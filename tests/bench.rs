@@ -122,6 +122,9 @@ fn what_is_wrong_ends_with_its_own_code() {
     assert_eq!(broken.status.code(), Some(1));
     assert!(String::from_utf8_lossy(&broken.stderr).contains("notes.txt: not a capture"), "{broken:?}");
     assert_eq!(serde_json::from_slice::<Value>(&broken.stdout).unwrap()["flows"], 1);
+    let none = run(directory.path(), &["bench", "--seconds", "1", "notes.txt"]);
+    assert_eq!((none.status.code(), none.stdout.as_slice()), (Some(1), &b""[..]));
+    assert!(String::from_utf8_lossy(&none.stderr).contains("no flow that could be decided"), "{none:?}");
     for arguments in
         [&["bench", "--seed", "2", &good][..], &["bench", "--flows", "0"], &["bench", "-c", "absent"]]
     {

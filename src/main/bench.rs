@@ -26,6 +26,11 @@ pub fn bench(args: &Args, asked: &Bench) -> anyhow::Result<Exit> {
         let files = asked.files.iter().map(|file| file.display().to_string()).collect();
         (Source::Captured { files, left_out }, flows, exit)
     };
+    if flows.is_empty() {
+        bar.clear();
+        eprintln!("wansplit: the files have no flow that could be decided");
+        return Ok(Exit::Failed);
+    }
     let time = Duration::from_secs(asked.seconds.into());
     let measured = bench::measure(&config, &flows, time, &mut show);
     bar.clear();
