@@ -4,7 +4,7 @@
 //! It does nothing else, so that a daemon that is busy with the firewall does not take its own slowness for
 //! a burst. Where no rule asks how full lines are, counters are read once a second, for `status` and quotas, and
 //! nothing else is done. Listing the kernel's connections costs the more the more there are; it is done so
-//! seldom that it takes at most a fiftieth of one core.
+//! seldom that it takes at most a fiftieth of one core, and not at all where that would be too seldom to say anything.
 
 use std::collections::HashMap;
 use std::io;
@@ -26,7 +26,7 @@ use crate::engine::uplink::{MAX_UPLINKS, UplinkId};
 use crate::engine::verdict::Marks;
 use crate::plan::observed::Observed;
 use crate::system::clock;
-use crate::system::conntrack::{Conntrack, Counters, Flow};
+use crate::system::conntrack::{self, Conntrack, Counters, Flow};
 use crate::system::device_counters::{CounterReader, DeviceCounters};
 
 /// Between two looks at the counters, where rules ask how full lines are.
@@ -36,8 +36,12 @@ const IDLE_STEP: Duration = Duration::from_secs(1);
 /// Connections are listed this often, or more seldom where there are many. Most last less than a second: what is known
 /// of them must be fresh (`benches/balance` shows how much that matters).
 const CROWD_STEP: Duration = Duration::from_millis(200);
-/// A list that took some time is made again after so many times that long.
+/// A list that will take some time is made after so many times that long.
 const CALM: u32 = 50;
+/// What a connection takes in a list, until one was made.
+const USUAL: Duration = Duration::from_nanos(300);
+/// So many connections are listed as quickly as one.
+const FEW: u32 = 64;
 /// Lines that carry less, in bytes per second, share it among nobody who cares.
 const QUIET: u64 = 2_000;
 /// Lists that are further apart say too little of what happens now.
@@ -81,7 +85,8 @@ struct Flows {
     /// What each had moved when they were listed last, by the kernel's name for it.
     moved: HashMap<u32, Both<u64>, RandomState>,
     listed: Option<Instant>,
-    next: Option<Instant>,
+    /// When the last list was complete, and how long it took for each connection.
+    rested: Option<(Instant, Duration)>,
 }
 
 /// Starts to measure; workers learn of it by way of `shared`, with what probes have found. The thread ends with the workers.
@@ -247,25 +252,37 @@ impl Sampling {
 }
 
 impl Flows {
-    /// The flows of each line that moved bytes since they were counted last, and may move more; `None`: it is not time yet, or
-    /// the kernel does not tell.
+    /// The flows of each line that moved bytes since they were counted last, and may move more; `None`: it is not time
+    /// yet, there are too many, or the kernel does not tell.
     fn count(&mut self, marks: &Marks) -> Option<Vec<Crowd>> {
         let begin = Instant::now();
-        if self.next.is_some_and(|next| begin < next) {
+        let rest = self.rest(conntrack::count()?);
+        // A step more or less does not matter, one that is missed for a millisecond would.
+        let is_early = |(then, _): &(Instant, Duration)| begin < *then + rest - STEP / 2;
+        if rest >= FRESH || self.rested.as_ref().is_some_and(is_early) {
             return None;
         }
         let listed = self.list(marks);
         if listed.is_err() {
             self.conntrack = None;
         }
-        tracing::trace!("connections were listed in {:?}", begin.elapsed());
-        // A step more or less does not matter, one that is missed for a millisecond would.
-        self.next = Some(begin + CROWD_STEP.max(begin.elapsed() * CALM) - STEP / 2);
+        let took = begin.elapsed();
+        tracing::trace!("connections were listed in {took:?}");
+        let connections = listed.as_ref().map_or(0, |&(connections, _)| connections);
+        self.rested = Some((begin + took, took / connections.max(FEW)));
         let is_fresh = self.listed.replace(begin).is_some_and(|then| then.elapsed() < FRESH);
-        listed.ok().filter(|_| is_fresh)
+        listed.ok().filter(|_| is_fresh).map(|(_, crowds)| crowds)
     }
 
-    fn list(&mut self, marks: &Marks) -> io::Result<Vec<Crowd>> {
+    /// How long nothing is listed before so many connections are.
+    fn rest(&self, connections: u32) -> Duration {
+        let each = self.rested.map_or(USUAL, |(_, each)| each);
+        CROWD_STEP.max(each * connections * CALM)
+    }
+
+    /// The connections that there are, and what moves.
+    fn list(&mut self, marks: &Marks) -> io::Result<(u32, Vec<Crowd>)> {
+        let mut connections = 0;
         let mut crowds = vec![Crowd::default(); MAX_UPLINKS];
         let before = std::mem::take(&mut self.moved);
         let moved = &mut self.moved;
@@ -274,6 +291,7 @@ impl Flows {
             none => none.insert(Conntrack::open()?),
         };
         conntrack.dump(None, |flow| {
+            connections += 1;
             let Some(crowd) = marks.uplink(flow.mark).and_then(|on| crowds.get_mut(usize::from(on.0))) else {
                 return;
             };
@@ -289,7 +307,7 @@ impl Flows {
                 moved.insert(flow.id, now);
             }
         })?;
-        Ok(crowds)
+        Ok((connections, crowds))
     }
 }
 

@@ -50,11 +50,20 @@ pub struct Destroyed {
 /// The kernel makes dump messages of at most 32 KiB (`netlink_dump`, net/netlink/af_netlink.c).
 const BUFFER: usize = 64 * 1024;
 
+/// Connections of the calling thread's network namespace (net/netfilter/nf_conntrack_standalone.c).
+const COUNT: &str = "/proc/sys/net/netfilter/nf_conntrack_count";
+
 /// A request is answered within its own system call; this only keeps a bug from hanging us.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// `NFNLGRP_CONNTRACK_DESTROY` (3) as a bit, include/uapi/linux/netfilter/nfnetlink_compat.h.
 const DESTROY_GROUP: u32 = 1 << 2;
+
+/// How many connections there are; `None` where the kernel does not tell.
+#[must_use]
+pub fn count() -> Option<u32> {
+    std::fs::read_to_string(COUNT).ok()?.trim_end().parse().ok()
+}
 
 impl Conntrack {
     /// Opens the socket; needs `CAP_NET_ADMIN` in the namespace once it is used.
