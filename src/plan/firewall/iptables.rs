@@ -456,8 +456,18 @@ fn early_set(family: Family) -> String {
     format!("{PREFIX}early{}", family.version())
 }
 
-fn sent_set(family: Family, uplink: UplinkId) -> String {
-    format!("{PREFIX}sent{}-{}", family.version(), uplink.0 + 1)
+fn sent_set(family: Family, uplink: Option<UplinkId>) -> String {
+    format!("{PREFIX}sent{}{}", family.version(), sent_by(uplink))
+}
+
+/// How the name of a set of flows that were answered ends.
+pub(super) fn sent_by(uplink: Option<UplinkId>) -> String {
+    uplink.map(|uplink| format!("-{}", uplink.0 + 1)).unwrap_or_default()
+}
+
+/// The uplinks by which flows are noted as sent, and all together.
+pub(super) fn senders(marks: &Marks) -> impl Iterator<Item = Option<UplinkId>> + '_ {
+    marks.uplinks().map(Some).chain([None])
 }
 
 fn pressing_set(family: Family) -> String {
@@ -499,7 +509,7 @@ const NOTED_TOGETHER: u32 = 4;
 #[must_use]
 pub fn set_names(firewall: &Firewall) -> BTreeSet<String> {
     let of = |family: Family| {
-        let sent = firewall.marks.uplinks().map(move |uplink| sent_set(family, uplink));
+        let sent = senders(&firewall.marks).map(move |uplink| sent_set(family, uplink));
         sent.chain([
             gate_set(family),
             passing_set(family),
@@ -527,7 +537,7 @@ fn sets(firewall: &Firewall) -> Step {
             "create {early} hash:ip,port,ip family {kind} hashsize {} timeout {EARLY_SECONDS} maxelem {EARLY_MOST}",
             EARLY_MOST / NOTED_TOGETHER
         ));
-        lines.extend(firewall.marks.uplinks().map(|uplink| {
+        lines.extend(senders(&firewall.marks).map(|uplink| {
             let sent = sent_set(family, uplink);
             format!(
                 "create {sent} hash:ip,port,ip family {kind} hashsize {} timeout {SENT_SECONDS} maxelem {SENT_MOST}",

@@ -8,12 +8,9 @@
 //! a mark is masked.
 //!
 //! A datagram may go past the queue while an earlier one of its flow waits
-//! there: the gate closes, the limit is reached, the queue is full. Each has a
-//! connection entry of its own then, so no mark can tell the one of the other.
-//! What tells is a set of flows that went past the queue: a datagram that user
-//! space decided and whose flow is in it gets the kernel's choice once more,
-//! which is the same as its sibling's. While nothing goes past the queues, nothing is noted. So the limit (`lid`) may count packets:
-//! no flow is torn by it, and TCP's have one packet each until they are known.
+//! there: the gate closes, the limit is reached, the queue is full. [`settle`]
+//! sends both one way. So the limit (`lid`) may count packets: no flow is torn
+//! by it, and TCP's have one packet each until they are known.
 
 mod drops;
 pub mod flow_hash;
@@ -22,6 +19,7 @@ pub mod iptables;
 pub mod model;
 pub mod nft;
 pub mod offload;
+mod settle;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -58,7 +56,7 @@ pub fn firewall(config: &Config, lines: &[Line], observed: &Observed, workers: &
     let is_offloading = !offload.is_empty();
     chains.extend(offload);
     chains.extend(decide(config, lines, workers, is_offloading));
-    chains.extend(settle(config));
+    chains.extend(settle::chains(config));
     chains.push(forwards(config, lines));
     chains.push(own(config));
     chains.extend(forward(config, lines));
@@ -150,15 +148,17 @@ fn refused(config: &Config, family: Family) -> Rule {
     rule_for(family, [], Action::MarkPacket(config.marks.refused))
 }
 
-/// Marks for a weighted choice among uplinks by the flow's hash.
+/// Marks for a weighted choice among uplinks by the flow's hash. The last uplink is everybody's until another's share
+/// fits: one hash less for every flow.
 fn spread(config: &Config, family: Family, uplinks: &[(UplinkId, u8)]) -> Vec<Rule> {
     let of: u32 = uplinks.iter().map(|&(_, weight)| u32::from(weight)).sum();
+    let mark = |uplink, share| rule_for(family, share, Action::MarkPacket(config.marks.value(uplink)));
+    let Some((&(last, _), others)) = uplinks.split_last() else { return Vec::new() };
     let mut from = 0;
-    let mut rules = Vec::new();
-    for &(uplink, weight) in uplinks {
+    let mut rules = vec![mark(last, vec![])];
+    for &(uplink, weight) in others {
         let to = from + u32::from(weight);
-        let share = if uplinks.len() == 1 { vec![] } else { vec![Match::Share { from, to, of }] };
-        rules.push(rule_for(family, share, Action::MarkPacket(config.marks.value(uplink))));
+        rules.push(mark(uplink, vec![Match::Share { from, to, of }]));
         from = to;
     }
     rules
@@ -262,7 +262,7 @@ fn new(is_offloading: bool) -> Chain {
 /// The way into the queues, for as many as they can take; all others are counted and keep the kernel's
 /// choice. While the limit is not reached all get in. A client that finds it reached is noted, and has no
 /// more than a share from then on: so the limit is soon the others' again. Those who are noted and within
-/// their share have a reserve, as large as the limit: nobody loses by it that he came when a flood began.
+/// their share have a reserve, half as large as the limit: nobody loses by it that he came when a flood began.
 /// Made-up addresses take little of it, for few are noted; who comes again and again is noted in the end.
 ///
 /// A client is an address, in IPv6 too: a LAN's clients usually share their prefix.
@@ -278,7 +278,7 @@ fn lid(config: &Config, workers: &Workers) -> [Chain; 2] {
         ),
         rule([Match::Below("limit", limit)], queue()),
         rule([Match::Below("pressing", noted)], Action::NotePressing),
-        rule([Match::Pressing, Match::Below("reserve", limit)], queue()),
+        rule([Match::Pressing, Match::Below("reserve", (limit / 2).max(1))], queue()),
         rule([], Action::Count(Past::Limit)),
     ];
     let over_share = vec![rule([], Action::Count(Past::Share))];
@@ -306,83 +306,6 @@ fn adoptions(line: &Line) -> Vec<Rule> {
 fn not_ours() -> [Rule; 1] {
     const STATES: &[State] = &[State::Invalid, State::Untracked, State::Established, State::Related];
     [rule([Match::State(STATES)], Action::Return)]
-}
-
-/// What was decided is saved to the connection. While a first datagram waits in
-/// the queue, a sibling may go past it with a connection entry of its own; both
-/// must go one way. Each leaves a note before it reads the other's: what user
-/// space answered is noted as sent, what went past the queue as early. So an
-/// answered datagram that finds no early sibling keeps its way and later ones
-/// follow it; one that finds an early sibling takes that one's way, the kernel's.
-/// If both notes come at one moment, neither knows what the other has read: then
-/// the early one is torn, and dropped in the forward chain.
-///
-/// Notes cost more than all else here together, so what is answered is noted only while something goes past the
-/// queue: a datagram that does says so for all, and for a time in which whatever waits is answered.
-///
-/// The first packet of a TCP connection says whether its client is to be listened to, and the
-/// packets of such connections are settled in the forward chain: iptables' nat table does not see them.
-///
-/// Some kernels (6.1, not 6.18) look for the connection once more when the answer
-/// comes: a datagram that waited with an entry of its own then has its sibling's,
-/// which is decided, and follows it.
-fn settle(config: &Config) -> Vec<Chain> {
-    let is_udp = || Match::Protocol(UDP);
-    let chain = |name: &str, rules: Vec<Rule>| Chain { name: name.into(), hook: None, rules };
-    let each = |rule_of: &dyn Fn(UplinkId) -> Rule| -> Vec<Rule> {
-        config.uplinks.iter().map(|uplink| rule_of(uplink.id)).collect()
-    };
-    let save = || vec![rule([], Action::ClearDecided), rule([], Action::Save)];
-    let overtaken =
-        vec![rule([], Action::Clear), rule([], Action::Jump("choose".into())), rule([], Action::Save)];
-    let answered = [vec![rule([Match::Passing], Action::Goto("crowded".into()))], save()];
-    let crowded = [
-        each(&|uplink| rule([Match::PacketUplink(config.marks.value(uplink))], Action::NoteSent(uplink))),
-        vec![rule([Match::Early], Action::Goto("overtaken".into()))],
-        save(),
-    ];
-    let passed = [
-        vec![rule([], Action::NotePassing)],
-        vec![rule([Match::Early], Action::Goto("keep".into()))],
-        each(&|uplink| rule([Match::Sent(uplink)], Action::Goto(adopt(uplink)))),
-        vec![rule([], Action::NoteEarly)],
-        each(&|uplink| rule([Match::Sent(uplink)], Action::Goto("torn".into()))),
-        save(),
-    ];
-    let saved = [
-        vec![
-            rule([is_udp(), Match::Decided(true)], Action::Goto("answered".into())),
-            rule([is_udp()], Action::Goto("passed".into())),
-        ],
-        save(),
-        if config.asks_for_names() { begin_watch() } else { vec![] },
-    ];
-    let listened = config.lan.iter().filter(|_| config.asks_for_names()).map(|lan| {
-        let watched = [Match::In(lan.clone()), Match::ConnectionWatched(true)];
-        rule(watched, Action::Return)
-    });
-    let from_lan = config.lan.iter().flat_map(|lan| {
-        let followed = [Match::In(lan.clone()), Match::Decided(true), Match::ConnectionHasUplink(true)];
-        let chosen =
-            [Match::In(lan.clone()), Match::PacketHasUplink(true), Match::ConnectionHasUplink(false)];
-        [rule(followed, Action::Jump("follow".into())), rule(chosen, Action::Jump("save".into()))]
-    });
-    vec![
-        chain("follow", vec![rule([], Action::ClearDecided), rule([], Action::Restore)]),
-        chain("overtaken", overtaken),
-        chain("crowded", crowded.concat()),
-        chain("answered", answered.concat()),
-        chain("keep", save()),
-        chain("torn", vec![rule([], Action::FlagDecided)]),
-        chain("passed", passed.concat()),
-        chain("save", saved.concat()),
-        Chain { name: "settle".into(), hook: Some(Hook::Settle), rules: listened.chain(from_lan).collect() },
-    ]
-}
-
-/// The flag goes from the packet to its connection.
-fn begin_watch() -> Vec<Rule> {
-    vec![rule([Match::Watched(true)], Action::Watch), rule([Match::Watched(true)], Action::ClearWatched)]
 }
 
 fn forwards(config: &Config, lines: &[Line]) -> Chain {

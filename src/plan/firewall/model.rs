@@ -123,8 +123,8 @@ pub enum Match {
     Passing,
     /// A datagram of the same flow already went past the queue (see [`Action::NoteEarly`]).
     Early,
-    /// A datagram of the same flow was answered and sent by this uplink (see [`Action::NoteSent`]).
-    Sent(UplinkId),
+    /// A datagram of the same flow was answered and sent, by this uplink or by any (see [`Action::NoteSent`]).
+    Sent(Option<UplinkId>),
     /// IP protocol.
     Protocol(u8),
     /// Source port of the protocol matched before.
@@ -239,8 +239,8 @@ pub enum Action {
     NotePassing,
     /// The flow is noted as one that went past the queue.
     NoteEarly,
-    /// The flow is noted as one that user space answered, and sent by this uplink.
-    NoteSent(UplinkId),
+    /// The flow is noted as one that user space answered, and sent by this uplink, or by any.
+    NoteSent(Option<UplinkId>),
     /// The source is noted as a client that finds the limit reached.
     NotePressing,
     /// The packet is counted as one that goes past the queue.

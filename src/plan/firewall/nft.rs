@@ -7,7 +7,9 @@
 use std::collections::BTreeSet;
 use std::ops::RangeInclusive;
 
-use super::iptables::{EARLY_MOST, EARLY_SECONDS, PRESSING_MOST, PRESSING_SECONDS, SENT_MOST, SENT_SECONDS};
+use super::iptables::{
+    EARLY_MOST, EARLY_SECONDS, PRESSING_MOST, PRESSING_SECONDS, SENT_MOST, SENT_SECONDS, senders, sent_by,
+};
 use super::model::{Action, Chain, Firewall, Hook, Match, Past, PastCounts, Rule, State, burst, clock};
 use crate::config::Helper;
 use crate::engine::packet::{Family, PROTOCOLS_WITH_PORTS};
@@ -214,9 +216,8 @@ fn sets(firewall: &Firewall) -> Vec<String> {
             )
         };
         lines.push(noted(format!("early{version}"), EARLY_SECONDS, EARLY_MOST));
-        lines.extend(
-            firewall.marks.uplinks().map(|uplink| noted(sent_set(family, uplink), SENT_SECONDS, SENT_MOST)),
-        );
+        let sent = senders(&firewall.marks).map(|uplink| sent_set(family, uplink));
+        lines.extend(sent.map(|name| noted(name, SENT_SECONDS, SENT_MOST)));
         lines.extend(["pressing", "share"].map(|name| {
             format!(
                 "add set {TABLE} {name}{version} {{ type {kind}; flags dynamic,timeout; \
@@ -396,8 +397,8 @@ fn header(family: Family) -> &'static str {
     }
 }
 
-fn sent_set(family: Family, uplink: UplinkId) -> String {
-    format!("sent{}-{}", family.version(), uplink.0 + 1)
+fn sent_set(family: Family, uplink: Option<UplinkId>) -> String {
+    format!("sent{}{}", family.version(), sent_by(uplink))
 }
 
 /// What names a UDP flow in a set.
