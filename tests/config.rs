@@ -80,8 +80,8 @@ fn the_articles_router_needs_nothing_but_its_lines_and_its_forward() {
         queue: Queue {
             first: 0,
             workers: None,
-            limit: 50_000,
-            limit_per_client: 10_000,
+            limit: 20_000,
+            limit_per_client: 4_000,
             length: 8192,
             socket: QueueSocket::Batch,
             pin: Pin::Auto,
@@ -449,9 +449,14 @@ fn a_source_of_one_family_leaves_the_other_masqueraded() {
     let v4 = Source::Address(ip("198.51.100.2"));
     let prefix = Source::Prefix("2001:db8:1::/48".parse().unwrap());
     assert_eq!(sources(r#""none""#), (Source::Untouched, Source::Untouched));
-    assert_eq!(sources(r#""198.51.100.2""#), (v4, Source::Masquerade));
+    assert_eq!(sources(r#""198.51.100.2""#), (v4.clone(), Source::Masquerade));
     assert_eq!(sources(r#"["198.51.100.2", "none"]"#), (v4, Source::Untouched));
     assert_eq!(sources(r#""npt 2001:db8:1::/48""#), (Source::Masquerade, prefix));
+    let delegated = Source::PrefixOf("pd1".into());
+    assert_eq!(
+        sources(r#"["198.51.100.2", "npt of pd1"]"#),
+        (Source::Address(ip("198.51.100.2")), delegated)
+    );
 }
 
 #[test]

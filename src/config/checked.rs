@@ -218,7 +218,7 @@ pub enum Gateway {
 }
 
 /// What becomes of the source address of flows that leave by an uplink.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Source {
     /// The interface's address at the time.
     Masquerade,
@@ -228,6 +228,9 @@ pub enum Source {
     Untouched,
     /// The prefix is replaced, the rest kept (stateful RFC 6296-like translation).
     Prefix(Ipv6Net),
+    /// The same, with the prefix that this device has at the time, from whoever delegates it; as long as it has none,
+    /// the interface's address.
+    PrefixOf(String),
 }
 
 /// TCP maximum segment size on an uplink.

@@ -82,8 +82,8 @@ pub(super) fn checked(ids: &[UplinkId], written: &[Written], tables: &[u32]) -> 
             capacity: written.capacity,
             gateway_v4: written.gateway.v4,
             gateway_v6: written.gateway.v6,
-            source_v4: written.source.v4,
-            source_v6: written.source.v6,
+            source_v4: written.source.v4.clone(),
+            source_v6: written.source.v6.clone(),
             table: *table,
             mss: written.mss,
             optional: written.optional,
@@ -102,7 +102,7 @@ fn uplink(section: Section, lan: &[String], health: &Health) -> Written {
         interface: section.required("interface", INTERFACE, |value| outside(value, lan)),
         weight: section.or("weight", 1, number(1..=255)),
         capacity: capacity(section.section("capacity")),
-        source: source(&section, gateway),
+        source: source(&section, &gateway),
         gateway,
         mss: section.or("mss", Mss::Auto, mss),
         optional: section.or("optional", false, values::boolean),
@@ -184,8 +184,8 @@ fn gateway_word(word: &str) -> Option<Item<Gateway>> {
 }
 
 /// The source translations. A family that nothing is said about is masqueraded.
-fn source(section: &Section, gateway: PerFamily<Gateway>) -> PerFamily<Source> {
-    let what = "\"masquerade\", \"none\", an address or \"npt <IPv6 prefix of at most 64 bits>\"";
+fn source(section: &Section, gateway: &PerFamily<Gateway>) -> PerFamily<Source> {
+    let what = "\"masquerade\", \"none\", an address, \"npt <IPv6 prefix of at most 64 bits>\" or \"npt of <device>\"";
     let items = section.some("source", text(what, source_word));
     for item in &items {
         let unused = item.get_ref().0.filter(|&family| gateway.of(family) == Gateway::Unused);
@@ -205,6 +205,9 @@ fn source_word(word: &str) -> Option<Item<Source>> {
         "none" => return Some((None, Source::Untouched)),
         _ => {}
     }
+    if let Some(device) = word.strip_prefix("npt of ") {
+        return values::device(device.trim()).map(|device| (Some(Family::V6), Source::PrefixOf(device)));
+    }
     if let Some(prefix) = word.strip_prefix("npt ") {
         return values::npt_prefix(prefix.trim()).map(|prefix| (Some(Family::V6), Source::Prefix(prefix)));
     }
@@ -215,40 +218,39 @@ fn source_word(word: &str) -> Option<Item<Source>> {
 type Item<T> = (Option<Family>, T);
 
 /// One value for each family.
-#[derive(Clone, Copy)]
+#[derive(Clone)]
 struct PerFamily<T> {
     v4: T,
     v6: T,
 }
 
-impl<T: Copy> PerFamily<T> {
+impl<T: Clone> PerFamily<T> {
     fn of(&self, family: Family) -> T {
         match family {
-            Family::V4 => self.v4,
-            Family::V6 => self.v6,
+            Family::V4 => self.v4.clone(),
+            Family::V6 => self.v6.clone(),
         }
     }
 }
 
 /// Deals values out to the families and reports those that are left over; `rest` is for a family without one.
-fn per_family<T: Copy>(section: &Section, key: &str, items: &[Spanned<Item<T>>], rest: T) -> PerFamily<T> {
-    let mut own: [Option<T>; 2] = [None, None];
-    let mut common = None;
+fn per_family<T: Clone>(section: &Section, key: &str, items: &[Spanned<Item<T>>], rest: T) -> PerFamily<T> {
+    let [mut v4, mut v6, mut common] = [const { None }; 3];
     for item in items {
-        let (family, value) = *item.get_ref();
+        let (family, value) = item.get_ref();
         let place = match family {
-            Some(Family::V4) => &mut own[0],
-            Some(Family::V6) => &mut own[1],
+            Some(Family::V4) => &mut v4,
+            Some(Family::V6) => &mut v6,
             None => &mut common,
         };
-        if place.replace(value).is_some() {
+        if place.replace(value.clone()).is_some() {
             let message =
                 format!("`{key}` has two values for {}", family.map_or("every family", family_name));
             section.report().error(item.span(), message, "expected at most one for each family");
         }
     }
-    let of = |own: Option<T>| own.or(common).unwrap_or(rest);
-    PerFamily { v4: of(own[0]), v6: of(own[1]) }
+    let rest = common.unwrap_or(rest);
+    PerFamily { v4: v4.unwrap_or_else(|| rest.clone()), v6: v6.unwrap_or(rest) }
 }
 
 /// A family's name for people.

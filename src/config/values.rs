@@ -90,7 +90,12 @@ pub(super) fn name(value: &Value) -> Read<String> {
 /// The name of a network device. Shorter than the kernel's IFNAMSIZ (16, include/uapi/linux/if.h). The kernel
 /// allows more characters; these are the ones that no firewall tool reads as a wildcard, a quote or an end.
 pub(super) fn interface(value: &Value) -> Read<String> {
-    text(INTERFACE, |name| word_of(name, 15, "_.@-").filter(|name| name != "." && name != ".."))(value)
+    text(INTERFACE, device)(value)
+}
+
+/// The name of a network device, as [`interface`] takes it.
+pub(super) fn device(name: &str) -> Option<String> {
+    word_of(name, 15, "_.@-").filter(|name| name != "." && name != "..")
 }
 
 /// The name of a rule.

@@ -15,6 +15,7 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TrySendError, bounded};
+use ipnet::IpNet;
 
 use super::accounts::{TCP, key};
 use super::report::Reporter;
@@ -171,14 +172,14 @@ impl Following {
     }
 }
 
-type LineAddresses = BTreeSet<(UplinkId, IpAddr)>;
+type LineAddresses = BTreeSet<(UplinkId, IpNet)>;
 
-/// The addresses of uplinks, and those that went just now.
+/// The addresses of uplinks, delegated prefixes too, and those that went just now.
 #[derive(Debug)]
 struct Addresses {
     present: LineAddresses,
     /// By when they went, oldest first.
-    gone: Vec<(Instant, (UplinkId, IpAddr))>,
+    gone: Vec<(Instant, (UplinkId, IpNet))>,
 }
 
 /// Whether an address went at this look.
@@ -231,7 +232,10 @@ impl Looking<'_> {
             return false;
         }
         let outside = [flow.reply.dst, flow.orig.dst];
-        if outside.iter().any(|&address| self.gone.contains(&(on, address))) {
+        let has_gone = |&(line, net): &(UplinkId, IpNet)| {
+            line == on && outside.iter().any(|address| net.contains(address))
+        };
+        if self.gone.iter().any(has_gone) {
             return true;
         }
         let comes_in = self.is_address_of_a_line(flow.orig.dst);
@@ -262,11 +266,10 @@ impl Looking<'_> {
 }
 
 fn addresses(lines: &[Line]) -> LineAddresses {
-    let of = |line: &Line| {
-        let public = Family::BOTH.map(|family| line.public_addresses(family)).concat();
-        public.into_iter().map(|address| (line.id, address)).collect::<Vec<_>>()
+    let of = |(line, family): (&Line, Family)| {
+        line.public_nets(family).map(|net| (line.id, net)).collect::<Vec<_>>()
     };
-    lines.iter().flat_map(of).collect()
+    lines.iter().flat_map(|line| Family::BOTH.map(|family| (line, family))).flat_map(of).collect()
 }
 
 /// Makes the ends of these TCP connections in the LAN speak.
@@ -300,7 +303,8 @@ mod tests {
 
     #[test]
     fn flows_of_an_address_that_went_leave_at_the_next_looks_too_unless_it_is_back() {
-        let [first, second] = [1, 2].map(|host| (UplinkId(0), IpAddr::from([198, 51, 100, host])));
+        let [first, second] =
+            [1, 2].map(|host| (UplinkId(0), IpNet::from(IpAddr::from([198, 51, 100, host]))));
         let start = Instant::now();
         let mut addresses = Addresses::new([first].into());
         assert_eq!(addresses.follow([].into(), start), Departed::Now);

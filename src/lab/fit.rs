@@ -140,7 +140,7 @@ fn asked(uplink: &Uplink, family: Family, reasons: &mut Vec<String>) -> Option<S
             ));
             return None;
         }
-        Source::Untouched | Source::Masquerade | Source::Prefix(_) => None,
+        Source::Untouched | Source::Masquerade | Source::Prefix(_) | Source::PrefixOf(_) => None,
     };
     match (gateway, source) {
         (None, None) => None,

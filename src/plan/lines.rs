@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv6Net};
 
 use super::observed::{Link, Observed};
 use super::routing::Hop;
@@ -43,7 +43,7 @@ pub struct Way {
     pub hop: Hop,
     /// Where the next hop was learned.
     pub learned: Learned,
-    /// What becomes of source addresses.
+    /// What becomes of source addresses, with the prefix that is delegated now.
     pub source: Source,
 }
 
@@ -132,6 +132,16 @@ impl Line {
             public.push(*address);
         }
         public
+    }
+
+    /// All nets of one family by which the outside may know this uplink's flows: these addresses, and the prefix that
+    /// is put in place of others.
+    pub fn public_nets(&self, family: Family) -> impl Iterator<Item = IpNet> + '_ {
+        let prefix = self.way(family).ok().and_then(|way| match way.source {
+            Source::Prefix(prefix) => Some(IpNet::V6(prefix)),
+            _ => None,
+        });
+        self.public_addresses(family).into_iter().map(IpNet::from).chain(prefix)
     }
 }
 
@@ -257,7 +267,8 @@ fn way(uplink: &Uplink, family: Family, link: Option<&Link>, observed: &Observed
     }
     let (gateway, learned) = next_hop(uplink, family, link, observed)?;
     let has_address = link.addresses.iter().any(|address| Family::of(address.net.addr()) == family);
-    if !has_address && *uplink.source(family) == Source::Masquerade {
+    let source = source(uplink.source(family), observed);
+    if !has_address && source == Source::Masquerade {
         return Err(NoWay::NoAddress);
     }
     let hop = Hop {
@@ -266,7 +277,23 @@ fn way(uplink: &Uplink, family: Family, link: Option<&Link>, observed: &Observed
         weight: uplink.weight,
         onlink: is_onlink(gateway, link),
     };
-    Ok(Way { hop, learned, source: *uplink.source(family) })
+    Ok(Way { hop, learned, source })
+}
+
+fn source(configured: &Source, observed: &Observed) -> Source {
+    match configured {
+        Source::PrefixOf(device) => delegated(device, observed).map_or(Source::Masquerade, Source::Prefix),
+        configured => configured.clone(),
+    }
+}
+
+/// The first prefix of a device that the world knows and that leaves room for hosts. Unique local ones (RFC 4193) mean
+/// nothing outside.
+fn delegated(device: &str, observed: &Observed) -> Option<Ipv6Net> {
+    observed.link(device)?.addresses.iter().find_map(|address| match address.net.trunc() {
+        IpNet::V6(net) if net.prefix_len() <= 64 && !net.addr().is_unique_local() => Some(net),
+        _ => None,
+    })
 }
 
 fn next_hop(

@@ -114,6 +114,55 @@ fn addresses_change(backend: &str) {
     router.stop();
 }
 
+#[test]
+fn a_delegated_prefix_that_changes_is_followed_and_ends_the_flows_that_had_the_old_one() {
+    for_each_backend(prefixes_change);
+}
+
+fn prefixes_change(backend: &str) {
+    let mut router = Router::new(backend, &[1, 1]);
+    let fixed = "\"2001:db8:1::2\"]";
+    let text = router.configuration();
+    assert!(text.contains(fixed), "{text}");
+    router.configure(&text.replacen(fixed, "\"npt of pd1\"]", 1));
+    router.rule_file("10.toml", RULES);
+    let at = &router.network.router.clone();
+    let own = router.network.lines[0].router.v6;
+    ip(&router.network.lines[0].isp, &format!("route add 2001:db8:1:2::/64 via {own} dev customer"));
+    ip(at, "link add pd1 type veth peer name pd1x");
+    ip(at, "link set pd1 up");
+    ip(at, "link set pd1x up");
+    ip(at, "address add 2001:db8:1:1::1/64 dev pd1 nodad");
+    router.start();
+    let two = router.network.servers[1];
+    let _server = serve(&router.network.internet, &two.both(), &[KEEP]);
+    let host = &router.network.client().host;
+    let to = SocketAddr::new(two.of(Family::V6), KEEP);
+    let inside = router.network.client().addresses.v6.segments();
+    let mapped = |net: u16| {
+        let [.., a, b, c, d] = inside;
+        IpAddr::from([0x2001, 0xdb8, 1, net, a, b, c, d])
+    };
+    let mut idle = Idle::open(host, to);
+    let call = Call::begin(host, to);
+    let comes_from = |source: IpAddr| {
+        let begin = Instant::now();
+        while call.heard_from().map(|seen| seen.ip()) != Some(source) {
+            assert!(begin.elapsed() < PATIENCE, "{backend}: {source}: {}", router.said());
+        }
+        begin.elapsed()
+    };
+    comes_from(mapped(1));
+    let change = "address del 2001:db8:1:1::1/64 dev pd1\naddress add 2001:db8:1:2::1/64 dev pd1 nodad\n";
+    at.feed(Command::new("ip").args(["-batch", "-"]), change).unwrap();
+    let took = comes_from(mapped(2));
+    eprintln!("{backend}: the new prefix is in use after {took:.1?}");
+    assert!(idle.is_reset(PATIENCE), "{backend}: {}", router.said());
+    ip(at, "link delete pd1");
+    comes_from(own.into());
+    router.stop();
+}
+
 /// The place of the line that has this address.
 pub fn line_of(network: &Network, address: IpAddr) -> usize {
     network.lines.iter().position(|line| line.sources.contains(address)).expect("an address of a line")

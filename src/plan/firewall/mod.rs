@@ -624,8 +624,9 @@ fn translation(uplink: &Uplink, family: Family, lines: &[Line]) -> Vec<Rule> {
         .iter()
         .flat_map(|line| line.addresses(family))
         .map(|address| rule_for(family, [out(), from(address)], Action::Masquerade));
-    match *uplink.source(family) {
-        Source::Masquerade => rules.push(rule_for(family, [out()], Action::Masquerade)),
+    let now = own.iter().find_map(|line| line.way(family).ok()).map(|way| &way.source);
+    match *now.unwrap_or(uplink.source(family)) {
+        Source::Masquerade | Source::PrefixOf(_) => rules.push(rule_for(family, [out()], Action::Masquerade)),
         Source::Address(address) => rules.push(rule_for(family, [out()], Action::Snat(address))),
         Source::Untouched => rules.extend(foreign),
         Source::Prefix(prefix) => {
