@@ -21,8 +21,8 @@ use crate::engine::uplink::health::{Estimates, Health, Outcome, Probe, State, Ta
 use crate::engine::uplink::{Avoided, UplinkId};
 use crate::plan::lines::Line;
 use crate::plan::observed::Observed;
-use crate::system::clock;
 use crate::system::probe::{Exit, Prober};
+use crate::system::{clock, priority};
 
 /// Probes that may be on their way at once, of all lines; more are sent when some of them are back.
 const IN_FLIGHT: usize = 1024;
@@ -119,7 +119,11 @@ impl Lookout {
         };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let thread = std::thread::Builder::new().name("health".into());
-        thread.spawn(move || runtime.block_on(trials.run())).context("no thread for probes")?;
+        let trying = move || {
+            priority::go_first();
+            runtime.block_on(trials.run());
+        };
+        thread.spawn(trying).context("no thread for probes")?;
         Ok(Self { news, verdicts, lines, traffic, exits: Vec::new(), generation: 0 })
     }
 

@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 
 use super::shared::{Shared, add};
 use crate::engine::gate::{GateKeeper, Progress, RENEWAL};
-use crate::system::clock;
 use crate::system::gate::Gate;
+use crate::system::{clock, priority};
 
 /// The longest that draining the queues may take.
 const DRAINING: Duration = Duration::from_secs(5);
@@ -58,7 +58,10 @@ impl Keeper {
         self.stop = Arc::default();
         let (stopped, with) = (Arc::clone(&self.stop), Arc::clone(&self.shared));
         let thread = thread::Builder::new().name("gate".into());
-        self.thread = Some(thread.spawn(move || keep_open(gate, &with, &stopped))?);
+        self.thread = Some(thread.spawn(move || {
+            priority::go_first();
+            keep_open(gate, &with, &stopped)
+        })?);
         Ok(())
     }
 }

@@ -9,8 +9,8 @@ use super::shared::{Shared, add};
 use crate::engine::flow::Millis;
 use crate::engine::packet::parse;
 use crate::engine::sniff::dns;
-use crate::system::clock;
 use crate::system::queue::{LONGEST_WAIT, PacketQueue, Verdict};
+use crate::system::{clock, priority};
 
 /// A UDP header (RFC 768).
 const UDP_HEADER: usize = 8;
@@ -20,7 +20,10 @@ const UDP_HEADER: usize = 8;
 /// # Errors
 /// When no thread can be started.
 pub fn start(queue: Box<dyn PacketQueue>, shared: Arc<Shared>) -> io::Result<JoinHandle<()>> {
-    thread::Builder::new().name("names".into()).spawn(move || listen(queue, &shared))
+    thread::Builder::new().name("names".into()).spawn(move || {
+        priority::go_first();
+        listen(queue, &shared);
+    })
 }
 
 /// Until told to stop; a broken socket ends it too, and the gate with it.

@@ -4,7 +4,7 @@
 //! It does nothing else, so that a daemon that is busy with the firewall does not take its own slowness for
 //! a burst. Where no rule asks how full lines are, counters are read once a second, for `status` and quotas, and
 //! nothing else is done. Listing the kernel's connections costs the more the more there are; it is done so
-//! seldom that it takes at most a fiftieth of one core, and not at all where that would be too seldom to say anything.
+//! seldom that it takes at most a hundredth of one core, and not at all where that would be too seldom to say anything.
 
 use std::collections::HashMap;
 use std::io;
@@ -37,7 +37,7 @@ const IDLE_STEP: Duration = Duration::from_secs(1);
 /// of them must be fresh (`benches/balance` shows how much that matters).
 const CROWD_STEP: Duration = Duration::from_millis(200);
 /// A list that will take some time is made after so many times that long.
-const CALM: u32 = 50;
+const CALM: u32 = 100;
 /// What a connection takes in a list, until one was made.
 const USUAL: Duration = Duration::from_nanos(300);
 /// So many connections are listed as quickly as one.

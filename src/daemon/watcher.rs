@@ -22,6 +22,7 @@ use crate::engine::packet::{Family, Packet, parse};
 use crate::engine::uplink::UplinkId;
 use crate::engine::watching::{Next, Watching};
 use crate::system::nudge::Nudger;
+use crate::system::priority;
 use crate::system::queue::{LONGEST_WAIT, PacketQueue, Turn, Verdict, Waiting};
 
 /// Flows that began in the last seconds and are remembered.
@@ -41,6 +42,7 @@ pub fn start(
     events: Sender<Event>,
 ) -> io::Result<JoinHandle<()>> {
     thread::Builder::new().name("watcher".into()).spawn(move || {
+        priority::go_first();
         let (holding, watching) = (Holding::new(FLOWS, MOST_PACKETS), Watching::default());
         let watcher = Watcher { queue, holding, watching, events };
         if let Err(error) = watcher.watch(&shared) {

@@ -10,12 +10,15 @@ use crossbeam_channel::Sender;
 
 use super::shared::{Deciding, Event, Shared, Tally};
 use crate::engine::{Engine, Now};
-use crate::system::affinity;
 use crate::system::queue::{LONGEST_WAIT, PacketQueue, Turn, Verdict, Waiting};
+use crate::system::{affinity, priority};
 
 /// Flows that a worker remembers, for each packet that may wait in its queue: what waited with a flow's first packet
 /// must get the same answer. Not many more, so that they stay near the core.
 const FLOWS_A_PACKET: usize = 2;
+
+/// Decisions of one turn for which there is room from the start.
+const USUAL_TURN: usize = 64;
 
 /// Starts the worker that has this place among all, bound to a CPU or not, with a queue of this length.
 ///
@@ -29,13 +32,14 @@ pub fn start(
     events: Sender<Event>,
 ) -> io::Result<JoinHandle<()>> {
     thread::Builder::new().name(format!("worker-{place}")).spawn(move || {
+        priority::go_first();
         if let Some(cpu) = cpu
             && let Err(error) = affinity::bind(cpu)
         {
             tracing::warn!("worker {place} cannot run on CPU {cpu} alone: {error}");
         }
         let engine = Engine::new(FLOWS_A_PACKET * length as usize);
-        Worker { place, engine, events }.work(queue, &shared);
+        Worker { place, engine, events, untold: Vec::with_capacity(USUAL_TURN) }.work(queue, &shared);
     })
 }
 
@@ -43,6 +47,8 @@ struct Worker {
     place: usize,
     engine: Engine,
     events: Sender<Event>,
+    /// What was decided in this turn: nobody waits for an answer while others are told of it.
+    untold: Vec<Event>,
 }
 
 impl Worker {
@@ -57,6 +63,7 @@ impl Worker {
                 let moment = moment.get_or_insert_with(|| shared.now());
                 Some(self.answer(packet, deciding.load(), *moment, tally))
             });
+            self.untold.drain(..).for_each(|event| tally.tell(&self.events, event));
             if turn.as_ref().is_ok_and(Turn::is_idle) {
                 // Rules that were replaced, and their lists, must not wait for a packet to be let go.
                 self.engine.follow(&deciding.load().snapshot);
@@ -80,7 +87,7 @@ impl Worker {
         tally.decided(&decided);
         if let (true, Some(key)) = (decided.first, decided.key) {
             let event = Event { at: now.at.0, key, lan: arrival.lan, decision: decided.decision };
-            tally.tell(&self.events, event);
+            self.untold.push(event);
         }
         deciding.verdict(&decided.decision, packet.mark)
     }

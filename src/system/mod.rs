@@ -17,6 +17,7 @@ mod message;
 pub mod modules;
 pub mod netlink;
 pub mod nudge;
+pub mod priority;
 pub mod probe;
 pub mod queue;
 pub mod receiving;
