@@ -14,7 +14,8 @@ build="gcc libc6-dev"
 network="iproute2 iptables ipset kmod nftables"
 # What the tests run besides: commands, clients of the internet, and a machine to emulate.
 tests="bind9-dnsutils busybox-static chromium-headless-shell curl dhcpcd-base dnsmasq-base iputils-ping
- isc-dhcp-client openssh-client openssl procps python3-libtorrent qemu-system-x86 sipsak systemd util-linux xz-utils"
+ isc-dhcp-client network-manager openssh-client openssl procps python3-libtorrent qemu-system-x86 sipsak systemd
+ util-linux xz-utils"
 # A program in C that ours is compared with, and what keeps a thread behind all others.
 versus="gcc libc6-dev libnetfilter-queue-dev util-linux"
 # The fuzzer is written in C++.

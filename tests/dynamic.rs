@@ -67,7 +67,7 @@ fn what_the_usual_dhcp_clients_set_is_followed_beside_rules_and_routes_of_theirs
 }
 
 fn usual_clients_change(backend: &str) {
-    for client in [&DHCLIENT, &DHCPCD, &NETWORKD] {
+    for client in [&DHCLIENT, &DHCPCD, &NETWORKD, &NETWORK_MANAGER] {
         if wanted::is_there(client.program) {
             lease_changes(backend, client);
         }
@@ -346,6 +346,23 @@ const NETWORKD: DhcpClient = DhcpClient {
            printf '[Match]\nName=wan1\n[Network]\nDHCP=ipv4\nIPv6AcceptRA=no\nLinkLocalAddressing=no\nKeepConfiguration=no\n' \
                >/etc/systemd/network/wan1.network && \
            exec /lib/systemd/systemd-networkd",
+    renews_at: None,
+};
+
+/// It speaks on a bus of its own, and looks at devices as [`NETWORKD`] does.
+const NETWORK_MANAGER: DhcpClient = DhcpClient {
+    program: "NetworkManager",
+    line: "mkdir -p /run/NetworkManager && mount -t tmpfs none /run/NetworkManager && \
+           mount -t tmpfs none /var/lib/NetworkManager && mount -t tmpfs none /etc/NetworkManager && \
+           mount -t sysfs -o ro none /sys && \
+           printf '[main]\nplugins=keyfile\ndns=none\nno-auto-default=*\n[keyfile]\nunmanaged-devices=*,except:interface-name:wan1\n[device]\nkeep-configuration=no\n' \
+               >/etc/NetworkManager/NetworkManager.conf && \
+           install -d /etc/NetworkManager/system-connections && umask 077 && \
+           printf '[connection]\nid=wan1\ntype=ethernet\ninterface-name=wan1\n[ipv4]\nmethod=auto\n[ipv6]\nmethod=ignore\n' \
+               >/etc/NetworkManager/system-connections/wan1.nmconnection && \
+           rm -f bus && { setpriv --pdeathsig KILL dbus-daemon --session --nofork --address=unix:path=$PWD/bus & } && \
+           while ! [ -S bus ]; do sleep 0.05; done && \
+           export DBUS_SYSTEM_BUS_ADDRESS=unix:path=$PWD/bus && exec NetworkManager --no-daemon",
     renews_at: None,
 };
 
