@@ -140,7 +140,7 @@ const SHOWN: [(&str, Row); 5] = [
     ("processor time of one", (Measure::Cost, "router")),
     ("first packet's delay", (Measure::Delay, "light, p50")),
     ("64 connections", (Measure::Throughput, "64 connections")),
-    ("passed at 3 × the limit", (Measure::Overload, "3 ×: passed")),
+    ("passed at 3 × limit", (Measure::Overload, "3 ×: passed")),
 ];
 /// Longer bars are cut.
 const LONGEST: f64 = 4.0;
