@@ -4,7 +4,7 @@
 //! It does nothing else, so that a daemon that is busy with the firewall does not take its own slowness for
 //! a burst. Where no rule asks how full lines are, counters are read once a second, for `status` and quotas, and
 //! nothing else is done. Listing the kernel's connections costs the more the more there are; it is done so
-//! seldom that it takes at most a hundredth of one core, and not at all where that would be too seldom to say anything.
+//! seldom that it takes at most a fiftieth of one core.
 
 use std::collections::HashMap;
 use std::io;
@@ -37,11 +37,9 @@ const IDLE_STEP: Duration = Duration::from_secs(1);
 /// of them must be fresh (`benches/balance` shows how much that matters).
 const CROWD_STEP: Duration = Duration::from_millis(200);
 /// A list that will take some time is made after so many times that long.
-const CALM: u32 = 100;
+const CALM: u32 = 50;
 /// What a connection takes in a list, until one was made.
 const USUAL: Duration = Duration::from_nanos(300);
-/// So many connections are listed as quickly as one.
-const FEW: u32 = 64;
 /// Lines that carry less, in bytes per second, share it among nobody who cares.
 const QUIET: u64 = 2_000;
 /// Lists that are further apart say too little of what happens now.
@@ -85,8 +83,10 @@ struct Flows {
     /// What each had moved when they were listed last, by the kernel's name for it.
     moved: HashMap<u32, Both<u64>, RandomState>,
     listed: Option<Instant>,
-    /// When the last list was complete, and how long it took for each connection.
-    rested: Option<(Instant, Duration)>,
+    /// When the last list was complete, or would have been the first.
+    rested: Option<Instant>,
+    /// How long that took, and its [effort](conntrack::effort).
+    took: Option<(Duration, u32)>,
 }
 
 /// Starts to measure; workers learn of it by way of `shared`, with what probes have found. The thread ends with the workers.
@@ -253,13 +253,13 @@ impl Sampling {
 
 impl Flows {
     /// The flows of each line that moved bytes since they were counted last, and may move more; `None`: it is not time
-    /// yet, there are too many, or the kernel does not tell.
+    /// yet, there are so many that lists are too far apart, or the kernel lists none.
     fn count(&mut self, marks: &Marks) -> Option<Vec<Crowd>> {
-        let begin = Instant::now();
-        let rest = self.rest(conntrack::count()?);
+        // Where the kernel does not tell the effort, one list counts as much as another.
+        let (begin, effort) = (Instant::now(), conntrack::effort().unwrap_or(1));
+        let rest = rest(effort, self.took);
         // A step more or less does not matter, one that is missed for a millisecond would.
-        let is_early = |(then, _): &(Instant, Duration)| begin < *then + rest - STEP / 2;
-        if rest >= FRESH || self.rested.as_ref().is_some_and(is_early) {
+        if begin < *self.rested.get_or_insert(begin) + rest - STEP / 2 {
             return None;
         }
         let listed = self.list(marks);
@@ -268,21 +268,12 @@ impl Flows {
         }
         let took = begin.elapsed();
         tracing::trace!("connections were listed in {took:?}");
-        let connections = listed.as_ref().map_or(0, |&(connections, _)| connections);
-        self.rested = Some((begin + took, took / connections.max(FEW)));
+        (self.rested, self.took) = (Some(begin + took), Some((took, effort)));
         let is_fresh = self.listed.replace(begin).is_some_and(|then| then.elapsed() < FRESH);
-        listed.ok().filter(|_| is_fresh).map(|(_, crowds)| crowds)
+        listed.ok().filter(|_| is_fresh)
     }
 
-    /// How long nothing is listed before so many connections are.
-    fn rest(&self, connections: u32) -> Duration {
-        let each = self.rested.map_or(USUAL, |(_, each)| each);
-        CROWD_STEP.max(each * connections * CALM)
-    }
-
-    /// The connections that there are, and what moves.
-    fn list(&mut self, marks: &Marks) -> io::Result<(u32, Vec<Crowd>)> {
-        let mut connections = 0;
+    fn list(&mut self, marks: &Marks) -> io::Result<Vec<Crowd>> {
         let mut crowds = vec![Crowd::default(); MAX_UPLINKS];
         let before = std::mem::take(&mut self.moved);
         let moved = &mut self.moved;
@@ -291,7 +282,6 @@ impl Flows {
             none => none.insert(Conntrack::open()?),
         };
         conntrack.dump(None, |flow| {
-            connections += 1;
             let Some(crowd) = marks.uplink(flow.mark).and_then(|on| crowds.get_mut(usize::from(on.0))) else {
                 return;
             };
@@ -307,8 +297,15 @@ impl Flows {
                 moved.insert(flow.id, now);
             }
         })?;
-        Ok((connections, crowds))
+        Ok(crowds)
     }
+}
+
+/// How long nothing is listed before a list of such effort, by how long one took.
+fn rest(effort: u32, took: Option<(Duration, u32)>) -> Duration {
+    let (took, taken) = took.unwrap_or((USUAL, 1));
+    let expected = took.mul_f64(f64::from(effort) / f64::from(taken.max(1)));
+    CROWD_STEP.max(expected * CALM)
 }
 
 /// What a connection has moved, seen from the LAN; `None`: the kernel did not count. One whose destination was
@@ -322,4 +319,19 @@ fn bytes(flow: &Flow) -> Option<Both<u64>> {
 
 fn now() -> Millis {
     Millis(clock::monotonic_ms())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_list_that_will_take_long_is_made_seldom_and_one_that_will_not_as_often_as_may_be() {
+        let ms = Duration::from_millis;
+        assert_eq!(rest(1_000, None), CROWD_STEP);
+        assert_eq!(rest(20_000, Some((ms(6), 20_000))), ms(300));
+        assert_eq!(rest(40_000, Some((ms(6), 20_000))), ms(600));
+        assert_eq!(rest(20_000, Some((ms(600), 2_000_000))), ms(300), "a flood is over");
+        assert!(rest(1_000_000, Some((ms(6), 20_000))) >= FRESH);
+    }
 }
