@@ -9,7 +9,7 @@ use super::observed::Observed;
 use super::routing::{Rule, RuleAction, Selector};
 use super::sysctls::VALID_MARK;
 use super::tables::PRIORITIES;
-use crate::config::{Config, Gateway};
+use crate::config::{Config, Gateway, Source};
 use crate::engine::packet::Family;
 
 /// Something about the machine that a plan runs against.
@@ -46,6 +46,7 @@ pub fn misfits(config: &Config, observed: &Observed, lines: &[Line]) -> Vec<Misf
     misfits.extend(shared_nets(config, observed, lines));
     misfits.extend(valid_mark(observed));
     misfits.extend(no_way_out(config, lines));
+    misfits.extend(no_prefix(config, lines));
     misfits.sort_by_key(|misfit| !misfit.is_fatal);
     misfits
 }
@@ -66,6 +67,21 @@ fn missing_devices(config: &Config, observed: &Observed) -> Vec<Misfit> {
         }
     });
     missing_lan.chain(missing_uplink).collect()
+}
+
+/// Lines that wait for a delegated prefix, or for a device whose name nobody will ever give.
+fn no_prefix(config: &Config, lines: &[Line]) -> Vec<Misfit> {
+    let waiting = config.uplinks.iter().zip(lines).filter_map(|(uplink, line)| {
+        let Source::PrefixOf(device) = uplink.source(Family::V6) else { return None };
+        let has_none = line.v6.as_ref().is_ok_and(|way| way.source == Source::Masquerade);
+        has_none.then(|| {
+            warning(format!(
+                "uplink {}: device {device} has no IPv6 prefix to translate to; until it has, IPv6 is masqueraded",
+                uplink.name
+            ))
+        })
+    });
+    waiting.collect()
 }
 
 fn taken_tables(config: &Config, observed: &Observed) -> Vec<Misfit> {

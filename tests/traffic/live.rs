@@ -160,6 +160,7 @@ fn prefixes_change(backend: &str) {
     assert!(idle.is_reset(PATIENCE), "{backend}: {}", router.said());
     ip(at, "link delete pd1");
     comes_from(own.into());
+    router.wait_until_said("device pd1 has no IPv6 prefix");
     router.stop();
 }
 
