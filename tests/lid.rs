@@ -22,6 +22,8 @@ const BESIDE_ECHO: u16 = ECHO + 1;
 const STEP: Duration = Duration::from_millis(100);
 const STEPS: usize = 30;
 const PACKETS: usize = 1000;
+/// What goes past the queues is counted in the status by then.
+const COUNTED: Duration = Duration::from_secs(6);
 
 #[test]
 fn a_flood_of_syns_from_one_client_takes_the_rules_from_nobody_else_and_all_is_counted() {
@@ -79,7 +81,8 @@ fn made_up_addresses(backend: &str) {
             };
             (0..packets()).map(|place| datagram(step * packets() + place)).collect()
         });
-        let (noted, seconds) = (pressing(&router, backend, family), begin.elapsed().as_secs() + 1);
+        let noted = members(&router, backend, "pressing", family);
+        let seconds = begin.elapsed().as_secs() + 1;
         // A tenth of the limit each second, and a fifth of that at once.
         assert!(noted > 0 && noted <= LIMIT / 10 * seconds + LIMIT / 50, "{noted} noted in {seconds} s");
         assert_eq!(honest.failures(), [].into(), "{}", router.said());
@@ -95,12 +98,12 @@ fn made_up_addresses(backend: &str) {
     router.stop();
 }
 
-/// Clients that are noted as having found the limit reached.
-fn pressing(router: &Router, backend: &str, family: Family) -> u64 {
+/// How many a set of the firewall holds.
+fn members(router: &Router, backend: &str, set: &str, family: Family) -> u64 {
     let version = family.version();
     let (list, each) = match backend {
-        "nft" => (format!("nft list set inet wansplit pressing{version}"), "expires"),
-        _ => (format!("ipset save wansplit-pressing{version}"), "add "),
+        "nft" => (format!("nft list set inet wansplit {set}{version}"), "expires"),
+        _ => (format!("ipset save wansplit-{set}{version}"), "add "),
     };
     router.network.router.shell(&list).unwrap().matches(each).count() as u64
 }
@@ -135,6 +138,40 @@ fn several_datagrams(backend: &str) {
 }
 
 #[test]
+fn the_hash_chooses_which_flows_of_a_client_that_floods_are_decided() {
+    side_by_side(|backend| with_an_open_gate(|| chosen_flows(backend)));
+}
+
+/// Once nothing of a flow can wait any more, the rest needs no notes.
+fn chosen_flows(backend: &str) {
+    const SETTLED: Duration = Duration::from_secs(5);
+    const LONG: Duration = Duration::from_secs(11);
+    let mut router = limited(backend, "limit = 100\nlimit_per_client = 10");
+    for family in Family::BOTH {
+        let (capture, pace) = (router.capture(), Pace::steady(scaled(400) as u32, LONG));
+        let flows = UdpFlows::unanswered(router.silent(family), pace, 4);
+        let noted = scope(|scope| {
+            let client = &router.network.client().host;
+            scope.spawn(move || flows.run(client).unwrap());
+            sleep(SETTLED);
+            let before = (router.queued(), past(&router).over_share);
+            sleep(SETTLED);
+            let (queued, passed) = (router.queued() - before.0, past(&router).over_share - before.1);
+            // Of 64 flows one, with up to four datagrams that wait; of each other flow one goes past the queue.
+            assert!(queued > 0 && passed > 8 * queued, "{family}: {queued} were queued, {passed} were not");
+            members(&router, backend, "early", family)
+        });
+        assert_eq!(noted, 0, "{family}");
+        sleep(STEP);
+        let flows = router.judge(&capture.stop().unwrap());
+        router.assert_sound(&flows);
+        let shares = flows.shares();
+        assert!(shares["wan1"] > 0 && shares["wan2"] > shares["wan1"], "{shares:?}");
+    }
+    router.stop();
+}
+
+#[test]
 fn limits_change_while_flows_run() {
     side_by_side(|backend| with_an_open_gate(|| changed_limits(backend)));
 }
@@ -142,7 +179,7 @@ fn limits_change_while_flows_run() {
 fn changed_limits(backend: &str) {
     let mut router = limited(backend, "limit = 5");
     scope(|scope| {
-        let (router, pace) = (&router, Pace::steady(50, Duration::from_secs(12)));
+        let (router, pace) = (&router, Pace::steady(50, Duration::from_secs(25)));
         let flows = TcpFlows::new(router.echo(Family::V4), pace);
         let echoes = scope.spawn(move || flows.run(&router.network.client().host).unwrap());
         router.wait_until("the limit is reached", |_| past(router).sum() > 0);
@@ -150,11 +187,13 @@ fn changed_limits(backend: &str) {
         let said = router.wansplit(&["reload"]).unwrap();
         assert!(said.contains("limits of the queues have changed"), "{said}");
         assert_eq!(router.status()["past"]["limit_per_client"], 600);
+        assert!(past(router).sum() > 0, "what was counted stays");
+        router.wait_until("nobody floods", |_| members(router, backend, "flooding", Family::V4) == 0);
+        sleep(COUNTED);
         let (queued, before) = (router.queued(), past(router).sum());
-        assert!(before > 0, "what was counted stays");
         assert_eq!(echoes.join().unwrap().failures(), [].into(), "{}", router.said());
         assert!(router.queued() > queued + 50, "all are decided now");
-        sleep(Duration::from_secs(6));
+        sleep(COUNTED);
         assert_eq!(past(router).sum(), before);
     });
     router.stop();

@@ -12,7 +12,7 @@ use std::ops::RangeInclusive;
 
 use super::flow_hash::bytecode;
 use super::model::{Action, Chain, Firewall, Hook, Match, Past, PastCounts, Rule, State, burst, clock};
-use super::{LID, OVER_SHARE};
+use super::{LIMITED, OVER_SHARE};
 use crate::engine::packet::Family;
 use crate::engine::uplink::UplinkId;
 use crate::engine::verdict::Marks;
@@ -183,7 +183,7 @@ pub fn past_counts(text: &str) -> PastCounts {
 fn counting_chain(past: Past) -> &'static str {
     match past {
         Past::Share => OVER_SHARE,
-        Past::Limit => LID,
+        Past::Limit => LIMITED,
     }
 }
 
@@ -470,8 +470,16 @@ pub(super) fn senders(marks: &Marks) -> impl Iterator<Item = Option<UplinkId>> +
     marks.uplinks().map(Some).chain([None])
 }
 
-fn pressing_set(family: Family) -> String {
-    format!("{PREFIX}pressing{}", family.version())
+/// The sets of clients that limits have to do with, and for how many seconds each holds one.
+pub(super) const CLIENT_SETS: [(&str, u32); 3] = [
+    ("pressing", PRESSING_SECONDS),
+    ("flooding", PRESSING_SECONDS),
+    // Then nothing waits in the queue that came before.
+    ("new-flood", EARLY_SECONDS),
+];
+
+fn client_set(name: &str, family: Family) -> String {
+    format!("{PREFIX}{name}{}", family.version())
 }
 
 /// Seconds for which a flow that went past the queue is remembered as such: longer than a sibling can wait for its
@@ -510,13 +518,9 @@ const NOTED_TOGETHER: u32 = 4;
 pub fn set_names(firewall: &Firewall) -> BTreeSet<String> {
     let of = |family: Family| {
         let sent = senders(&firewall.marks).map(move |uplink| sent_set(family, uplink));
-        sent.chain([
-            gate_set(family),
-            passing_set(family),
-            early_set(family),
-            pressing_set(family),
-            stay_set(family),
-        ])
+        let of_clients = CLIENT_SETS.map(|(name, _)| client_set(name, family));
+        sent.chain([gate_set(family), passing_set(family), early_set(family), stay_set(family)])
+            .chain(of_clients)
     };
     Family::BOTH.into_iter().flat_map(of).collect()
 }
@@ -528,7 +532,6 @@ fn sets(firewall: &Firewall) -> Step {
         let kind = set_kind(family);
         let (gate, early, stay) = (gate_set(family), early_set(family), stay_set(family));
         let passing = passing_set(family);
-        let pressing = pressing_set(family);
         lines.push(format!("create {gate} hash:net family {kind} timeout 1"));
         lines.push(format!(
             "create {passing} hash:ip family {kind} netmask {PASSING_BITS} timeout {EARLY_SECONDS} maxelem {PASSING_MOST}"
@@ -544,10 +547,13 @@ fn sets(firewall: &Firewall) -> Step {
             SENT_MOST / NOTED_TOGETHER
             )
         }));
-        lines.push(format!(
-            "create {pressing} hash:ip family {kind} hashsize {} timeout {PRESSING_SECONDS} maxelem {PRESSING_MOST}",
-            PRESSING_MOST / NOTED_TOGETHER
-        ));
+        lines.extend(CLIENT_SETS.map(|(name, seconds)| {
+            format!(
+                "create {} hash:ip family {kind} hashsize {} timeout {seconds} maxelem {PRESSING_MOST}",
+                client_set(name, family),
+                PRESSING_MOST / NOTED_TOGETHER
+            )
+        }));
         lines.push(format!("create {stay} hash:net family {kind} maxelem {STAY_MOST}"));
         let nets = firewall.stay.iter().filter(|net| Family::of(net.addr()) == family);
         lines.extend(refill(family, nets));
@@ -623,6 +629,7 @@ fn matching(firewall: &Firewall, condition: &Match, family: Family) -> String {
         Match::ConnectionUplink(value) => format!("-m connmark --mark {value:#x}/{mask:#x}"),
         Match::ConnectionHasUplink(yes) => format!("-m connmark {}--mark 0x0/{mask:#x}", not(*yes)),
         Match::Decided(yes) => format!("-m mark {}--mark 0x0/{decided:#x}", not(*yes)),
+        Match::Flagged => format!("-m mark ! --mark 0x0/{:#x}", decided | watched),
         Match::Watched(yes) => format!("-m mark {}--mark 0x0/{watched:#x}", not(*yes)),
         Match::ConnectionWatched(yes) => format!("-m connmark {}--mark 0x0/{watched:#x}", not(*yes)),
         Match::Passing => format!("-m set --match-set {} src", passing_set(family)),
@@ -655,17 +662,27 @@ fn matching(firewall: &Firewall, condition: &Match, family: Family) -> String {
             burst(*limit),
             family.version()
         ),
-        Match::Pressing => format!("-m set --match-set {} src", pressing_set(family)),
-        Match::OverShare(share) => format!(
+        Match::Pressing => client_noted("pressing", family),
+        Match::Flooding => client_noted("flooding", family),
+        Match::NewFlood => client_noted("new-flood", family),
+        Match::OverShare(name, share) => format!(
             "-m hashlimit --hashlimit-above {share}/sec --hashlimit-burst {} --hashlimit-mode srcip \
              --hashlimit-htable-max {PRESSING_MOST} --hashlimit-htable-expire 1000 \
-             --hashlimit-name wansplit{}-share-{share}",
+             --hashlimit-name wansplit{}-{name}-{share}",
             burst(*share),
             family.version()
         ),
         Match::TcpSyn => "-p tcp -m tcp --tcp-flags SYN,RST SYN".into(),
         Match::TcpMidstream => "-p tcp -m tcp ! --tcp-flags FIN,SYN,RST,ACK SYN".into(),
     }
+}
+
+fn client_noted(set: &str, family: Family) -> String {
+    format!("-m set --match-set {} src", client_set(set, family))
+}
+
+fn note_client(set: &str, family: Family) -> String {
+    format!("-j SET --add-set {} src --exist", client_set(set, family))
 }
 
 fn prohibited(family: Family) -> &'static str {
@@ -736,7 +753,9 @@ fn acting(firewall: &Firewall, action: &Action, family: Family) -> String {
         Action::NoteSent(uplink) => {
             format!("-j SET --add-set {} src,src,dst --exist", sent_set(family, *uplink))
         }
-        Action::NotePressing => format!("-j SET --add-set {} src --exist", pressing_set(family)),
+        Action::NotePressing => note_client("pressing", family),
+        Action::NoteFlooding => note_client("flooding", family),
+        Action::NoteNewFlood => note_client("new-flood", family),
         // Every rule counts, also one that does nothing else.
         Action::Count(_) | Action::Tally(_) => String::new(),
         Action::Jump(chain) => format!("-j {}", prefixed(chain)),
@@ -774,8 +793,8 @@ mod tests {
 
     #[test]
     fn what_went_past_the_queue_is_read_from_the_rules_that_only_count() {
-        let saved = ":wansplit-lid - [0:0]\n[7:420] -A wansplit-lid -m set --match-set x src -g wansplit-over-share\n\
-                     [12:720] -A wansplit-lid\n[3:180] -A wansplit-over-share\n[x:1] -A wansplit-lid\n[9\n";
+        let saved = ":wansplit-limited - [0:0]\n[7:420] -A wansplit-limited -m set --match-set x src -g wansplit-over-share\n\
+                     [12:720] -A wansplit-limited\n[3:180] -A wansplit-over-share\n[x:1] -A wansplit-limited\n[9\n";
         assert_eq!(past_counts(saved), PastCounts { share: 3, limit: 12 });
     }
 

@@ -35,9 +35,15 @@ use crate::engine::packet::Family;
 use crate::engine::rule::model::{NoLine, WhenNone};
 use crate::engine::uplink::UplinkId;
 
-/// The chain of what may go to the queue, and the one of what may not because its client has had its share.
+/// The chain of what may go to the queue, the one of what does unless the limit is reached, and the one of what may
+/// not because its client has had its share.
 const LID: &str = "lid";
+const LIMITED: &str = "limited";
 const OVER_SHARE: &str = "over-share";
+/// Of so many flows of a client that floods one is decided: a few hundred a second of a whole link's worth.
+const ONE_IN: u32 = 64;
+/// The chain of connections that run, where some are listened to.
+const RUNNING: &str = "running";
 
 /// IP protocol numbers (IANA).
 const TCP: u8 = 6;
@@ -177,56 +183,57 @@ fn decide(config: &Config, lines: &[Line], workers: &Workers, is_offloading: boo
         }
     }));
     if config.asks_for_names() {
-        chains.push(watched(config));
+        chains.extend(listened_to(config));
     }
     chains.extend(lid(config, workers));
     chains.extend([new(is_offloading), older(lines)]);
     chains.push(Chain { name: "lan".into(), hook: None, rules: lan(config) });
-    let from_lan = config.lan.iter().map(|lan| rule([Match::In(lan.clone())], Action::Goto("lan".into())));
-    let inbound = config.uplinks.iter().map(|uplink| {
-        let unknown = [Match::In(uplink.interface.clone()), Match::ConnectionHasUplink(false)];
-        rule(unknown, Action::MarkConnection(config.marks.value(uplink.id)))
-    });
-    chains.push(Chain {
-        name: "decide".into(),
-        hook: Some(Hook::Decide),
-        rules: from_lan.chain(inbound).collect(),
-    });
+    chains.push(Chain { name: "decide".into(), hook: Some(Hook::Decide), rules: arrivals(config) });
     chains
+}
+
+/// Any packet. What runs is told first: it meets as few rules with many lines as with one.
+fn arrivals(config: &Config) -> Vec<Rule> {
+    let from_lan = config.lan.iter().map(|lan| rule([Match::In(lan.clone())], Action::Goto("lan".into())));
+    let runs = rule([Match::ConnectionHasUplink(true)], Action::Return);
+    let inbound = config.uplinks.iter().map(|uplink| {
+        let from = [Match::In(uplink.interface.clone())];
+        rule(from, Action::MarkConnection(config.marks.value(uplink.id)))
+    });
+    from_lan.chain([runs]).chain(inbound).collect()
 }
 
 fn adopt(uplink: UplinkId) -> String {
     format!("adopt-{}", uplink.0 + 1)
 }
 
-/// A packet of a TCP connection whose client is listened to: it goes the connection's way, and by
-/// user space.
-fn watched(config: &Config) -> Chain {
+/// Where any rule asks for names: a packet of a connection that runs, and one of a TCP connection whose client is
+/// listened to. That one goes the connection's way, and by user space.
+fn listened_to(config: &Config) -> [Chain; 2] {
+    let is_watched = [Match::ConnectionWatched(true), Match::Protocol(TCP), Match::GateIsOpen];
+    let running =
+        vec![rule(is_watched, Action::Goto("watched".into())), rule([], Action::Goto("remembered".into()))];
     let marked = config.uplinks.iter().map(|uplink| {
         let value = config.marks.value(uplink.id);
         rule([Match::ConnectionUplink(value)], Action::MarkPacket(value))
     });
     let heard = rule([], Action::Queue { first: config.queue.of_watch(), count: 1, fan_out: false });
-    Chain { name: "watched".into(), hook: None, rules: marked.chain([heard]).collect() }
+    let watched = [rule([], Action::Clear)].into_iter().chain(marked).chain([heard]).collect();
+    [
+        Chain { name: "watched".into(), hook: None, rules: watched },
+        Chain { name: RUNNING.into(), hook: None, rules: running },
+    ]
 }
 
 /// A packet from the LAN.
 fn lan(config: &Config) -> Vec<Rule> {
-    let is_watched = [
-        Match::Protocol(TCP),
-        Match::ConnectionHasUplink(true),
-        Match::ConnectionWatched(true),
-        Match::GateIsOpen,
-    ];
-    let mut rules = vec![rule([], Action::Clear)];
-    if config.asks_for_names() {
-        rules.push(rule(is_watched, Action::Goto("watched".into())));
-    }
-    rules.extend([
-        rule([Match::ConnectionHasUplink(true)], Action::Goto("remembered".into())),
+    let known = if config.asks_for_names() { RUNNING } else { "remembered" };
+    let mut rules = vec![
+        rule([Match::ConnectionHasUplink(true)], Action::Goto(known.into())),
+        rule([], Action::Clear),
         rule([Match::DestinationIsLocal], Action::Return),
         rule([Match::DestinationStays], Action::Return),
-    ]);
+    ];
     rules.extend(
         config
             .bypass
@@ -259,32 +266,73 @@ fn new(is_offloading: bool) -> Chain {
     Chain { name: "new".into(), hook: None, rules }
 }
 
-/// The way into the queues, for as many as they can take; all others are counted and keep the kernel's
-/// choice. While the limit is not reached all get in. A client that finds it reached is noted, and has no
-/// more than a share from then on: so the limit is soon the others' again. Those who are noted and within
+/// The way into the queues, for as many as they can take; all others are counted and keep the kernel's choice.
+/// While the limit is not reached all get in. A client that finds it reached is noted. One of these that begins more
+/// than its share is flooding: for a while the flow's hash tells which few of its flows get in, so the limit is soon
+/// the others' again, and none of its flows is asked about by halves. Those who are noted and within
 /// their share have a reserve, half as large as the limit: nobody loses by it that he came when a flood began.
 /// Made-up addresses take little of it, for few are noted; who comes again and again is noted in the end.
 ///
 /// A client is an address, in IPv6 too: a LAN's clients usually share their prefix.
-fn lid(config: &Config, workers: &Workers) -> [Chain; 2] {
-    let limit = config.queue.limit;
+fn lid(config: &Config, workers: &Workers) -> Vec<Chain> {
     let (first, count, fan_out) = (config.queue.first, workers.count, workers.fan_out());
-    let queue = || Action::Queue { first, count, fan_out };
-    let noted = (limit / 10).clamp(1, PRESSING_RATE);
-    let rules = vec![
-        rule(
-            [Match::Pressing, Match::OverShare(config.queue.limit_per_client)],
-            Action::Goto(OVER_SHARE.into()),
-        ),
-        rule([Match::Below("limit", limit)], queue()),
-        rule([Match::Below("pressing", noted)], Action::NotePressing),
-        rule([Match::Pressing, Match::Below("reserve", (limit / 2).max(1))], queue()),
-        rule([], Action::Count(Past::Limit)),
+    let goto = |matches: Vec<Match>, chain: &str| rule(matches, Action::Goto(chain.into()));
+    let is_over_share = Match::OverShare("share", config.queue.limit_per_client);
+    let begins =
+        vec![rule([], Action::NoteNewFlood), rule([], Action::NoteFlooding), goto(vec![], OVER_SHARE)];
+    let noted = vec![
+        goto(vec![Match::Flooding], "flooding"),
+        goto(vec![is_over_share], "flood-begins"),
+        goto(vec![], LIMITED),
     ];
-    let over_share = vec![rule([], Action::Count(Past::Share))];
+    let entry = vec![goto(vec![Match::Pressing], "noted"), goto(vec![], LIMITED)];
+    let chain = |name: &str, rules: Vec<Rule>| Chain { name: name.into(), hook: None, rules };
+    let mut chains = vec![
+        chain(OVER_SHARE, vec![rule([], Action::Count(Past::Share))]),
+        chain(LIMITED, limited(config.queue.limit, Action::Queue { first, count, fan_out })),
+        chain("flood-begins", begins),
+    ];
+    chains.extend(flooding(config));
+    chains.extend([chain("noted", noted), chain(LID, entry)]);
+    chains
+}
+
+/// What may be decided, up to the limit, and from the reserve.
+fn limited(limit: u32, queue: Action) -> Vec<Rule> {
+    let noted = (limit / 10).clamp(1, PRESSING_RATE);
+    vec![
+        rule([Match::Below("limit", limit)], queue.clone()),
+        rule([Match::Below("pressing", noted)], Action::NotePressing),
+        rule([Match::Pressing, Match::Below("reserve", (limit / 2).max(1))], queue),
+        rule([], Action::Count(Past::Limit)),
+    ]
+}
+
+/// A flow of a client that floods. While an earlier datagram of it may wait in the queue, the choice is settled as
+/// that of all that goes past it; later nothing of it waits there, so it is saved at once. The few that are decided
+/// tell whether the flood goes on.
+fn flooding(config: &Config) -> [Chain; 3] {
+    let few = Match::Share { from: 0, to: 1, of: ONE_IN };
+    let many_of_few = Match::OverShare("few", (config.queue.limit_per_client / ONE_IN).max(1));
+    let chain = |name: &str, rules: Vec<Rule>| Chain { name: name.into(), hook: None, rules };
     [
-        Chain { name: OVER_SHARE.into(), hook: None, rules: over_share },
-        Chain { name: LID.into(), hook: None, rules },
+        chain("flood-goes-on", vec![rule([], Action::NotePressing), rule([], Action::NoteFlooding)]),
+        chain(
+            "few",
+            vec![
+                rule([many_of_few], Action::Jump("flood-goes-on".into())),
+                rule([], Action::Goto(LIMITED.into())),
+            ],
+        ),
+        chain(
+            "flooding",
+            vec![
+                rule([few], Action::Goto("few".into())),
+                rule([Match::NewFlood], Action::Goto(OVER_SHARE.into())),
+                rule([], Action::Save),
+                rule([], Action::Goto(OVER_SHARE.into())),
+            ],
+        ),
     ]
 }
 
@@ -387,11 +435,11 @@ fn own(config: &Config) -> Chain {
 /// Forward: unsettled datagrams, segment sizes, the guard.
 fn forward(config: &Config, lines: &[Line]) -> Vec<Chain> {
     let clamps = config.uplinks.iter().zip(lines).flat_map(|(uplink, line)| clamps(uplink, line)).collect();
-    let mut chains = vec![unsettled(config), Chain { name: "clamp".into(), hook: None, rules: clamps }];
-    let decided =
-        |lan: &String| rule([Match::In(lan.clone()), Match::Decided(true)], Action::Jump("unsettled".into()));
-    let mut rules: Vec<Rule> = config.lan.iter().map(decided).collect();
-    rules.extend(listening(config).map(|over| rule(over, Action::Unwatch)));
+    let mut chains =
+        vec![unsettled(config), flagged(config), Chain { name: "clamp".into(), hook: None, rules: clamps }];
+    let flagged =
+        |lan: &String| rule([Match::In(lan.clone()), Match::Flagged], Action::Jump("flagged".into()));
+    let mut rules: Vec<Rule> = config.lan.iter().map(flagged).collect();
     rules.push(rule([Match::TcpSyn], Action::Jump("clamp".into())));
     if config.guard == Guard::On {
         chains.push(guard());
@@ -418,11 +466,17 @@ fn unsettled(config: &Config) -> Chain {
     Chain { name: "unsettled".into(), hook: None, rules }
 }
 
-/// Packets by which user space says that it need not listen to their connections any more.
-fn listening(config: &Config) -> impl Iterator<Item = [Match; 3]> {
-    let lans = config.lan.iter().filter(|_| config.asks_for_names());
-    lans.map(|lan| [Match::In(lan.clone()), Match::TcpMidstream, Match::Watched(true)])
+/// What user space has answered, but for the first packets of connections, which have no flag any more.
+fn flagged(config: &Config) -> Chain {
+    let mut rules = vec![rule([Match::Decided(true)], Action::Jump("unsettled".into()))];
+    if config.asks_for_names() {
+        rules.push(rule(LISTENED, Action::Unwatch));
+    }
+    Chain { name: "flagged".into(), hook: None, rules }
 }
+
+/// Packets by which user space says that it need not listen to their connections any more.
+const LISTENED: [Match; 2] = [Match::Watched(true), Match::TcpMidstream];
 
 /// What has no line, where that is to be refused; a connection that turned out to be on the wrong line,
 /// where its rule asks for that; and a TCP connection that is new to us in its middle: that one had another line, or was forgotten: it would
@@ -436,14 +490,15 @@ fn refuse(config: &Config) -> [Chain; 2] {
     let rules = config.lan.iter().map(|lan| {
         let is_lost = [
             Match::In(lan.clone()),
-            Match::TcpMidstream,
             Match::State(&[State::New]),
+            Match::TcpMidstream,
             Match::PacketHasUplink(true),
         ];
         rule(is_lost, Action::Jump("lost".into()))
     });
-    let wrong = listening(config).map(|over| {
-        let refused = [over.as_slice(), &[Match::Decided(true)]].concat();
+    let asking = config.lan.iter().filter(|_| config.asks_for_names());
+    let wrong = asking.map(|lan| {
+        let refused = [&[Match::In(lan.clone()), Match::Decided(true)][..], &LISTENED].concat();
         rule(refused, Action::Reset)
     });
     let rules = without_line(config).chain(wrong).chain(rules).collect();
@@ -527,12 +582,13 @@ fn pin(config: &Config, lines: &[Line]) -> [Chain; 4] {
         .uplinks
         .iter()
         .map(|uplink| rule([out(uplink)], Action::MarkConnection(config.marks.value(uplink.id))));
+    let refusing = config
+        .refuses()
+        .then(|| rule([Match::PacketUplink(config.marks.refused)], Action::Jump("refused".into())));
     let of_few = [
-        config
-            .refuses()
-            .then(|| rule([Match::PacketUplink(config.marks.refused)], Action::Jump("refused".into()))),
-        Some(rule([Match::State(&[State::Invalid])], Action::Jump("stray".into()))),
-        Some(rule([Match::ConnectionHasUplink(false)], Action::Jump("unknown".into()))),
+        rule([Match::ConnectionHasUplink(true)], Action::Return),
+        rule([Match::State(&[State::Invalid])], Action::Jump("stray".into())),
+        rule([Match::ConnectionHasUplink(false)], Action::Jump("unknown".into())),
     ];
     let asking = config.lan.iter().filter(|_| config.asks_for_names());
     let answers = asking.map(|lan| {
@@ -542,7 +598,7 @@ fn pin(config: &Config, lines: &[Line]) -> [Chain; 4] {
     let pin = Chain {
         name: "pin".into(),
         hook: Some(Hook::Pin),
-        rules: of_few.into_iter().flatten().chain(answers).collect(),
+        rules: answers.chain(refusing).chain(of_few).collect(),
     };
     [
         chain("refused", refused.collect()),

@@ -115,6 +115,8 @@ pub enum Match {
     ConnectionHasUplink(bool),
     /// The packet carries the flag that user space decided it, or not.
     Decided(bool),
+    /// The packet carries any flag.
+    Flagged,
     /// The packet carries the flag of a watch, or not: one that begins or one that is over.
     Watched(bool),
     /// The connection's client is listened to, or not.
@@ -154,8 +156,12 @@ pub enum Match {
     GateIsOpen,
     /// The source is a client that lately found the limit reached (see [`Action::NotePressing`]).
     Pressing,
-    /// More packets than this per second came here from the same source.
-    OverShare(u32),
+    /// The source is a client that floods (see [`Action::NoteFlooding`]).
+    Flooding,
+    /// It began to so lately that earlier datagrams of its flows may wait in the queue (see [`Action::NoteNewFlood`]).
+    NewFlood,
+    /// More packets than this per second came here from the same source; each limiter has a name of its own.
+    OverShare(&'static str, u32),
     /// Fewer packets than this per second came here; each limiter has a name of its own.
     Below(&'static str, u32),
     /// TCP segments that open a connection.
@@ -243,6 +249,10 @@ pub enum Action {
     NoteSent(Option<UplinkId>),
     /// The source is noted as a client that finds the limit reached.
     NotePressing,
+    /// The source is noted as a client that floods.
+    NoteFlooding,
+    /// The source is noted as a client that has just begun to flood.
+    NoteNewFlood,
     /// The packet is counted as one that goes past the queue.
     Count(Past),
     /// The packet is counted under this name. What was counted outlasts the chain being filled anew.

@@ -8,7 +8,8 @@ use std::collections::BTreeSet;
 use std::ops::RangeInclusive;
 
 use super::iptables::{
-    EARLY_MOST, EARLY_SECONDS, PRESSING_MOST, PRESSING_SECONDS, SENT_MOST, SENT_SECONDS, senders, sent_by,
+    CLIENT_SETS, EARLY_MOST, EARLY_SECONDS, PRESSING_MOST, PRESSING_SECONDS, SENT_MOST, SENT_SECONDS,
+    senders, sent_by,
 };
 use super::model::{Action, Chain, Firewall, Hook, Match, Past, PastCounts, Rule, State, burst, clock};
 use crate::config::Helper;
@@ -218,12 +219,16 @@ fn sets(firewall: &Firewall) -> Vec<String> {
         lines.push(noted(format!("early{version}"), EARLY_SECONDS, EARLY_MOST));
         let sent = senders(&firewall.marks).map(|uplink| sent_set(family, uplink));
         lines.extend(sent.map(|name| noted(name, SENT_SECONDS, SENT_MOST)));
-        lines.extend(["pressing", "share"].map(|name| {
-            format!(
-                "add set {TABLE} {name}{version} {{ type {kind}; flags dynamic,timeout; \
-                 timeout {PRESSING_SECONDS}s; size {PRESSING_MOST}; }}"
-            )
-        }));
+        lines.extend(
+            CLIENT_SETS.into_iter().chain(["share", "few"].map(|name| (name, PRESSING_SECONDS))).map(
+                |(name, seconds)| {
+                    format!(
+                        "add set {TABLE} {name}{version} {{ type {kind}; flags dynamic,timeout; \
+                 timeout {seconds}s; size {PRESSING_MOST}; }}"
+                    )
+                },
+            ),
+        );
         lines.push(format!("add set {TABLE} stay{version} {{ type {kind}; flags interval; auto-merge; }}"));
         lines.push(format!("flush set {TABLE} stay{version}"));
         let nets: Vec<String> = firewall
@@ -348,13 +353,22 @@ fn names_a_family(rule: &Rule) -> bool {
                 | Match::Early
                 | Match::Sent(_)
                 | Match::Pressing
-                | Match::OverShare(_)
+                | Match::Flooding
+                | Match::NewFlood
+                | Match::OverShare(..)
                 | Match::Dscp(_)
                 | Match::Share { .. }
         )
     };
-    matches!(rule.action, Action::NoteEarly | Action::NoteSent(_) | Action::NotePressing)
-        || rule.matches.iter().any(in_match)
+    let in_action = matches!(
+        rule.action,
+        Action::NoteEarly
+            | Action::NoteSent(_)
+            | Action::NotePressing
+            | Action::NoteFlooding
+            | Action::NoteNewFlood
+    );
+    in_action || rule.matches.iter().any(in_match)
 }
 
 /// The hash expressions of a rule that asks for a share of all flows; else one empty one.
@@ -407,6 +421,14 @@ fn udp_flow(family: Family) -> String {
     format!("{ip} saddr . udp sport . {ip} daddr . udp dport")
 }
 
+fn client_noted(set: &str, family: Family) -> String {
+    format!("{} saddr @{set}{}", header(family), family.version())
+}
+
+fn note_client(set: &str, family: Family) -> String {
+    format!("update @{set}{} {{ {} saddr }}", family.version(), header(family))
+}
+
 fn flow_hashes(family: Family, (from, to, of): (u32, u32, u32)) -> [String; 2] {
     let with_ports =
         format!("{{ {} }}", PROTOCOLS_WITH_PORTS.map(|protocol| protocol.to_string()).join(", "));
@@ -444,6 +466,9 @@ fn matching(firewall: &Firewall, condition: &Match, family: Family) -> String {
         Match::ConnectionUplink(value) => format!("ct mark & {mask:#x} == {value:#x}"),
         Match::ConnectionHasUplink(yes) => format!("ct mark & {mask:#x} {} 0x0", is(*yes)),
         Match::Decided(yes) => format!("meta mark & {:#x} {} 0x0", firewall.marks.decided, is(*yes)),
+        Match::Flagged => {
+            format!("meta mark & {:#x} != 0x0", firewall.marks.decided | firewall.marks.watched)
+        }
         Match::Watched(yes) => format!("meta mark & {:#x} {} 0x0", firewall.marks.watched, is(*yes)),
         Match::ConnectionWatched(yes) => format!("ct mark & {:#x} {} 0x0", firewall.marks.watched, is(*yes)),
         Match::Passing => "meta nfproto @passing".into(),
@@ -471,9 +496,11 @@ fn matching(firewall: &Firewall, condition: &Match, family: Family) -> String {
         Match::Share { .. } => String::new(),
         Match::GateIsOpen => format!("meta nfproto @{GATE}"),
         Match::Below(_, limit) => format!("limit rate {limit}/second burst {} packets", burst(*limit)),
-        Match::Pressing => format!("{} saddr @pressing{}", header(family), family.version()),
-        Match::OverShare(share) => format!(
-            "add @share{} {{ {} saddr limit rate over {share}/second burst {} packets }}",
+        Match::Pressing => client_noted("pressing", family),
+        Match::Flooding => client_noted("flooding", family),
+        Match::NewFlood => client_noted("new-flood", family),
+        Match::OverShare(name, share) => format!(
+            "add @{name}{} {{ {} saddr limit rate over {share}/second burst {} packets }}",
             family.version(),
             header(family),
             burst(*share)
@@ -532,9 +559,9 @@ fn acting(firewall: &Firewall, action: &Action, family: Family) -> String {
         Action::NoteSent(uplink) => {
             format!("add @{} {{ {} }}", sent_set(family, *uplink), udp_flow(family))
         }
-        Action::NotePressing => {
-            format!("update @pressing{} {{ {} saddr }}", family.version(), header(family))
-        }
+        Action::NotePressing => note_client("pressing", family),
+        Action::NoteFlooding => note_client("flooding", family),
+        Action::NoteNewFlood => note_client("new-flood", family),
         Action::Count(past) => format!("counter name \"{}\"", counter(*past)),
         Action::Tally(name) => format!("counter name \"{name}\""),
         Action::Jump(chain) => format!("jump {chain}"),
