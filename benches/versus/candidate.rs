@@ -81,6 +81,7 @@ impl Candidate {
 const ON_THE_ROUTERS_CORE: [&str; 3] = ["taskset", "-c", "0"];
 /// As long as that of wansplit.
 const QUEUE_LENGTH: &str = "8192";
+/// The same for all that speak its language.
 const IPTABLES: &str = "iptables-legacy";
 
 fn routes() -> String {
@@ -178,7 +179,10 @@ fn null(world: &World, files: &Path) -> Result<Process> {
 }
 
 fn wansplit(world: &World, files: &Path, rules: &str, queue: &str) -> Result<Process> {
-    let mut text = format!("{rules}\nhealth.targets = []\n[lan]\ninterfaces = [\"lan0\"]\n[queue]\n{queue}");
+    let mut text = format!(
+        "{rules}\nbackend = \"{IPTABLES}\"\nhealth.targets = []\n\
+         [lan]\ninterfaces = [\"lan0\"]\n[queue]\n{queue}"
+    );
     for ((device, address, gateway), number) in LINES.iter().zip(1..) {
         text += &format!(
             "[[uplink]]\nname = \"isp{number}\"\ninterface = \"{device}\"\ngateway = \"{gateway}\"\n\

@@ -67,6 +67,10 @@ const TRIES: u32 = 3;
 const EVERY: Duration = Duration::from_millis(1);
 /// What is under way arrives.
 const ARRIVING: Duration = Duration::from_millis(100);
+/// A flood that is no news any more.
+const GOING_ON: Duration = Duration::from_secs(5);
+/// Who counts what ended has heard of it all.
+const FORGOTTEN: Duration = Duration::from_secs(2);
 /// Cost and what it comes from are looked at so often: a window in which others had the core counts for little.
 const WINDOW: Duration = Duration::from_millis(20);
 
@@ -248,10 +252,12 @@ fn overload(world: &World, settings: Settings) -> Result<Vec<Number>> {
         (["2 ×: offered", "2 ×: passed", "2 ×: of one line", "2 ×: ping", "2 ×: pings answered"], 2),
         (["3 ×: offered", "3 ×: passed", "3 ×: of one line", "3 ×: ping", "3 ×: pings answered"], 3),
     ] {
+        let flood = Flood { rate: settings.limit.saturating_mul(times), time: settings.time };
+        Flood { time: GOING_ON, ..flood }.run(world, None)?;
         world.forget()?;
+        thread::sleep(FORGOTTEN);
         let echo = Timed { packet: frame::echo, every: EVERY };
         Flood { rate: 0, time: ARRIVING }.run(world, Some(echo))?;
-        let flood = Flood { rate: settings.limit.saturating_mul(times), time: settings.time };
         let flooded = flooded(world, flood, Some(echo))?;
         let percent = |part: f64, of: f64| 100.0 * part / of.max(1.0);
         let pings = settings.time.as_secs_f64() / EVERY.as_secs_f64();

@@ -8,6 +8,7 @@
 
 use std::collections::HashMap;
 use std::io;
+use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
@@ -36,8 +37,10 @@ const IDLE_STEP: Duration = Duration::from_secs(1);
 /// Connections are listed this often, or more seldom where there are many. Most last less than a second: what is known
 /// of them must be fresh (`benches/balance` shows how much that matters).
 const CROWD_STEP: Duration = Duration::from_millis(200);
-/// A list that will take some time is made after so many times that long.
+/// A list that will take some time is made after so many times that long: one in fifty packets may meet it.
 const CALM: u32 = 50;
+/// Where there is one core only, a packet that comes meanwhile waits until all is listed: one in two hundred may.
+const CALM_ALONE: u32 = 200;
 /// What a connection takes in a list, until one was made.
 const USUAL: Duration = Duration::from_nanos(300);
 /// Lines that carry less, in bytes per second, share it among nobody who cares.
@@ -77,7 +80,6 @@ struct Sampling {
 }
 
 /// Counts the connections that share the lines.
-#[derive(Default)]
 struct Flows {
     conntrack: Option<Conntrack>,
     /// What each had moved when they were listed last, by the kernel's name for it.
@@ -87,6 +89,8 @@ struct Flows {
     rested: Option<Instant>,
     /// How long that took, and its [effort](conntrack::effort).
     took: Option<(Duration, u32)>,
+    /// Between two lists it is so many times as long as one takes.
+    calm: u32,
 }
 
 /// Starts to measure; workers learn of it by way of `shared`, with what probes have found. The thread ends with the workers.
@@ -99,7 +103,7 @@ pub fn start(traffic: &Arc<Traffic>, shared: &Arc<Shared>, health: Arc<health::L
         shared: Arc::clone(shared),
         health,
         reader: CounterReader::open()?,
-        flows: Flows::default(),
+        flows: Flows::on(std::thread::available_parallelism().map_or(1, NonZeroUsize::get)),
         moment: 0,
     };
     thread::Builder::new().name("load".into()).spawn(move || sampling.run()).map(drop)
@@ -252,12 +256,18 @@ impl Sampling {
 }
 
 impl Flows {
+    /// Of a process that may run on so many cores.
+    fn on(cores: usize) -> Flows {
+        let calm = if cores == 1 { CALM_ALONE } else { CALM };
+        Flows { conntrack: None, moved: HashMap::default(), listed: None, rested: None, took: None, calm }
+    }
+
     /// The flows of each line that moved bytes since they were counted last, and may move more; `None`: it is not time
     /// yet, there are so many that lists are too far apart, or the kernel lists none.
     fn count(&mut self, marks: &Marks) -> Option<Vec<Crowd>> {
         // Where the kernel does not tell the effort, one list counts as much as another.
         let (begin, effort) = (Instant::now(), conntrack::effort().unwrap_or(1));
-        let rest = rest(effort, self.took);
+        let rest = rest(effort, self.took, self.calm);
         // A step more or less does not matter, one that is missed for a millisecond would.
         if begin < *self.rested.get_or_insert(begin) + rest - STEP / 2 {
             return None;
@@ -302,10 +312,10 @@ impl Flows {
 }
 
 /// How long nothing is listed before a list of such effort, by how long one took.
-fn rest(effort: u32, took: Option<(Duration, u32)>) -> Duration {
+fn rest(effort: u32, took: Option<(Duration, u32)>, calm: u32) -> Duration {
     let (took, taken) = took.unwrap_or((USUAL, 1));
     let expected = took.mul_f64(f64::from(effort) / f64::from(taken.max(1)));
-    CROWD_STEP.max(expected * CALM)
+    CROWD_STEP.max(expected * calm)
 }
 
 /// What a connection has moved, seen from the LAN; `None`: the kernel did not count. One whose destination was
@@ -328,10 +338,11 @@ mod tests {
     #[test]
     fn a_list_that_will_take_long_is_made_seldom_and_one_that_will_not_as_often_as_may_be() {
         let ms = Duration::from_millis;
-        assert_eq!(rest(1_000, None), CROWD_STEP);
-        assert_eq!(rest(20_000, Some((ms(6), 20_000))), ms(300));
-        assert_eq!(rest(40_000, Some((ms(6), 20_000))), ms(600));
-        assert_eq!(rest(20_000, Some((ms(600), 2_000_000))), ms(300), "a flood is over");
-        assert!(rest(1_000_000, Some((ms(6), 20_000))) >= FRESH);
+        assert_eq!(rest(1_000, None, CALM), CROWD_STEP);
+        assert_eq!(rest(20_000, Some((ms(6), 20_000)), CALM), ms(300));
+        assert_eq!(rest(40_000, Some((ms(6), 20_000)), CALM), ms(600));
+        assert_eq!(rest(20_000, Some((ms(6), 20_000)), CALM_ALONE), ms(1200), "others wait meanwhile");
+        assert_eq!(rest(20_000, Some((ms(600), 2_000_000)), CALM), ms(300), "a flood is over");
+        assert!(rest(1_000_000, Some((ms(6), 20_000)), CALM) >= FRESH);
     }
 }

@@ -11,8 +11,8 @@ use std::fmt;
 use std::ops::RangeInclusive;
 
 use super::flow_hash::bytecode;
+use super::lid::{LIMITED, OVER_SHARE};
 use super::model::{Action, Chain, Firewall, Hook, Match, Past, PastCounts, Rule, State, burst, clock};
-use super::{LIMITED, OVER_SHARE};
 use crate::engine::packet::Family;
 use crate::engine::uplink::UplinkId;
 use crate::engine::verdict::Marks;

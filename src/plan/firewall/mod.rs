@@ -9,13 +9,15 @@
 //!
 //! A datagram may go past the queue while an earlier one of its flow waits
 //! there: the gate closes, the limit is reached, the queue is full. [`settle`]
-//! sends both one way. So the limit (`lid`) may count packets: no flow is torn
-//! by it, and TCP's have one packet each until they are known.
+//! sends both one way. So the limit ([`lid`]) may count packets: no flow is torn
+//! by it, and TCP's have one packet each until they are known. Which flows of a
+//! client that floods are decided their hashes tell, and nothing is left to settle.
 
 mod drops;
 pub mod flow_hash;
 mod headers;
 pub mod iptables;
+mod lid;
 pub mod model;
 pub mod nft;
 pub mod offload;
@@ -25,8 +27,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
-use self::iptables::PRESSING_RATE;
-use self::model::{Action, Chain, Firewall, Hook, Match, Past, Rule, State, rule, rule_for};
+use self::model::{Action, Chain, Firewall, Hook, Match, Rule, State, rule, rule_for};
 use super::lines::{Line, candidates};
 use super::observed::Observed;
 use super::workers::Workers;
@@ -35,13 +36,6 @@ use crate::engine::packet::Family;
 use crate::engine::rule::model::{NoLine, WhenNone};
 use crate::engine::uplink::UplinkId;
 
-/// The chain of what may go to the queue, the one of what does unless the limit is reached, and the one of what may
-/// not because its client has had its share.
-const LID: &str = "lid";
-const LIMITED: &str = "limited";
-const OVER_SHARE: &str = "over-share";
-/// Of so many flows of a client that floods one is decided: a few hundred a second of a whole link's worth.
-const ONE_IN: u32 = 64;
 /// The chain of connections that run, where some are listened to.
 const RUNNING: &str = "running";
 
@@ -185,7 +179,7 @@ fn decide(config: &Config, lines: &[Line], workers: &Workers, is_offloading: boo
     if config.asks_for_names() {
         chains.extend(listened_to(config));
     }
-    chains.extend(lid(config, workers));
+    chains.extend(lid::chains(config, workers));
     chains.extend([new(is_offloading), older(lines)]);
     chains.push(Chain { name: "lan".into(), hook: None, rules: lan(config) });
     chains.push(Chain { name: "decide".into(), hook: Some(Hook::Decide), rules: arrivals(config) });
@@ -262,78 +256,8 @@ fn new(is_offloading: bool) -> Chain {
         rules.push(rule([Match::PacketHasUplink(true)], Action::Return));
     }
     rules.push(rule([], Action::Jump("choose".into())));
-    rules.push(rule([Match::PacketHasUplink(true), Match::GateIsOpen], Action::Goto(LID.into())));
+    rules.push(rule([Match::PacketHasUplink(true), Match::GateIsOpen], Action::Goto(lid::ENTRY.into())));
     Chain { name: "new".into(), hook: None, rules }
-}
-
-/// The way into the queues, for as many as they can take; all others are counted and keep the kernel's choice.
-/// While the limit is not reached all get in. A client that finds it reached is noted. One of these that begins more
-/// than its share is flooding: for a while the flow's hash tells which few of its flows get in, so the limit is soon
-/// the others' again, and none of its flows is asked about by halves. Those who are noted and within
-/// their share have a reserve, half as large as the limit: nobody loses by it that he came when a flood began.
-/// Made-up addresses take little of it, for few are noted; who comes again and again is noted in the end.
-///
-/// A client is an address, in IPv6 too: a LAN's clients usually share their prefix.
-fn lid(config: &Config, workers: &Workers) -> Vec<Chain> {
-    let (first, count, fan_out) = (config.queue.first, workers.count, workers.fan_out());
-    let goto = |matches: Vec<Match>, chain: &str| rule(matches, Action::Goto(chain.into()));
-    let is_over_share = Match::OverShare("share", config.queue.limit_per_client);
-    let begins =
-        vec![rule([], Action::NoteNewFlood), rule([], Action::NoteFlooding), goto(vec![], OVER_SHARE)];
-    let noted = vec![
-        goto(vec![Match::Flooding], "flooding"),
-        goto(vec![is_over_share], "flood-begins"),
-        goto(vec![], LIMITED),
-    ];
-    let entry = vec![goto(vec![Match::Pressing], "noted"), goto(vec![], LIMITED)];
-    let chain = |name: &str, rules: Vec<Rule>| Chain { name: name.into(), hook: None, rules };
-    let mut chains = vec![
-        chain(OVER_SHARE, vec![rule([], Action::Count(Past::Share))]),
-        chain(LIMITED, limited(config.queue.limit, Action::Queue { first, count, fan_out })),
-        chain("flood-begins", begins),
-    ];
-    chains.extend(flooding(config));
-    chains.extend([chain("noted", noted), chain(LID, entry)]);
-    chains
-}
-
-/// What may be decided, up to the limit, and from the reserve.
-fn limited(limit: u32, queue: Action) -> Vec<Rule> {
-    let noted = (limit / 10).clamp(1, PRESSING_RATE);
-    vec![
-        rule([Match::Below("limit", limit)], queue.clone()),
-        rule([Match::Below("pressing", noted)], Action::NotePressing),
-        rule([Match::Pressing, Match::Below("reserve", (limit / 2).max(1))], queue),
-        rule([], Action::Count(Past::Limit)),
-    ]
-}
-
-/// A flow of a client that floods. While an earlier datagram of it may wait in the queue, the choice is settled as
-/// that of all that goes past it; later nothing of it waits there, so it is saved at once. The few that are decided
-/// tell whether the flood goes on.
-fn flooding(config: &Config) -> [Chain; 3] {
-    let few = Match::Share { from: 0, to: 1, of: ONE_IN };
-    let many_of_few = Match::OverShare("few", (config.queue.limit_per_client / ONE_IN).max(1));
-    let chain = |name: &str, rules: Vec<Rule>| Chain { name: name.into(), hook: None, rules };
-    [
-        chain("flood-goes-on", vec![rule([], Action::NotePressing), rule([], Action::NoteFlooding)]),
-        chain(
-            "few",
-            vec![
-                rule([many_of_few], Action::Jump("flood-goes-on".into())),
-                rule([], Action::Goto(LIMITED.into())),
-            ],
-        ),
-        chain(
-            "flooding",
-            vec![
-                rule([few], Action::Goto("few".into())),
-                rule([Match::NewFlood], Action::Goto(OVER_SHARE.into())),
-                rule([], Action::Save),
-                rule([], Action::Goto(OVER_SHARE.into())),
-            ],
-        ),
-    ]
 }
 
 /// Flows older than us: the address they are known by outside tells their uplink.
@@ -428,7 +352,7 @@ fn own(config: &Config) -> Chain {
         rule([Match::DestinationStays], Action::Return),
     ]);
     rules.extend(not_ours());
-    rules.push(rule([Match::GateIsOpen], Action::Goto(LID.into())));
+    rules.push(rule([Match::GateIsOpen], Action::Goto(lid::ENTRY.into())));
     Chain { name: "own".into(), hook: Some(Hook::Own), rules }
 }
 
