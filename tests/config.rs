@@ -81,7 +81,7 @@ fn the_articles_router_needs_nothing_but_its_lines_and_its_forward() {
             first: 0,
             workers: None,
             limit: 20_000,
-            limit_per_client: 1_000,
+            limit_per_client: 400,
             length: 8192,
             socket: QueueSocket::Batch,
             pin: Pin::Auto,

@@ -130,10 +130,10 @@ fn queue(section: Section) -> Queue {
     queue
 }
 
-/// A twentieth of the limit, where nothing is said: many times what a client begins that does not flood.
+/// A fiftieth of the limit, where nothing is said: several times what a client begins that does not flood.
 fn limit_per_client(section: &Section, limit: u32) -> u32 {
     let Some(value) = section.optional("limit_per_client", number(1..=MAX_LIMIT)) else {
-        return (limit / 20).max(1);
+        return (limit / 50).max(1);
     };
     if *value.get_ref() > limit {
         let hint = format!("expected no more than {limit}");

@@ -1,12 +1,13 @@
 //! The keys of Initial packets, and how they are opened (RFC 9001, section 5; RFC 9369, section 3.3).
 
 use std::ops::Range;
+use std::sync::LazyLock;
 
 use aes_gcm::aead::AeadInOut;
 use aes_gcm::aes::Aes128;
 use aes_gcm::aes::cipher::BlockCipherEncrypt;
 use aes_gcm::{Aes128Gcm, KeyInit};
-use hkdf::Hkdf;
+use hkdf::{Hkdf, HkdfExtract};
 use sha2::Sha256;
 
 use super::header::Initial;
@@ -24,12 +25,17 @@ const LONGEST_NUMBER: usize = 4;
 /// How a version makes its keys.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Version {
-    /// Several where the version does not say: one of them.
-    salts: &'static [&'static [u8; 20]],
+    /// Two where the version does not say: one of them.
+    salts: (&'static Salt, Option<&'static Salt>),
     labels: &'static Labels,
     first_kind: u8,
 }
 
+/// HKDF-Extract, begun with a salt: that part is the same for all connections.
+type Salt = LazyLock<HkdfExtract<Sha256>>;
+
+/// For HKDF-Expand, as RFC 8446, section 7.1 encodes them without a context: the length of what is made, the label
+/// behind its own length, nothing.
 #[derive(Debug)]
 struct Labels {
     key: &'static [u8],
@@ -37,73 +43,104 @@ struct Labels {
     header: &'static [u8],
 }
 
-/// RFC 9001, section 5.1 and RFC 9369, section 3.3.2.
-const LABELS_1: Labels = Labels { key: b"quic key", iv: b"quic iv", header: b"quic hp" };
-const LABELS_2: Labels = Labels { key: b"quicv2 key", iv: b"quicv2 iv", header: b"quicv2 hp" };
+/// RFC 9001, section 5.1 and appendix A.1; RFC 9369, section 3.3.2.
+const CLIENT: &[u8] = b"\x00\x20\x0ftls13 client in\x00";
+const LABELS_1: Labels = Labels {
+    key: b"\x00\x10\x0etls13 quic key\x00",
+    iv: b"\x00\x0c\x0dtls13 quic iv\x00",
+    header: b"\x00\x10\x0dtls13 quic hp\x00",
+};
+const LABELS_2: Labels = Labels {
+    key: b"\x00\x10\x10tls13 quicv2 key\x00",
+    iv: b"\x00\x0c\x0ftls13 quicv2 iv\x00",
+    header: b"\x00\x10\x0ftls13 quicv2 hp\x00",
+};
 
 /// Salts, section 5.2 of draft-ietf-quic-tls-22, -23, -29 and RFC 9001; RFC 9369, section 3.3.1.
-const DRAFT_22: [u8; 20] = [
-    0x7f, 0xbc, 0xdb, 0x0e, 0x7c, 0x66, 0xbb, 0xe9, 0x19, 0x3a, 0x96, 0xcd, 0x21, 0x51, 0x9e, 0xbd, 0x7a,
-    0x02, 0x64, 0x4a,
-];
-const DRAFT_23: [u8; 20] = [
-    0xc3, 0xee, 0xf7, 0x12, 0xc7, 0x2e, 0xbb, 0x5a, 0x11, 0xa7, 0xd2, 0x43, 0x2b, 0xb4, 0x63, 0x65, 0xbe,
-    0xf9, 0xf5, 0x02,
-];
-const DRAFT_29: [u8; 20] = [
-    0xaf, 0xbf, 0xec, 0x28, 0x99, 0x93, 0xd2, 0x4c, 0x9e, 0x97, 0x86, 0xf1, 0x9c, 0x61, 0x11, 0xe0, 0x43,
-    0x90, 0xa8, 0x99,
-];
-const RFC_9001: [u8; 20] = [
-    0x38, 0x76, 0x2c, 0xf7, 0xf5, 0x59, 0x34, 0xb3, 0x4d, 0x17, 0x9a, 0xe6, 0xa4, 0xc8, 0x0c, 0xad, 0xcc,
-    0xbb, 0x7f, 0x0a,
-];
-const RFC_9369: [u8; 20] = [
-    0x0d, 0xed, 0xe3, 0xde, 0xf7, 0x00, 0xa6, 0xdb, 0x81, 0x93, 0x81, 0xbe, 0x6e, 0x26, 0x9d, 0xcb, 0xf9,
-    0xbd, 0x2e, 0xd9,
-];
+static DRAFT_22: Salt = LazyLock::new(|| {
+    extract(&[
+        0x7f, 0xbc, 0xdb, 0x0e, 0x7c, 0x66, 0xbb, 0xe9, 0x19, 0x3a, 0x96, 0xcd, 0x21, 0x51, 0x9e, 0xbd, 0x7a,
+        0x02, 0x64, 0x4a,
+    ])
+});
+static DRAFT_23: Salt = LazyLock::new(|| {
+    extract(&[
+        0xc3, 0xee, 0xf7, 0x12, 0xc7, 0x2e, 0xbb, 0x5a, 0x11, 0xa7, 0xd2, 0x43, 0x2b, 0xb4, 0x63, 0x65, 0xbe,
+        0xf9, 0xf5, 0x02,
+    ])
+});
+static DRAFT_29: Salt = LazyLock::new(|| {
+    extract(&[
+        0xaf, 0xbf, 0xec, 0x28, 0x99, 0x93, 0xd2, 0x4c, 0x9e, 0x97, 0x86, 0xf1, 0x9c, 0x61, 0x11, 0xe0, 0x43,
+        0x90, 0xa8, 0x99,
+    ])
+});
+static RFC_9001: Salt = LazyLock::new(|| {
+    extract(&[
+        0x38, 0x76, 0x2c, 0xf7, 0xf5, 0x59, 0x34, 0xb3, 0x4d, 0x17, 0x9a, 0xe6, 0xa4, 0xc8, 0x0c, 0xad, 0xcc,
+        0xbb, 0x7f, 0x0a,
+    ])
+});
+static RFC_9369: Salt = LazyLock::new(|| {
+    extract(&[
+        0x0d, 0xed, 0xe3, 0xde, 0xf7, 0x00, 0xa6, 0xdb, 0x81, 0x93, 0x81, 0xbe, 0x6e, 0x26, 0x9d, 0xcb, 0xf9,
+        0xbd, 0x2e, 0xd9,
+    ])
+});
 
 /// Version 2 while it was a draft: section 3.3.1 of draft-ietf-quic-v2-00 and -01. The first had the packet
 /// types of version 1.
-const DRAFT_V2: [u8; 20] = [
-    0xa7, 0x07, 0xc2, 0x03, 0xa5, 0x9b, 0x47, 0x18, 0x4a, 0x1d, 0x62, 0xca, 0x57, 0x04, 0x06, 0xea, 0x7a,
-    0xe3, 0xe5, 0xd3,
-];
+static DRAFT_V2: Salt = LazyLock::new(|| {
+    extract(&[
+        0xa7, 0x07, 0xc2, 0x03, 0xa5, 0x9b, 0x47, 0x18, 0x4a, 0x1d, 0x62, 0xca, 0x57, 0x04, 0x06, 0xea, 0x7a,
+        0xe3, 0xe5, 0xd3,
+    ])
+});
 
 /// Google's own, as its QUIC code had them (quic/core/crypto/crypto_utils.cc).
-const Q050: [u8; 20] = [
-    0x50, 0x45, 0x74, 0xef, 0xd0, 0x66, 0xfe, 0x2f, 0x9d, 0x94, 0x5c, 0xfc, 0xdb, 0xd3, 0xa7, 0xf0, 0xd3,
-    0xb5, 0x6b, 0x45,
-];
-const T050: [u8; 20] = [
-    0x7f, 0xf5, 0x79, 0xe5, 0xac, 0xd0, 0x72, 0x91, 0x55, 0x80, 0x30, 0x4c, 0x43, 0xa2, 0x36, 0x7c, 0x60,
-    0x48, 0x83, 0x10,
-];
-const T051: [u8; 20] = [
-    0x7a, 0x4e, 0xde, 0xf4, 0xe7, 0xcc, 0xee, 0x5f, 0xa4, 0x50, 0x6c, 0x19, 0x12, 0x4f, 0xc8, 0xcc, 0xda,
-    0x6e, 0x03, 0x3d,
-];
+static Q050: Salt = LazyLock::new(|| {
+    extract(&[
+        0x50, 0x45, 0x74, 0xef, 0xd0, 0x66, 0xfe, 0x2f, 0x9d, 0x94, 0x5c, 0xfc, 0xdb, 0xd3, 0xa7, 0xf0, 0xd3,
+        0xb5, 0x6b, 0x45,
+    ])
+});
+static T050: Salt = LazyLock::new(|| {
+    extract(&[
+        0x7f, 0xf5, 0x79, 0xe5, 0xac, 0xd0, 0x72, 0x91, 0x55, 0x80, 0x30, 0x4c, 0x43, 0xa2, 0x36, 0x7c, 0x60,
+        0x48, 0x83, 0x10,
+    ])
+});
+static T051: Salt = LazyLock::new(|| {
+    extract(&[
+        0x7a, 0x4e, 0xde, 0xf4, 0xe7, 0xcc, 0xee, 0x5f, 0xa4, 0x50, 0x6c, 0x19, 0x12, 0x4f, 0xc8, 0xcc, 0xda,
+        0x6e, 0x03, 0x3d,
+    ])
+});
 
 /// How a version makes its keys, if it is one that encrypts Initials and its salt is known.
 pub(super) fn version(number: u32) -> Option<Version> {
-    let salts: &[_] = match number {
-        1 | 0xff00_0021..=0xff00_0022 | 0xface_b003..=0xface_b004 => &[&RFC_9001],
-        0xff00_0016 | 0xface_b001 => &[&DRAFT_22],
-        0xff00_0017..=0xff00_001c | 0xface_b002 | 0xface_b00e => &[&DRAFT_23],
-        0xff00_001d..=0xff00_0020 => &[&DRAFT_29],
-        0x6b33_43cf => return Some(Version { salts: &[&RFC_9369], labels: &LABELS_2, first_kind: 1 }),
-        0x709a_50c4 => return Some(Version { salts: &[&DRAFT_V2], labels: &LABELS_2, first_kind: 1 }),
-        0xff02_0000 => return Some(Version { salts: &[&DRAFT_V2], labels: &LABELS_2, first_kind: 0 }),
+    let mut other = None;
+    let salt = match number {
+        1 | 0xff00_0021..=0xff00_0022 | 0xface_b003..=0xface_b004 => &RFC_9001,
+        0xff00_0016 | 0xface_b001 => &DRAFT_22,
+        0xff00_0017..=0xff00_001c | 0xface_b002 | 0xface_b00e => &DRAFT_23,
+        0xff00_001d..=0xff00_0020 => &DRAFT_29,
+        0x6b33_43cf => return Some(Version { salts: (&RFC_9369, None), labels: &LABELS_2, first_kind: 1 }),
+        0x709a_50c4 => return Some(Version { salts: (&DRAFT_V2, None), labels: &LABELS_2, first_kind: 1 }),
+        0xff02_0000 => return Some(Version { salts: (&DRAFT_V2, None), labels: &LABELS_2, first_kind: 0 }),
         // Clients take the keys of the version that they would speak.
-        _ if is_reserved(number) => &[&RFC_9001, &DRAFT_29],
+        _ if is_reserved(number) => {
+            other = Some(&DRAFT_29);
+            &RFC_9001
+        }
         _ => match &number.to_be_bytes() {
-            b"Q050" => &[&Q050],
-            b"T050" => &[&T050],
-            b"T051" => &[&T051],
+            b"Q050" => &Q050,
+            b"T050" => &T050,
+            b"T051" => &T051,
             _ => return None,
         },
     };
-    Some(Version { salts, labels: &LABELS_1, first_kind: 0 })
+    Some(Version { salts: (salt, other), labels: &LABELS_1, first_kind: 0 })
 }
 
 /// Whether a version exists only to ask for a version negotiation (RFC 9000, section 15).
@@ -120,7 +157,8 @@ impl Version {
 
     /// A client's keys for Initial packets, one of these.
     pub(super) fn keys(self, id: &[u8]) -> impl Iterator<Item = Keys> {
-        self.salts.iter().filter_map(move |salt| Keys::client(salt, self.labels, id))
+        let (salt, other) = self.salts;
+        [salt].into_iter().chain(other).filter_map(move |salt| Keys::client(salt, self.labels, id))
     }
 }
 
@@ -157,7 +195,7 @@ pub(super) struct Keys {
 }
 
 impl Keys {
-    fn client(salt: &[u8; 20], labels: &Labels, id: &[u8]) -> Option<Keys> {
+    fn client(salt: &Salt, labels: &Labels, id: &[u8]) -> Option<Keys> {
         let secret = client_secret(salt, id)?;
         Some(Keys {
             seal: Aes128Gcm::new(&expand::<16>(&secret, labels.key)?.into()),
@@ -194,18 +232,21 @@ fn number_length(first: u8) -> usize {
     usize::from(first & 3) + 1
 }
 
-fn client_secret(salt: &[u8; 20], id: &[u8]) -> Option<Hkdf<Sha256>> {
-    let secret: [u8; 32] = expand(&Hkdf::new(Some(salt), id), b"client in")?;
+fn extract(salt: &[u8; 20]) -> HkdfExtract<Sha256> {
+    HkdfExtract::new(Some(salt))
+}
+
+fn client_secret(salt: &Salt, id: &[u8]) -> Option<Hkdf<Sha256>> {
+    let mut initial = HkdfExtract::clone(salt);
+    initial.input_ikm(id);
+    let secret: [u8; 32] = expand(&initial.finalize().1, CLIENT)?;
     Hkdf::from_prk(&secret).ok()
 }
 
-/// HKDF-Expand-Label without a context (RFC 8446, section 7.1).
+/// HKDF-Expand-Label (RFC 8446, section 7.1).
 fn expand<const N: usize>(secret: &Hkdf<Sha256>, label: &[u8]) -> Option<[u8; N]> {
-    let prefix = b"tls13 ";
-    let length = u16::try_from(N).ok()?.to_be_bytes();
-    let label_length = [u8::try_from(prefix.len() + label.len()).ok()?];
     let mut key = [0; N];
-    secret.expand_multi_info(&[&length, &label_length, prefix, label, &[0]], &mut key).ok()?;
+    secret.expand(label, &mut key).ok()?;
     Some(key)
 }
 
@@ -233,7 +274,7 @@ mod tests {
             ),
         ] {
             let version = version(number).unwrap();
-            let secret = client_secret(version.salts[0], &CONNECTION_ID).unwrap();
+            let secret = client_secret(version.salts.0, &CONNECTION_ID).unwrap();
             assert_eq!(expand::<16>(&secret, version.labels.key).unwrap(), *hex(key));
             assert_eq!(expand::<12>(&secret, version.labels.iv).unwrap(), *hex(iv));
             assert_eq!(expand::<16>(&secret, version.labels.header).unwrap(), *hex(header));
