@@ -13,10 +13,6 @@ use crate::engine::{Engine, Now};
 use crate::system::queue::{LONGEST_WAIT, PacketQueue, Turn, Verdict, Waiting};
 use crate::system::{affinity, priority};
 
-/// Flows that a worker remembers, for each packet that may wait in its queue: what waited with a flow's first packet
-/// must get the same answer. Not many more, so that they stay near the core.
-const FLOWS_A_PACKET: usize = 2;
-
 /// Decisions of one turn for which there is room from the start.
 const USUAL_TURN: usize = 64;
 
@@ -38,7 +34,8 @@ pub fn start(
         {
             tracing::warn!("worker {place} cannot run on CPU {cpu} alone: {error}");
         }
-        let engine = Engine::new(FLOWS_A_PACKET * length as usize);
+        // What waits with a flow's first packet must get the same answer. No more, so that it stays near the core.
+        let engine = Engine::new(length as usize);
         Worker { place, engine, events, untold: Vec::with_capacity(USUAL_TURN) }.work(queue, &shared);
     })
 }
