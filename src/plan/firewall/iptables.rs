@@ -12,7 +12,9 @@ use std::ops::RangeInclusive;
 
 use super::flow_hash::bytecode;
 use super::lid::{LIMITED, OVER_SHARE};
-use super::model::{Action, Chain, Firewall, Hook, Match, Past, PastCounts, Rule, State, burst, clock};
+use super::model::{
+    Action, Chain, Firewall, Hook, Match, Past, PastCounts, Rule, State, burst, burst_of_client, clock,
+};
 use crate::engine::packet::Family;
 use crate::engine::uplink::UplinkId;
 use crate::engine::verdict::Marks;
@@ -669,7 +671,7 @@ fn matching(firewall: &Firewall, condition: &Match, family: Family) -> String {
             "-m hashlimit --hashlimit-above {share}/sec --hashlimit-burst {} --hashlimit-mode srcip \
              --hashlimit-htable-max {PRESSING_MOST} --hashlimit-htable-expire 1000 \
              --hashlimit-name wansplit{}-{name}-{share}",
-            burst(*share),
+            burst_of_client(*share),
             family.version()
         ),
         Match::TcpSyn => "-p tcp -m tcp --tcp-flags SYN,RST SYN".into(),

@@ -312,6 +312,12 @@ pub fn burst(limit: u32) -> u32 {
     (limit / 5).clamp(1, 10_000)
 }
 
+/// New packets of one client that may come at once: who begins a few together does not flood yet.
+#[must_use]
+pub fn burst_of_client(share: u32) -> u32 {
+    burst(share).max(16)
+}
+
 /// `hh:mm:ss` of a second of the day.
 #[must_use]
 pub fn clock(second: u32) -> String {

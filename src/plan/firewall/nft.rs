@@ -11,7 +11,9 @@ use super::iptables::{
     CLIENT_SETS, EARLY_MOST, EARLY_SECONDS, PRESSING_MOST, PRESSING_SECONDS, SENT_MOST, SENT_SECONDS,
     senders, sent_by,
 };
-use super::model::{Action, Chain, Firewall, Hook, Match, Past, PastCounts, Rule, State, burst, clock};
+use super::model::{
+    Action, Chain, Firewall, Hook, Match, Past, PastCounts, Rule, State, burst, burst_of_client, clock,
+};
 use crate::config::Helper;
 use crate::engine::packet::{Family, PROTOCOLS_WITH_PORTS};
 use crate::engine::uplink::UplinkId;
@@ -503,7 +505,7 @@ fn matching(firewall: &Firewall, condition: &Match, family: Family) -> String {
             "add @{name}{} {{ {} saddr limit rate over {share}/second burst {} packets }}",
             family.version(),
             header(family),
-            burst(*share)
+            burst_of_client(*share)
         ),
         Match::TcpSyn => "tcp flags syn / syn,rst".into(),
         Match::TcpMidstream => "tcp flags != syn / fin,syn,rst,ack".into(),
