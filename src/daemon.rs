@@ -281,6 +281,7 @@ impl Daemon {
         let snapshot = Snapshot {
             names: Arc::new(Names::new(NAMES)),
             choices: Arc::new(Choices::new(CHOICES)),
+            hash: machine.backend().slot_hash(),
             ..Snapshot::default()
         };
         learned::restore(&run, &config, &snapshot);

@@ -252,7 +252,7 @@ fn expected(config: &Config, flow: &Flow) -> Expected {
     let is_certain = rule.is_some_and(|rule| rule.sticky.is_none());
     Expected {
         line: is_certain.then(|| config.uplink_name(uplink).to_owned()),
-        by_kernel: decided(config, &steps, &facts).is_some(),
+        by_kernel: decided(config, &steps, &facts, snapshot.hash).is_some(),
     }
 }
 

@@ -14,6 +14,7 @@ use crate::engine::rule::model::{NoLine, Rule, WhenNone};
 use crate::engine::uplink::cost::Cost;
 use crate::engine::uplink::health::{Settings, Target};
 use crate::engine::uplink::load::Both;
+use crate::engine::uplink::pick::slots::SlotHash;
 use crate::engine::uplink::quota::Quota;
 use crate::engine::uplink::{UplinkId, UplinkSet};
 use crate::engine::verdict::{Action, Decision, Marks};
@@ -76,6 +77,7 @@ impl Config {
     pub fn where_all_works(&self) -> Snapshot {
         let (rules, geo) = (Arc::clone(&self.rules), Arc::clone(&self.geo));
         let mut snapshot = Snapshot::where_all_works(rules, geo, self.weights_by_number());
+        snapshot.hash = self.backend.slot_hash();
         snapshot.board.costs = self.costs();
         snapshot.none = self.none;
         snapshot
@@ -275,6 +277,17 @@ pub enum BackendChoice {
     IptablesNft,
     /// `iptables-legacy` and `ip6tables-legacy`.
     IptablesLegacy,
+}
+
+impl BackendChoice {
+    /// The hash of the policy `hash` with this backend, or with the one that is tried first.
+    #[must_use]
+    pub fn slot_hash(self) -> SlotHash {
+        match self {
+            BackendChoice::Auto | BackendChoice::Nft => SlotHash::Jenkins,
+            BackendChoice::IptablesNft | BackendChoice::IptablesLegacy => SlotHash::Murmur,
+        }
+    }
 }
 
 /// What is run when a line changes.

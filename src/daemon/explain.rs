@@ -70,8 +70,7 @@ pub fn explain(
     let decision = judge(snapshot, &board, &facts, now);
     let steps = walk(config, &board, Avoided::default());
     // The router's own flows are never in the walk.
-    let by_kernel =
-        decided(config, &steps, &facts).filter(|_| facts.lan.is_some()).map(|decided| decided.lines);
+    let by_kernel = decided(config, &steps, &facts, snapshot.hash).filter(|_| facts.lan.is_some());
     let hold = snapshot.rules.hold(decision.rule, &facts);
     let without = usable.iter().map(|id| {
         let decision = judge(snapshot, &self::without(&board, id), &facts, now);
@@ -92,8 +91,8 @@ pub fn explain(
         reason: config.explain(&decision),
         by_kernel: by_kernel
             .into_iter()
-            .flatten()
-            .map(|&(id, _)| config.uplink_name(id).to_owned())
+            .flat_map(|decided| decided.lines)
+            .map(|id| config.uplink_name(id).to_owned())
             .collect(),
         hold_ms: if says_more { hold.as_millis() as u64 } else { 0 },
         live: live_of(config, &decision).to_owned(),

@@ -24,7 +24,15 @@ pub fn weighed(
     let Some(rule) = rule.filter(|rule| rule.choice.policy.looks_at_lines()) else { return Vec::new() };
     let uplinks = rule.choice.uplinks.iter().copied();
     let (usable, begun) = (board.candidates(facts.family, rule.none, uplinks), Begun::default());
-    let scene = Scene { all: usable, usable, family: facts.family, lines: &snapshot.lines, begun: &begun };
+    let scene = Scene {
+        all: usable,
+        usable,
+        family: facts.family,
+        slots: None,
+        hash: snapshot.hash,
+        lines: &snapshot.lines,
+        begun: &begun,
+    };
     let line = |seen: Seen| line(rule.choice.policy, config.uplink_name(seen.uplink), &seen);
     scene.seen(&rule.choice).map(line).collect()
 }

@@ -22,14 +22,15 @@ pub fn leaves(
 ) -> bool {
     let (board, family) = (&snapshot.board, facts.family);
     let usable = board.usable(family);
-    let rule = ruling(snapshot, facts, decided_by);
+    let ruling = ruling(snapshot, facts, decided_by);
+    let rule = ruling.map(|(_, rule)| rule);
     let live = rule.map(|rule| rule.live).unwrap_or_default();
     let usable = rule.map_or(usable, |rule| board.usable_for(family, rule.none, &rule.choice));
     if !usable.contains(on) {
         let is_suspected = board.suspected.of(family).contains(on);
         return live != Live::Keep && !is_suspected && is_heard_elsewhere(snapshot, rule, family);
     }
-    let preferred = rule.map(|rule| preferred(rule, board, facts)).unwrap_or_default();
+    let preferred = ruling.map(|(id, rule)| preferred(rule, id, snapshot, facts)).unwrap_or_default();
     returned && live == Live::MoveBack && !preferred.is_empty() && !preferred.contains(on)
 }
 
@@ -37,7 +38,7 @@ pub fn leaves(
 #[must_use]
 pub fn gets_a_line(snapshot: &Snapshot, facts: &Facts, decided_by: Option<RuleId>) -> bool {
     match ruling(snapshot, facts, decided_by) {
-        Some(rule) if matches!(rule.none, WhenNone::Stop(_)) => {
+        Some((_, rule)) if matches!(rule.none, WhenNone::Stop(_)) => {
             !possible(rule, &snapshot.board, facts.family).is_empty()
         }
         _ => !snapshot.board.usable(facts.family).is_empty(),
@@ -56,9 +57,14 @@ fn is_heard_elsewhere(snapshot: &Snapshot, rule: Option<&Rule>, family: Family) 
 
 /// The rule that would decide the flow now, or the one that did, whichever comes first: a flow
 /// shows less of itself when it runs than when it began, and its first choice may have been missing.
-fn ruling<'a>(snapshot: &'a Snapshot, facts: &Facts, decided_by: Option<RuleId>) -> Option<&'a Rule> {
+fn ruling<'a>(
+    snapshot: &'a Snapshot,
+    facts: &Facts,
+    decided_by: Option<RuleId>,
+) -> Option<(RuleId, &'a Rule)> {
     let matching = snapshot.rules.first_match_from(RuleId(0), facts);
-    snapshot.rules.rule([matching, decided_by].into_iter().flatten().min()?)
+    let id = [matching, decided_by].into_iter().flatten().min()?;
+    Some((id, snapshot.rules.rule(id)?))
 }
 
 /// Those of a rule's uplinks that a flow may get.
@@ -70,12 +76,15 @@ pub fn possible(rule: &Rule, board: &Board, family: Family) -> UplinkSet {
 
 /// Those of a rule's uplinks that a flow would get while lines are as they are.
 #[must_use]
-pub fn preferred(rule: &Rule, board: &Board, facts: &Facts) -> UplinkSet {
+pub fn preferred(rule: &Rule, id: RuleId, snapshot: &Snapshot, facts: &Facts) -> UplinkSet {
     let uplinks = rule.choice.uplinks.iter().copied();
-    let usable = board.candidates(facts.family, rule.none, uplinks.clone());
+    let usable = snapshot.board.candidates(facts.family, rule.none, uplinks.clone());
     match rule.choice.policy {
         Policy::Ordered => pick::ordered(uplinks, usable).into_iter().collect(),
-        Policy::Hash(key) => pick::by_hash(uplinks, usable, key, &facts.key).into_iter().collect(),
+        Policy::Hash(key) => {
+            let slot = snapshot.hash.slot(key, &facts.key);
+            snapshot.rules.slots(id).and_then(|slots| slots.uplink(slot, usable)).into_iter().collect()
+        }
         // Which line is best now says little about where a flow that runs does best, and moving it costs more.
         Policy::RoundRobin
         | Policy::LeastLoad(_)

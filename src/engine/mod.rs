@@ -47,6 +47,7 @@ use sniff::{App, Hint, Ports, Sniffed};
 use sticky::Choices;
 use uplink::load::{self, Lines};
 use uplink::pick::Scene;
+use uplink::pick::slots::SlotHash;
 use uplink::{Board, Filling, Turns, UplinkId, UplinkSet, pick};
 use verdict::{Action, Decision, Reason};
 
@@ -75,6 +76,8 @@ pub struct Snapshot {
     pub rules: Arc<RuleSet>,
     /// Where addresses belong.
     pub geo: Arc<Geo>,
+    /// The hash that the firewall in use can compute too.
+    pub hash: SlotHash,
     /// Who is usable.
     pub board: Board,
     /// Who has just come back.
@@ -194,7 +197,7 @@ fn first_answer(turns: &mut Turns, snapshot: &Snapshot, facts: &Facts, now: Mill
     let mut start = Some(RuleId(0));
     while let Some(id) = start.and_then(|start| snapshot.rules.first_match_from(start, facts)) {
         let Some(rule) = snapshot.rules.rule(id) else { break };
-        if let Some(uplink) = stuck_to(rule, snapshot, facts, now) {
+        if let Some(uplink) = stuck_to(rule, id, snapshot, facts, now) {
             return Decision::route(uplink, Reason::Sticky, Some(id));
         }
         if let Some(uplink) = pick_one(rule, id, turns, snapshot, facts, now) {
@@ -335,11 +338,17 @@ fn winner(snapshot: &Snapshot, facts: &Facts) -> Option<RuleId> {
 }
 
 /// The usable uplink of a rule that an earlier flow of the same client went by.
-fn stuck_to(rule: &Rule, snapshot: &Snapshot, facts: &Facts, now: Millis) -> Option<UplinkId> {
+fn stuck_to(
+    rule: &Rule,
+    id: RuleId,
+    snapshot: &Snapshot,
+    facts: &Facts,
+    now: Millis,
+) -> Option<UplinkId> {
     let sticky = rule.sticky?;
     let uplink = snapshot.choices.find(sticky, facts, now)?;
     let is_possible = match rule.live {
-        Live::MoveBack => live::preferred(rule, &snapshot.board, facts).contains(uplink),
+        Live::MoveBack => live::preferred(rule, id, snapshot, facts).contains(uplink),
         Live::Keep | Live::ResetOnDown => {
             live::possible(rule, &snapshot.board, facts.family).contains(uplink)
         }
@@ -369,9 +378,10 @@ fn pick_one(
     let choice = &rule.choice;
     let all = snapshot.board.candidates(facts.family, rule.none, choice.uplinks.iter().copied());
     let usable = filled(all, choice.policy, snapshot, facts, now);
-    let lines = &*snapshot.lines;
+    let (lines, slots) = (&*snapshot.lines, snapshot.rules.slots(id));
     let (seat, begun) = turns.of_rule(id, facts.family);
-    seat.pick(choice, Scene { all, usable, family: facts.family, lines, begun }, &facts.key)
+    let scene = Scene { all, usable, family: facts.family, slots, hash: snapshot.hash, lines, begun };
+    seat.pick(choice, scene, &facts.key)
 }
 
 /// One of all usable uplinks, in turn.

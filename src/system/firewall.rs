@@ -12,6 +12,7 @@ use nix::errno::Errno;
 use nix::sched::{CloneFlags, unshare};
 
 use crate::engine::packet::Family;
+use crate::engine::uplink::pick::slots::SlotHash;
 use crate::plan::firewall::iptables::{self, Flavour, Table};
 use crate::plan::firewall::model::{Firewall, PastCounts};
 use crate::plan::firewall::nft;
@@ -40,6 +41,15 @@ impl Backend {
             Backend::Nft => "nft",
             Backend::Iptables(Flavour::Nft) => "iptables-nft",
             Backend::Iptables(Flavour::Legacy) => "iptables-legacy",
+        }
+    }
+
+    /// The hash of the policy `hash` that its rules can compute.
+    #[must_use]
+    pub fn slot_hash(self) -> SlotHash {
+        match self {
+            Backend::Nft => SlotHash::Jenkins,
+            Backend::Iptables(_) => SlotHash::Murmur,
         }
     }
 }

@@ -1,16 +1,18 @@
 //! [`RuleSet`]: all rules, ready to be asked.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::MAX_RULES;
 use super::index::Index;
 use super::matcher::Matcher;
-use super::model::{Rule, RuleId};
+use super::model::{Policy, Rule, RuleId};
 #[cfg(test)]
 use super::naive;
 use super::nameless::Nameless;
 use crate::engine::flow::Facts;
+use crate::engine::uplink::pick::slots::SlotTable;
 
 /// Rules in their order, compiled: every key in the form that is cheapest to
 /// ask, and an index of which rules are worth asking at all.
@@ -19,6 +21,7 @@ pub struct RuleSet {
     rules: Arc<[Rule]>,
     matching: Matching,
     nameless: Nameless,
+    slots: Box<[Option<Arc<SlotTable>>]>,
     asks_for_contents: bool,
     asks_for_names: bool,
     asks_for_places: bool,
@@ -49,6 +52,7 @@ impl RuleSet {
         RuleSet {
             matching: Matching::new(&rules),
             nameless: Nameless::new(&rules),
+            slots: slot_tables(&rules),
             asks_for_contents: rules.iter().any(Rule::asks_for_contents),
             asks_for_names: rules.iter().any(Rule::asks_for_names),
             asks_for_places: rules.iter().any(Rule::asks_for_places),
@@ -120,6 +124,23 @@ impl RuleSet {
     pub fn rule(&self, id: RuleId) -> Option<&Rule> {
         self.rules.get(usize::from(id.0))
     }
+
+    /// Whose slots are whose by one rule, where it goes by a hash.
+    #[must_use]
+    pub fn slots(&self, id: RuleId) -> Option<&SlotTable> {
+        self.slots.get(usize::from(id.0))?.as_deref()
+    }
+}
+
+/// Rules of the same lines share a table.
+fn slot_tables(rules: &[Rule]) -> Box<[Option<Arc<SlotTable>>]> {
+    let mut tables = HashMap::new();
+    let mut of = |rule: &Rule| {
+        let uplinks = rule.choice.uplinks.clone();
+        let table = tables.entry(uplinks).or_insert_with_key(|uplinks| Arc::new(SlotTable::among(uplinks)));
+        Arc::clone(table)
+    };
+    rules.iter().map(|rule| matches!(rule.choice.policy, Policy::Hash(_)).then(|| of(rule))).collect()
 }
 
 impl Matching {

@@ -10,7 +10,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::ops::RangeInclusive;
 
-use super::flow_hash::bytecode;
+use super::AUTHENTICATION;
+use super::flow_hash::{bytecode, hidden_bytecode, slot_bytecode};
 use super::lid::{LIMITED, OVER_SHARE};
 use super::model::{
     Action, Chain, Firewall, Hook, Match, Past, PastCounts, Rule, State, burst, burst_of_client, clock,
@@ -657,6 +658,13 @@ fn matching(firewall: &Firewall, condition: &Match, family: Family) -> String {
         Match::Share { from, to, of } => {
             format!("-m bpf --bytecode \"{}\"", bytecode(family, *from, *to, *of))
         }
+        Match::Slot { key, slots } => {
+            format!("-m bpf --bytecode \"{}\"", slot_bytecode(family, *key, *slots))
+        }
+        Match::PortsHidden => match family {
+            Family::V4 => format!("-p {AUTHENTICATION}"),
+            Family::V6 => format!("-m bpf --bytecode \"{}\"", hidden_bytecode()),
+        },
         Match::GateIsOpen => format!("-m set --match-set {} src", gate_set(family)),
         // The kernel keeps a limiter's settings for as long as its name is in use.
         Match::Below(name, limit) => format!(

@@ -42,6 +42,7 @@ const RUNNING: &str = "running";
 /// IP protocol numbers (IANA).
 const TCP: u8 = 6;
 const UDP: u8 = 17;
+const AUTHENTICATION: u8 = 51;
 
 /// Port of name servers (IANA).
 const DNS: u16 = 53;

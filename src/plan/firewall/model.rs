@@ -8,7 +8,7 @@ use ipnet::{IpNet, Ipv6Net};
 pub use crate::config::Helper;
 use crate::engine::flow::Mac;
 use crate::engine::packet::Family;
-use crate::engine::rule::model::IcmpType;
+use crate::engine::rule::model::{HashKey, IcmpType};
 use crate::engine::uplink::UplinkId;
 use crate::engine::verdict::Marks;
 
@@ -152,6 +152,16 @@ pub enum Match {
         /// Modulus.
         of: u32,
     },
+    /// The flow's slot by these parts of it is one of these, bits of a number. Every firewall has a hash of its own
+    /// ([`SlotHash`](crate::engine::uplink::pick::slots::SlotHash)).
+    Slot {
+        /// The parts.
+        key: HashKey,
+        /// The slots.
+        slots: u128,
+    },
+    /// There may be ports, where the firewall's hash does not look for them but the parser does.
+    PortsHidden,
     /// The daemon has renewed the gate lately.
     GateIsOpen,
     /// The source is a client that lately found the limit reached (see [`Action::NotePressing`]).

@@ -11,21 +11,22 @@ use super::iptables::{
     CLIENT_SETS, EARLY_MOST, EARLY_SECONDS, PRESSING_MOST, PRESSING_SECONDS, SENT_MOST, SENT_SECONDS,
     senders, sent_by,
 };
+use super::AUTHENTICATION;
 use super::model::{
     Action, Chain, Firewall, Hook, Match, Past, PastCounts, Rule, State, burst, burst_of_client, clock,
 };
 use crate::config::Helper;
 use crate::engine::packet::{Family, PROTOCOLS_WITH_PORTS};
+use crate::engine::rule::model::HashKey;
 use crate::engine::uplink::UplinkId;
+use crate::engine::uplink::pick::slots::SLOTS;
+use crate::engine::uplink::pick::slots::constant::SEED;
 use crate::plan::script::Step;
 
 /// Our table.
 pub const TABLE: &str = "inet wansplit";
 /// The set that says, by being filled, that the daemon is alive; its elements are the families' numbers.
 pub const GATE: &str = "gate";
-
-/// A seed for `jhash`, so that every load of the rules hashes alike.
-const SEED: u32 = 0x9e37_79b1;
 
 const HOOKS: [Hook; 10] = [
     Hook::Helpers,
@@ -360,6 +361,7 @@ fn names_a_family(rule: &Rule) -> bool {
                 | Match::OverShare(..)
                 | Match::Dscp(_)
                 | Match::Share { .. }
+                | Match::Slot { .. }
         )
     };
     let in_action = matches!(
@@ -373,16 +375,14 @@ fn names_a_family(rule: &Rule) -> bool {
     in_action || rule.matches.iter().any(in_match)
 }
 
-/// The hash expressions of a rule that asks for a share of all flows; else one empty one.
+/// The hash expressions of a rule that asks for a share of all flows, or for slots; else one empty one.
 fn hashes(rule: &Rule, family: Option<Family>) -> Vec<String> {
-    let share = rule.matches.iter().find_map(|condition| match condition {
-        Match::Share { from, to, of } => Some((*from, *to, *of)),
+    let hashes = rule.matches.iter().find_map(|condition| match (condition, family) {
+        (Match::Share { from, to, of }, Some(family)) => Some(flow_hashes(family, (*from, *to, *of)).into()),
+        (Match::Slot { key, slots }, Some(family)) => Some(slot_hashes(family, *key, *slots)),
         _ => None,
     });
-    match (share, family) {
-        (Some(share), Some(family)) => flow_hashes(family, share).into(),
-        _ => vec![String::new()],
-    }
+    hashes.unwrap_or_else(|| vec![String::new()])
 }
 
 fn line(firewall: &Firewall, rule: &Rule, family: Option<Family>, hash: &str) -> String {
@@ -431,9 +431,32 @@ fn note_client(set: &str, family: Family) -> String {
     format!("update @{set}{} {{ {} saddr }}", family.version(), header(family))
 }
 
+/// By the registers of [`SlotHash::Jenkins`](crate::engine::uplink::pick::slots::SlotHash), whose first bits `mod`
+/// takes (net/netfilter/nft_hash.c scales the hash to the modulus).
+fn slot_hashes(family: Family, key: HashKey, slots: u128) -> Vec<String> {
+    let ip = header(family);
+    let own: Vec<String> =
+        (0..SLOTS).filter(|slot| slots >> slot & 1 == 1).map(|slot| slot.to_string()).collect();
+    let hash = |parts: &str| format!("jhash {parts} mod {SLOTS} seed {SEED:#x} {{ {} }}", own.join(", "));
+    match key {
+        HashKey::Client => vec![hash(&format!("{ip} saddr"))],
+        HashKey::Destination => vec![hash(&format!("{ip} daddr"))],
+        HashKey::ClientDestination => vec![hash(&format!("{ip} saddr . {ip} daddr"))],
+        HashKey::FiveTuple => {
+            let with_ports = with_ports();
+            let ports = hash(&format!("{ip} saddr . {ip} daddr . th sport . th dport"));
+            let protocol = hash(&format!("{ip} saddr . {ip} daddr . meta l4proto"));
+            vec![format!("meta l4proto {with_ports} {ports}"), format!("meta l4proto != {with_ports} {protocol}")]
+        }
+    }
+}
+
+fn with_ports() -> String {
+    format!("{{ {} }}", PROTOCOLS_WITH_PORTS.map(|protocol| protocol.to_string()).join(", "))
+}
+
 fn flow_hashes(family: Family, (from, to, of): (u32, u32, u32)) -> [String; 2] {
-    let with_ports =
-        format!("{{ {} }}", PROTOCOLS_WITH_PORTS.map(|protocol| protocol.to_string()).join(", "));
+    let with_ports = with_ports();
     let ip = header(family);
     let addresses = format!("{ip} saddr . {ip} daddr");
     let result = if from + 1 == to { from.to_string() } else { format!("{from}-{}", to - 1) };
@@ -495,7 +518,8 @@ fn matching(firewall: &Firewall, condition: &Match, family: Family) -> String {
         }
         Match::Length(lengths) => format!("meta length {}", span(lengths)),
         Match::Time(day, seconds) => time(*day, seconds),
-        Match::Share { .. } => String::new(),
+        Match::Share { .. } | Match::Slot { .. } => String::new(),
+        Match::PortsHidden => format!("meta l4proto {AUTHENTICATION}"),
         Match::GateIsOpen => format!("meta nfproto @{GATE}"),
         Match::Below(_, limit) => format!("limit rate {limit}/second burst {} packets", burst(*limit)),
         Match::Pressing => client_noted("pressing", family),

@@ -9,7 +9,10 @@
 //! - it asks only what each packet of a connection tells as well as the first: who looks at running flows
 //!   then comes to the same rule, for nobody has told him which one it was;
 //! - its choice is made by the flow and by who is usable, and by nothing else: a single line, the first of
-//!   several, or turns. Turns become shares by the flow's hash, so that siblings need no notes to go the same way.
+//!   several, the one that has the flow's slot, or turns. Turns become shares by the flow's hash, so that siblings need
+//!   no notes to go the same way. Slots are the engine's own ([`pick::slots`](crate::engine::uplink::pick::slots)):
+//!   user space would send each flow by the same line. Where a firewall does not see the ports
+//!   that the parser sees, it asks.
 //!
 //! Nothing is decided here where that would be felt elsewhere: TCP connections are listened to where any
 //! rule asks for names, new flows are counted where one asks how full lines are, and a line
@@ -23,10 +26,11 @@ use super::headers::{Alternative, alternative, conditions, keys};
 use super::model::{Action, Chain, Match, Rule, rule, rule_for};
 use super::usable;
 use crate::config::{Config, Offload};
-use crate::engine::flow::Facts;
+use crate::engine::flow::{Facts, FlowKey};
 use crate::engine::packet::Family;
-use crate::engine::rule::model::{self, Matchers, Policy, RuleId, WhenNone};
+use crate::engine::rule::model::{self, Choice, HashKey, Matchers, Policy, RuleId, WhenNone};
 use crate::engine::rule::naive;
+use crate::engine::uplink::pick::slots::{SlotHash, SlotTable};
 use crate::engine::uplink::{Avoided, Board, UplinkId};
 use crate::plan::lines::Line;
 
@@ -64,6 +68,8 @@ pub struct Step<'a> {
 enum Does {
     /// They get one of these lines, by weight.
     Decide(Vec<(UplinkId, u8)>),
+    /// They get the one of these lines that has their slot by these parts of them.
+    Hash(HashKey, Vec<(UplinkId, u128)>),
     /// They go to the queue.
     Ask,
     /// The next rule is tried.
@@ -112,7 +118,7 @@ pub fn walk<'a>(config: &'a Config, lines: &(impl Usable + ?Sized), unfilled: Av
             Some(step)
         })
         .collect();
-    let last = steps.iter().rposition(|step| step.does.iter().any(|does| matches!(does, Does::Decide(_))));
+    let last = steps.iter().rposition(|step| step.does.iter().any(Does::decides));
     steps.truncate(last.map_or(0, |last| last + 1));
     steps
 }
@@ -135,31 +141,40 @@ fn step<'a>(
         match candidates.as_slice() {
             [] if rule.none == WhenNone::NextRule => Does::Pass,
             _ if !is_known_whole(rule) => Does::Ask,
-            _ => decide(candidates, rule.choice.policy, unfilled, family),
+            _ => decide(&rule.choice, candidates, unfilled, family),
         }
     });
-    let decides = does.iter().any(|does| matches!(does, Does::Decide(_)));
-    let ways = if decides { ways_of(config, rule) } else { Some(ways_around(config, rule)) };
+    let ways = if does.iter().any(Does::decides) { ways_of(config, rule) } else { Some(ways_around(config, rule)) };
     Step { rule: Some((id, rule)), ways, does }
 }
 
 /// What no rule decides takes turns among all.
 fn default_step<'a>(config: &Config, lines: &(impl Usable + ?Sized), unfilled: Avoided) -> Step<'a> {
-    let all: Vec<(UplinkId, u8)> = config.uplinks.iter().map(|uplink| (uplink.id, uplink.weight)).collect();
+    let all = config.uplinks.iter().map(|uplink| (uplink.id, uplink.weight));
+    let turns = Choice { policy: Policy::RoundRobin, uplinks: all.collect() };
     let does = Family::BOTH.map(|family| {
-        decide(lines.among(family, WhenNone::NextRule, &all), Policy::RoundRobin, unfilled, family)
+        decide(&turns, lines.among(family, WhenNone::NextRule, &turns.uplinks), unfilled, family)
     });
     Step { rule: None, ways: Some(vec![(None, vec![])]), does }
 }
 
-fn decide(mut candidates: Vec<(UplinkId, u8)>, policy: Policy, unfilled: Avoided, family: Family) -> Does {
-    if policy == Policy::Ordered {
+fn decide(
+    choice: &Choice,
+    mut candidates: Vec<(UplinkId, u8)>,
+    unfilled: Avoided,
+    family: Family,
+) -> Does {
+    if choice.policy == Policy::Ordered {
         candidates.truncate(1);
     }
     let is_filled = candidates.iter().all(|&(uplink, _)| !unfilled.of(family).contains(uplink));
-    match candidates.as_slice() {
-        [_] if is_filled => Does::Decide(candidates),
-        [_, _, ..] if is_filled && policy == Policy::RoundRobin => Does::Decide(candidates),
+    match (candidates.as_slice(), choice.policy) {
+        ([_], _) if is_filled => Does::Decide(candidates),
+        ([_, _, ..], Policy::RoundRobin) if is_filled => Does::Decide(candidates),
+        ([_, _, ..], Policy::Hash(key)) if is_filled => {
+            let usable = candidates.iter().map(|&(uplink, _)| uplink).collect();
+            Does::Hash(key, SlotTable::among(&choice.uplinks).shares(usable).collect())
+        }
         _ => Does::Ask,
     }
 }
@@ -263,10 +278,11 @@ fn protocol(condition: &Match) -> Option<u8> {
 
 /// How many rules a step takes.
 fn length(config: &Config, step: &Step) -> usize {
-    match (&step.ways, step.rule) {
+    let ways = match (&step.ways, step.rule) {
         (None, Some((_, rule))) => conditions(config, rule, 0).len() + 2,
         (ways, _) => ways.as_ref().map_or(1, |ways| ways.len().max(1)),
-    }
+    };
+    step.hidden().count() + ways
 }
 
 /// The chains of the walk, and of what may be in it while other lines are usable.
@@ -279,6 +295,7 @@ pub fn chains(config: &Config, lines: &[Line], unfilled: Avoided) -> Vec<Chain> 
     for step in walk(config, lines, unfilled) {
         chains.extend(step.shares());
         let own = step.own_chain(config);
+        rules.extend(step.hidden());
         rules.extend(match &own {
             Some(own) => step.by_chain(config, own),
             None => step.ways.iter().flatten().flat_map(|way| step.by_way(way)).collect(),
@@ -325,6 +342,51 @@ pub fn account(chain: &str) -> Option<Account> {
     Some((rule, UplinkId(uplink.parse::<u8>().ok()?.checked_sub(1)?)))
 }
 
+impl Does {
+    /// Whether the kernel gives flows their lines.
+    fn decides(&self) -> bool {
+        matches!(self, Does::Decide(_) | Does::Hash(..))
+    }
+
+    /// The one line, where flows get no other.
+    fn only_line(&self) -> Option<UplinkId> {
+        match self {
+            Does::Decide(lines) => lines.first().filter(|_| lines.len() == 1).map(|&(uplink, _)| uplink),
+            Does::Hash(_, lines) => lines.first().filter(|_| lines.len() == 1).map(|&(uplink, _)| uplink),
+            Does::Ask | Does::Pass => None,
+        }
+    }
+
+    /// Each line with the condition by which a flow gets it. The last one takes the rest.
+    fn shares(&self) -> Vec<(UplinkId, Vec<Match>)> {
+        let mut shares: Vec<(UplinkId, Vec<Match>)> = match self {
+            Does::Decide(lines) => shares(lines).map(|(uplink, share)| (uplink, vec![share])).collect(),
+            Does::Hash(key, lines) => {
+                let slot = |&(uplink, slots)| (uplink, vec![Match::Slot { key: *key, slots }]);
+                lines.iter().map(slot).collect()
+            }
+            Does::Ask | Does::Pass => Vec::new(),
+        };
+        if let Some((_, share)) = shares.last_mut() {
+            share.clear();
+        }
+        shares
+    }
+
+    /// The lines of which a flow gets one, by its hash.
+    fn lines(&self, flow: &FlowKey, hash: SlotHash) -> Vec<UplinkId> {
+        match self {
+            Does::Decide(lines) => lines.iter().map(|&(uplink, _)| uplink).collect(),
+            Does::Hash(key, lines) => {
+                let slot = hash.slot(*key, flow);
+                let has_it = lines.iter().filter(|(_, slots)| slots >> slot & 1 == 1);
+                has_it.map(|&(uplink, _)| uplink).collect()
+            }
+            Does::Ask | Does::Pass => Vec::new(),
+        }
+    }
+}
+
 impl Step<'_> {
     fn id(&self) -> Option<RuleId> {
         self.rule.map(|(id, _)| id)
@@ -337,9 +399,9 @@ impl Step<'_> {
     /// What becomes of packets that fit; `None`: the next rule is tried.
     fn action(&self, family: Family) -> Option<Action> {
         match self.does(family) {
-            Does::Decide(lines) => Some(Action::Goto(match lines.as_slice() {
-                &[(uplink, _)] => take_name((self.id(), uplink)),
-                _ => self.share_name(),
+            does @ (Does::Decide(_) | Does::Hash(..)) => Some(Action::Goto(match does.only_line() {
+                Some(uplink) => take_name((self.id(), uplink)),
+                None => self.share_name(),
             })),
             Does::Ask => Some(Action::Return),
             Does::Pass => None,
@@ -357,12 +419,17 @@ impl Step<'_> {
     }
 
     fn shares_in(&self, family: Family) -> Vec<Rule> {
-        match self.does(family) {
-            Does::Decide(lines) if lines.len() > 1 => shares(lines)
-                .map(|(uplink, share)| rule_for(family, share, Action::Goto(take_name((self.id(), uplink)))))
-                .collect(),
-            _ => Vec::new(),
-        }
+        let does = self.does(family);
+        let shares = if does.only_line().is_none() { does.shares() } else { Vec::new() };
+        let take = |uplink| Action::Goto(take_name((self.id(), uplink)));
+        shares.into_iter().map(|(uplink, share)| rule_for(family, share, take(uplink))).collect()
+    }
+
+    /// What comes before the step: flows that it would give a slot which is not theirs are asked about.
+    fn hidden(&self) -> impl Iterator<Item = Rule> {
+        let hashes = |family: &Family| matches!(self.does(*family), Does::Hash(HashKey::FiveTuple, _));
+        let hidden = |family| rule_for(family, [Match::PortsHidden], Action::Return);
+        Family::BOTH.into_iter().filter(hashes).map(hidden)
     }
 
     /// The chain of a rule that asks for more than a few combinations of conditions.
@@ -375,14 +442,14 @@ impl Step<'_> {
     }
 
     fn decides(&self, family: Family) -> bool {
-        matches!(self.does(family), Does::Decide(_))
+        self.does(family).decides()
     }
 
     fn by_chain(&self, config: &Config, own: &Chain) -> Vec<Rule> {
         let mut rules = Vec::new();
         for family in Family::BOTH {
             match self.does(family) {
-                Does::Decide(_) => rules.push(rule_for(family, [], Action::Jump(own.name.clone()))),
+                Does::Decide(_) | Does::Hash(..) => rules.push(rule_for(family, [], Action::Jump(own.name.clone()))),
                 Does::Ask => rules.extend(
                     self.around(config)
                         .into_iter()
@@ -424,29 +491,27 @@ impl Step<'_> {
 }
 
 /// What the kernel does with a flow by itself.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Decided<'a> {
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Decided {
     /// By which rule, if by one.
     pub rule: Option<RuleId>,
-    /// It gets one of these lines, by its hash and their weights.
-    pub lines: &'a [(UplinkId, u8)],
+    /// It gets one of these lines, by its hash and their weights; the only one, where that is known.
+    pub lines: Vec<UplinkId>,
 }
 
-/// What the kernel does with a flow by itself; `None`: it asks.
+/// What the kernel does with a flow by itself, with a firewall that has this hash; `None`: it asks. Facts do not tell
+/// whether its ports are hidden: then it asks too.
 #[must_use]
-pub fn decided<'a>(config: &Config, steps: &'a [Step], facts: &Facts) -> Option<Decided<'a>> {
+pub fn decided(config: &Config, steps: &[Step], facts: &Facts, hash: SlotHash) -> Option<Decided> {
     let mut steps = steps.iter().filter(|step| *step.does(facts.family) != Does::Pass);
     let step = steps.find(|step| step.fits(config, facts))?;
-    match step.does(facts.family) {
-        Does::Decide(lines) => Some(Decided { rule: step.id(), lines }),
-        Does::Ask | Does::Pass => None,
-    }
+    let does = step.does(facts.family);
+    does.decides().then(|| Decided { rule: step.id(), lines: does.lines(&facts.key, hash) })
 }
 
 /// The rules by which the kernel decides itself, in one family at least.
 pub fn decided_rules(steps: &[Step]) -> impl Iterator<Item = RuleId> {
-    let decides = |step: &&Step| Family::BOTH.into_iter().any(|family| step.decides(family));
-    steps.iter().filter(decides).filter_map(Step::id)
+    steps.iter().filter(|step| step.does.iter().any(Does::decides)).filter_map(Step::id)
 }
 
 fn fits(config: &Config, (family, matches): &Alternative, facts: &Facts) -> bool {
@@ -474,13 +539,13 @@ fn fits_one(config: &Config, asked: &Match, facts: &Facts) -> bool {
     }
 }
 
-/// Each line with the condition for its share. The last one takes the rest.
-fn shares(lines: &[(UplinkId, u8)]) -> impl Iterator<Item = (UplinkId, Vec<Match>)> {
+/// Each line with the condition for its share.
+fn shares(lines: &[(UplinkId, u8)]) -> impl Iterator<Item = (UplinkId, Match)> {
     let of = lines.iter().map(|&(_, weight)| u32::from(weight)).sum();
     let mut from = 0;
     lines.iter().map(move |&(uplink, weight)| {
         let to = from + u32::from(weight);
-        let share = if to == of { vec![] } else { vec![Match::Share { from, to, of }] };
+        let share = Match::Share { from, to, of };
         from = to;
         (uplink, share)
     })
@@ -508,11 +573,11 @@ mod tests {
             let config = config(rules);
             let steps = walk(&config, &all_work(), Avoided::default());
             for facts in flows.into_iter().map(possible) {
-                let Some(Decided { rule, lines }) = decided(&config, &steps, &facts) else { continue };
+                let Some(Decided { rule, lines }) = by_kernel(&config, &steps, &facts) else { continue };
                 let matching = naive::first_match_from(&config.rules, RuleId(0), &facts);
                 prop_assert_eq!(rule, matching);
-                let wanted = matching.map(|id| config.rules[usize::from(id.0)].choice.uplinks.as_slice());
-                prop_assert_eq!(lines, wanted.unwrap_or(&[(LINES[0], 1), (LINES[1], 1)]));
+                let wanted = matching.map(|id| vec![config.rules[usize::from(id.0)].choice.uplinks[0].0]);
+                prop_assert_eq!(lines, wanted.unwrap_or(LINES.to_vec()));
             }
         }
     }
@@ -526,7 +591,7 @@ mod tests {
         let config = config(vec![rule(0), rule(1)]);
         let by = |board: &Board, unfilled| {
             let steps = walk(&config, board, unfilled);
-            decided(&config, &steps, &crate::engine::rule::arbitrary::facts()).map(|decided| decided.rule)
+            by_kernel(&config, &steps, &crate::engine::rule::arbitrary::facts()).map(|decided| decided.rule)
         };
         assert_eq!(by(&all_work(), Avoided::default()), Some(Some(RuleId(0))));
         assert_eq!(by(&all_work(), Avoided::default().with(Family::V4, LINES[0])), None);
@@ -542,6 +607,10 @@ mod tests {
         for other in ["take-", "take-1", "take-1-0", "take-x-1", "lan"] {
             assert_eq!(super::account(other), None, "{other}");
         }
+    }
+
+    fn by_kernel(config: &Config, steps: &[Step], facts: &Facts) -> Option<Decided> {
+        decided(config, steps, facts, SlotHash::default())
     }
 
     fn all_work() -> Board {

@@ -7,22 +7,24 @@
 //! What is not known is never taken for good or bad: where nothing is known of any candidate, all take turns
 //! by weight.
 
-mod hash;
 mod least_load;
+mod lots;
 mod nearest;
 mod overflow;
 mod quality;
 mod rotation;
+pub mod slots;
 
-pub use hash::{by_hash, lot, mix};
+pub use lots::{lot, mix};
 pub use quality::rating;
 pub use rotation::Rotation;
+use slots::{SlotHash, SlotTable};
 
 use super::load::{Lane, Lines};
 use super::{Begun, UplinkId, UplinkSet};
 use crate::engine::flow::FlowKey;
 use crate::engine::packet::Family;
-use crate::engine::rule::model::{Choice, HashKey, Policy};
+use crate::engine::rule::model::{Choice, Policy};
 use crate::engine::uplink::health::Estimates;
 
 /// What one rule remembers of its picks in one family.
@@ -43,6 +45,10 @@ pub struct Scene<'a> {
     pub usable: UplinkSet,
     /// The flow's family.
     pub family: Family,
+    /// Whose slots are whose, where the rule goes by a hash.
+    pub slots: Option<&'a SlotTable>,
+    /// The hash by which flows find their slots.
+    pub hash: SlotHash,
     /// How full and how good the lines are.
     pub lines: &'a Lines,
     /// The flows that were decided since.
@@ -78,7 +84,7 @@ impl Seat {
                 return in_turn(&mut self.rotation, uplinks, scene.all, scene.usable, flow);
             }
             Policy::Ordered => return ordered(uplinks, scene.usable),
-            Policy::Hash(key) => return by_hash(uplinks, scene.usable, key, flow),
+            Policy::Hash(key) => return scene.slots?.uplink(scene.hash.slot(key, flow), scene.usable),
             Policy::LeastLoad(direction) => least_load::best(candidates, scene, direction),
             Policy::Overflow(direction, limit) => overflow::best(candidates, scene, direction, limit),
             Policy::LowestLatency => self.favourites(candidates, |id| scene.latency(id), nearest::LATENCY),
@@ -143,7 +149,7 @@ pub fn in_turn(
     flow: &FlowKey,
 ) -> Option<UplinkId> {
     let next = turns.next(uplinks.clone(), all)?;
-    if filled.contains(next) { Some(next) } else { by_hash(uplinks, filled, HashKey::FiveTuple, flow) }
+    if filled.contains(next) { Some(next) } else { lots::by_flow(uplinks, filled, flow) }
 }
 
 /// The first usable uplink.
@@ -184,7 +190,7 @@ mod testing {
     }
 
     pub(super) fn scene<'a>(lines: &'a Lines, begun: &'a Begun, usable: UplinkSet) -> Scene<'a> {
-        Scene { all: usable, usable, family: Family::V4, lines, begun }
+        Scene { all: usable, usable, family: Family::V4, slots: None, hash: SlotHash::default(), lines, begun }
     }
 
     /// An idle line.
@@ -243,7 +249,8 @@ mod tests {
         let mut dice = Dice(7);
         let mut rules = POLICIES.map(|policy| {
             let choice = testing::rule(policy, &[1, 3, 0, 2, 1]);
-            (Seat::among(choice.uplinks.iter().map(|&(uplink, _)| uplink)), choice)
+            let seat = Seat::among(choice.uplinks.iter().map(|&(uplink, _)| uplink));
+            (seat, SlotTable::among(&choice.uplinks), choice)
         });
         let (mut known, mut begun, mut usable) = (Lines::default(), Begun::default(), all(5));
         for step in 0..1_000_000_u32 {
@@ -253,8 +260,8 @@ mod tests {
                 2 => begun.follow(known.moment),
                 _ => {}
             }
-            let (seat, choice) = &mut rules[dice.roll(8) as usize];
-            let scene = Scene { all: usable, usable, family: Family::V4, lines: &known, begun: &begun };
+            let (seat, slots, choice) = &mut rules[dice.roll(8) as usize];
+            let scene = Scene { slots: Some(slots), ..testing::scene(&known, &begun, usable) };
             let possible: UplinkSet =
                 candidates(choice.uplinks.iter().copied(), usable).map(|(id, _)| id).collect();
             match seat.pick(choice, scene, &flow(step)) {

@@ -1,4 +1,4 @@
-//! The policy `hash`: always the same uplink for the same parts of the flow.
+//! Lots: what a line draws for something depends on that and on the line alone.
 
 use std::net::IpAddr;
 
@@ -8,20 +8,25 @@ use crate::engine::rule::model::{HashKey, Policy};
 use crate::engine::uplink::{UplinkId, UplinkSet};
 
 /// Weighted rendezvous hashing (Thaler and Ravishankar 1998; weights by Schindelhauer and
-/// Schomaker 2005): every uplink draws a lot that depends on the flow and on
-/// itself alone, the best lot wins. So a lost uplink moves only its own flows, and
-/// workers, restarts and versions agree without a word: the hash is fixed.
-pub fn by_hash(
+/// Schomaker 2005): every usable uplink draws a lot, the best one wins. So a lost uplink moves only what was its own.
+pub fn by_lot(
     uplinks: impl Iterator<Item = (UplinkId, u8)> + Clone,
     usable: UplinkSet,
-    key: HashKey,
-    flow: &FlowKey,
+    hash: u64,
 ) -> Option<UplinkId> {
-    let hash = hash(key, flow);
     candidates(uplinks, usable)
         .map(|(uplink, weight)| (draw(hash, uplink, weight), uplink))
         .min_by(|(a, _), (b, _)| a.total_cmp(b))
         .map(|(_, uplink)| uplink)
+}
+
+/// Always the same uplink for the same flow, while the same ones are usable.
+pub fn by_flow(
+    uplinks: impl Iterator<Item = (UplinkId, u8)> + Clone,
+    usable: UplinkSet,
+    flow: &FlowKey,
+) -> Option<UplinkId> {
+    by_lot(uplinks, usable, hash(HashKey::FiveTuple, flow))
 }
 
 /// A flow's lot among those of a line that is being filled, by the same parts of the flow as its policy.
@@ -58,7 +63,7 @@ fn stir(hash: u64, address: IpAddr) -> u64 {
 }
 
 /// An uplink's lot; the smallest wins: exponentially distributed with its weight as rate.
-fn draw(hash: u64, uplink: UplinkId, weight: u8) -> f64 {
+pub(super) fn draw(hash: u64, uplink: UplinkId, weight: u8) -> f64 {
     let drawn = mix(hash ^ mix(u64::from(uplink.0) + 1));
     // The upper 53 bits, all that an f64 holds, moved off 0 and 1.
     let uniform = ((drawn >> 11) as f64 + 0.5) / (1_u64 << 53) as f64;
@@ -115,11 +120,11 @@ mod tests {
     }
 
     #[test]
-    fn hashed_flows_are_shared_by_weight() {
+    fn flows_are_shared_by_weight() {
         let weights = [5, 3, 2];
         let mut counts = [0_i32; 3];
         for client in 0..100_000 {
-            let uplink = by_hash(lines(&weights), all(3), HashKey::Client, &flow(client)).unwrap();
+            let uplink = by_flow(lines(&weights), all(3), &flow(client)).unwrap();
             counts[usize::from(uplink.0)] += 1;
         }
         for (count, share) in counts.iter().zip([50_000, 30_000, 20_000]) {
@@ -130,7 +135,7 @@ mod tests {
 
     #[test]
     fn nobody_is_picked_when_nobody_is_usable() {
-        assert_eq!(by_hash(lines(&[3, 1]), UplinkSet::EMPTY, HashKey::Client, &flow(1)), None);
+        assert_eq!(by_flow(lines(&[3, 1]), UplinkSet::EMPTY, &flow(1)), None);
     }
 
     proptest! {
@@ -139,8 +144,8 @@ mod tests {
             let lost = UplinkId(lost.index(weights.len()) as u8);
             let usable = all(weights.len() as u8);
             let others = usable.iter().filter(|&uplink| uplink != lost).collect();
-            let before = by_hash(lines(&weights), usable, HashKey::FiveTuple, &flow(client)).unwrap();
-            let after = by_hash(lines(&weights), others, HashKey::FiveTuple, &flow(client)).unwrap();
+            let before = by_flow(lines(&weights), usable, &flow(client)).unwrap();
+            let after = by_flow(lines(&weights), others, &flow(client)).unwrap();
             prop_assert!(after != lost);
             prop_assert!(before == lost || before == after);
         }
