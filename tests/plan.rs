@@ -8,13 +8,18 @@
 //! a point-to-point address has its peer behind `>`.
 
 use std::fs;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use proptest::prelude::*;
 use wansplit::config::{self, Config, Lists, SourceFile};
 use wansplit::daemon::machine::Pending;
-use wansplit::engine::packet::Family;
-use wansplit::plan::firewall::flow_hash::bytecode;
+use wansplit::engine::flow::FlowKey;
+use wansplit::engine::packet::{Family, parse as parse_packet};
+use wansplit::engine::rule::model::HashKey;
+use wansplit::engine::uplink::pick::slots::SlotHash;
+use wansplit::lab::traffic::craft::Header;
+use wansplit::plan::firewall::flow_hash::{bytecode, hidden_bytecode, slot_bytecode};
 use wansplit::plan::firewall::iptables::{Flavour, PREFIX};
 use wansplit::plan::firewall::model::Action;
 use wansplit::plan::observed::{Address, Link, Observed};
@@ -186,6 +191,32 @@ fn the_flow_hash_reads_ports_behind_options_and_none_where_there_are_none() {
 
 proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn a_program_finds_the_slots_that_the_engine_finds(
+        (src, dst) in prop_oneof![any::<[[u8; 4]; 2]>().prop_map(v4), any::<[[u8; 16]; 2]>().prop_map(v6)],
+        protocol in prop_oneof![Just(6), Just(17), any::<u8>()],
+        options in any::<bool>(),
+        payload in any::<[u8; 32]>(),
+        slots in any::<u128>(),
+    ) {
+        let packet = Header { options, ..Header::new(src, dst, protocol) }.packet(&payload);
+        let family = Family::of(src);
+        let is_hidden = match family {
+            Family::V4 => protocol == 51,
+            Family::V6 => run(&parse(&hidden_bytecode()), &packet) != 0,
+        };
+        prop_assert!(is_hidden || family == Family::V4 || !options);
+        let Ok(parsed) = parse_packet(&packet) else { return Ok(()) };
+        let flow = FlowKey::of(&parsed);
+        for key in [HashKey::Client, HashKey::Destination, HashKey::ClientDestination, HashKey::FiveTuple] {
+            let program = parse(&slot_bytecode(family, key, slots));
+            prop_assert!(program.len() <= MOST_INSTRUCTIONS, "{} instructions", program.len());
+            let slot = SlotHash::Murmur.slot(key, &flow);
+            let fits = run(&program, &packet) != 0;
+            prop_assert!(fits == (slots >> slot & 1 == 1) || is_hidden && key == HashKey::FiveTuple, "{key:?}");
+        }
+    }
 
     #[test]
     fn any_configuration_on_any_machine_gives_a_plan_within_the_kernels_limits(random in configuration()) {
@@ -410,6 +441,14 @@ fn udp_packet(family: Family, source_port: u32) -> Vec<u8> {
     packet
 }
 
+fn v4([src, dst]: [[u8; 4]; 2]) -> (IpAddr, IpAddr) {
+    (src.into(), dst.into())
+}
+
+fn v6([src, dst]: [[u8; 16]; 2]) -> (IpAddr, IpAddr) {
+    (src.into(), dst.into())
+}
+
 /// An instruction of classic BPF: code, the two jumps, operand.
 type Instruction = (u16, u8, u8, u32);
 
@@ -441,24 +480,32 @@ fn run(program: &[Instruction], packet: &[u8]) -> u32 {
             0x30 => byte(k as usize),
             0x40 => word(x as usize + k as usize),
             0xb1 => byte(k as usize),
+            0x00 => Some(k),
+            0x60 => Some(memory[k as usize]),
             _ => Some(0),
         };
         let Some(loaded) = loaded else { return 0 };
         at += 1;
         match code {
-            0x20 | 0x30 | 0x40 => a = loaded,
+            0x00 | 0x20 | 0x30 | 0x40 | 0x60 => a = loaded,
             0xb1 => x = 4 * (loaded & 0xf),
             0x61 => x = memory[k as usize],
+            0x02 => memory[k as usize] = a,
             0x03 => memory[k as usize] = x,
             0x24 => a = a.wrapping_mul(k),
             0x94 => a %= k,
             0xac => a ^= x,
+            0x54 => a &= k,
             0x74 => a >>= k,
+            0x7c => a >>= x,
             0x07 => x = a,
             0x87 => a = x,
+            0x05 => at += k as usize,
             0x15 => at += skip(a == k),
             0x35 => at += skip(a >= k),
+            0x45 => at += skip(a & k != 0),
             0x06 => return k,
+            0x16 => return a,
             _ => panic!("no such instruction: {code:#x}"),
         }
     }

@@ -338,13 +338,7 @@ fn winner(snapshot: &Snapshot, facts: &Facts) -> Option<RuleId> {
 }
 
 /// The usable uplink of a rule that an earlier flow of the same client went by.
-fn stuck_to(
-    rule: &Rule,
-    id: RuleId,
-    snapshot: &Snapshot,
-    facts: &Facts,
-    now: Millis,
-) -> Option<UplinkId> {
+fn stuck_to(rule: &Rule, id: RuleId, snapshot: &Snapshot, facts: &Facts, now: Millis) -> Option<UplinkId> {
     let sticky = rule.sticky?;
     let uplink = snapshot.choices.find(sticky, facts, now)?;
     let is_possible = match rule.live {

@@ -42,6 +42,8 @@ const RUNNING: &str = "running";
 /// IP protocol numbers (IANA).
 const TCP: u8 = 6;
 const UDP: u8 = 17;
+/// IPsec's Authentication Header. The parser looks behind it; iptables in IPv4 and nft take it for the protocol
+/// (net/netfilter/nf_tables_core.c: `IP6_FH_F_AUTH`).
 const AUTHENTICATION: u8 = 51;
 
 /// Port of name servers (IANA).

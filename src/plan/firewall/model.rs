@@ -160,7 +160,8 @@ pub enum Match {
         /// The slots.
         slots: u128,
     },
-    /// There may be ports, where the firewall's hash does not look for them but the parser does.
+    /// There may be ports where the firewall does not look for them but the parser does: behind IPsec's Authentication
+    /// Header, for iptables behind any IPv6 extension header.
     PortsHidden,
     /// The daemon has renewed the gate lately.
     GateIsOpen,

@@ -7,11 +7,11 @@
 use std::collections::BTreeSet;
 use std::ops::RangeInclusive;
 
+use super::AUTHENTICATION;
 use super::iptables::{
     CLIENT_SETS, EARLY_MOST, EARLY_SECONDS, PRESSING_MOST, PRESSING_SECONDS, SENT_MOST, SENT_SECONDS,
     senders, sent_by,
 };
-use super::AUTHENTICATION;
 use super::model::{
     Action, Chain, Firewall, Hook, Match, Past, PastCounts, Rule, State, burst, burst_of_client, clock,
 };
@@ -446,7 +446,10 @@ fn slot_hashes(family: Family, key: HashKey, slots: u128) -> Vec<String> {
             let with_ports = with_ports();
             let ports = hash(&format!("{ip} saddr . {ip} daddr . th sport . th dport"));
             let protocol = hash(&format!("{ip} saddr . {ip} daddr . meta l4proto"));
-            vec![format!("meta l4proto {with_ports} {ports}"), format!("meta l4proto != {with_ports} {protocol}")]
+            vec![
+                format!("meta l4proto {with_ports} {ports}"),
+                format!("meta l4proto != {with_ports} {protocol}"),
+            ]
         }
     }
 }

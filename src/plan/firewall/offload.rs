@@ -144,7 +144,8 @@ fn step<'a>(
             _ => decide(&rule.choice, candidates, unfilled, family),
         }
     });
-    let ways = if does.iter().any(Does::decides) { ways_of(config, rule) } else { Some(ways_around(config, rule)) };
+    let ways =
+        if does.iter().any(Does::decides) { ways_of(config, rule) } else { Some(ways_around(config, rule)) };
     Step { rule: Some((id, rule)), ways, does }
 }
 
@@ -158,12 +159,7 @@ fn default_step<'a>(config: &Config, lines: &(impl Usable + ?Sized), unfilled: A
     Step { rule: None, ways: Some(vec![(None, vec![])]), does }
 }
 
-fn decide(
-    choice: &Choice,
-    mut candidates: Vec<(UplinkId, u8)>,
-    unfilled: Avoided,
-    family: Family,
-) -> Does {
+fn decide(choice: &Choice, mut candidates: Vec<(UplinkId, u8)>, unfilled: Avoided, family: Family) -> Does {
     if choice.policy == Policy::Ordered {
         candidates.truncate(1);
     }
@@ -449,7 +445,9 @@ impl Step<'_> {
         let mut rules = Vec::new();
         for family in Family::BOTH {
             match self.does(family) {
-                Does::Decide(_) | Does::Hash(..) => rules.push(rule_for(family, [], Action::Jump(own.name.clone()))),
+                Does::Decide(_) | Does::Hash(..) => {
+                    rules.push(rule_for(family, [], Action::Jump(own.name.clone())))
+                }
                 Does::Ask => rules.extend(
                     self.around(config)
                         .into_iter()

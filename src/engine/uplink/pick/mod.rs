@@ -190,7 +190,15 @@ mod testing {
     }
 
     pub(super) fn scene<'a>(lines: &'a Lines, begun: &'a Begun, usable: UplinkSet) -> Scene<'a> {
-        Scene { all: usable, usable, family: Family::V4, slots: None, hash: SlotHash::default(), lines, begun }
+        Scene {
+            all: usable,
+            usable,
+            family: Family::V4,
+            slots: None,
+            hash: SlotHash::default(),
+            lines,
+            begun,
+        }
     }
 
     /// An idle line.

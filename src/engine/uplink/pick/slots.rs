@@ -70,8 +70,10 @@ impl SlotTable {
         let mut left = quotas(uplinks);
         let lot = |slot: usize, place: usize| draw(mix(slot as u64), uplinks[place].0, uplinks[place].1);
         let pairs = (0..SLOTS).flat_map(|slot| (0..uplinks.len()).map(move |place| (slot, place)));
-        let mut lots: Vec<(f64, usize, usize)> =
-            pairs.filter(|&(_, place)| left[place] > 0).map(|(slot, place)| (lot(slot, place), slot, place)).collect();
+        let mut lots: Vec<(f64, usize, usize)> = pairs
+            .filter(|&(_, place)| left[place] > 0)
+            .map(|(slot, place)| (lot(slot, place), slot, place))
+            .collect();
         lots.sort_by(|(a, ..), (b, ..)| a.total_cmp(b));
         let mut owners = [None; SLOTS];
         for (_, slot, place) in lots {
