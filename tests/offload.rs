@@ -8,7 +8,6 @@ mod router;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, Ordering::Relaxed};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -26,7 +25,7 @@ use wansplit::engine::flow::{Arrival, Facts, LanId};
 use wansplit::engine::packet::{Family, parse};
 use wansplit::engine::uplink::Avoided;
 use wansplit::engine::verdict::Action;
-use wansplit::engine::{Engine, Now, Snapshot};
+use wansplit::engine::{Engine, Now};
 use wansplit::lab::capture::Captured;
 use wansplit::lab::flows::{FlowId, Flows};
 use wansplit::lab::topology::{Lan, Topology};
@@ -83,6 +82,30 @@ fn kernel_and_engine_agree(backend: &str) {
         decided += flows_each - asked;
         queued += asked;
     }
+    router.stop();
+}
+
+#[test]
+fn flows_with_ports_that_the_firewall_does_not_see_are_asked_about_and_go_by_the_same_line_all_the_same() {
+    for_each_backend(hidden_ports_are_asked_about);
+}
+
+fn hidden_ports_are_asked_about(backend: &str) {
+    let mut router = offloading(backend, &[2, 1, 1]);
+    router.rule_file("10.toml", "[[rule]]\nname = \"1\"\nuse = { policy = \"hash\", by = \"five-tuple\" }\n");
+    router.start();
+    let config = wansplit::daemon::load(&router.config()).expect("a configuration");
+    let mut runner = TestRunner::default();
+    let flows = vec(any_flow(&router), scaled(FLOWS)).new_tree(&mut runner).expect("flows").current();
+    let flows: Vec<Flow> = flows.iter().map(Flow::with_options).collect();
+    let before = router.queued();
+    let captured = sent(&router, &flows);
+    for flow in &flows {
+        assert_eq!(line_of(&router, &captured, flow), expected(&config, flow).line, "{backend}: {flow:?}");
+    }
+    // nft looks behind the options of IPv6, and both look behind those of IPv4.
+    let hidden = flows.iter().filter(|flow| flow.id.dst.is_ipv6() && backend != "nft").count();
+    assert_eq!(router.queued() - before, hidden as u64, "{backend}: packets in the queue");
     router.stop();
 }
 
@@ -231,6 +254,15 @@ struct Flow {
     packet: Vec<u8>,
 }
 
+impl Flow {
+    /// The same with options that do nothing, which are a header of their own in IPv6.
+    fn with_options(&self) -> Flow {
+        let packet = parse(&self.packet).expect("a packet");
+        let header = Header { options: true, ..Header::new(packet.src, packet.dst, packet.protocol) };
+        Flow { packet: header.packet(packet.payload), ..self.clone() }
+    }
+}
+
 /// What becomes of a flow; without a line: any.
 struct Expected {
     line: Option<String>,
@@ -239,8 +271,7 @@ struct Expected {
 
 /// By the engine, while all lines work.
 fn expected(config: &Config, flow: &Flow) -> Expected {
-    let weights = config.weights_by_number();
-    let snapshot = Snapshot::where_all_works(Arc::clone(&config.rules), Arc::clone(&config.geo), weights);
+    let snapshot = config.where_all_works();
     let arrival = Arrival { lan: Some(LanId(0)), src_mac: None, stale: false };
     let answer = Engine::new(1).decide(&snapshot, &flow.packet, &arrival, Now::default());
     let Action::Route(uplink) = answer.decision.action else { panic!("{:?}", answer.decision) };
@@ -311,7 +342,7 @@ fn any_flow(router: &Router) -> impl Strategy<Value = Flow> + use<> {
     })
 }
 
-/// Rules for one line or the first of several, some of which need user space all the same.
+/// Rules for one line, the first of several or one by a hash, some of which need user space all the same.
 fn any_rules(router: &Router) -> impl Strategy<Value = String> + use<> {
     let servers: Vec<_> = router.network.servers.iter().flat_map(|server| server.both()).collect();
     let clients: Vec<_> = router.network.clients().flat_map(|client| client.addresses.both()).collect();
@@ -373,5 +404,15 @@ fn any_use() -> impl Strategy<Value = String> {
     let ordered = Just(LINES.to_vec())
         .prop_shuffle()
         .prop_map(move |lines| format!("{{ policy = \"ordered\", uplinks = [{}] }}", listed(lines)));
-    prop_oneof![one, ordered]
+    let keys = select(vec!["client", "destination", "client+destination", "five-tuple"]);
+    let weights = vec(1..=9_u8, LINES.len());
+    let some = subsequence(LINES.to_vec(), 1..=LINES.len());
+    let hashed = (some, keys, weights).prop_map(move |(lines, key, weights)| {
+        let weights = &weights[..lines.len()];
+        format!(
+            "{{ policy = \"hash\", by = \"{key}\", uplinks = [{}], weights = {weights:?} }}",
+            listed(lines)
+        )
+    });
+    prop_oneof![1 => one, 1 => ordered, 2 => hashed]
 }

@@ -254,3 +254,184 @@ fn murmur(words: &[u32]) -> u32 {
         .zip(constant::FINALIZER)
         .fold(mixed, |hash, (bits, factor)| (hash ^ hash >> bits).wrapping_mul(factor))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::{Ipv4Addr, Ipv6Addr};
+
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+
+    use super::super::testing::{all, flow, lines};
+    use super::*;
+
+    const KEYS: [HashKey; 4] =
+        [HashKey::Client, HashKey::Destination, HashKey::ClientDestination, HashKey::FiveTuple];
+    const HASHES: [SlotHash; 2] = [SlotHash::Jenkins, SlotHash::Murmur];
+
+    #[test]
+    #[cfg(target_endian = "little")]
+    fn jenkins_hash_is_the_published_one() {
+        // lookup3.c, `driver5`.
+        assert_eq!(jenkins(b"", 0), 0xdead_beef);
+        assert_eq!(jenkins(b"", 0xdead_beef), 0xbd5b_7dde);
+        assert_eq!(jenkins(b"Four score and seven years ago", 0), 0x1777_0551);
+        assert_eq!(jenkins(b"Four score and seven years ago", 1), 0xcd62_8161);
+    }
+
+    #[test]
+    fn murmurs_first_bits_are_those_of_the_published_finalizer() {
+        // `fmix32` of MurmurHash3.cpp.
+        for (word, finalized) in [(0, 0), (1, 0x514e_28b7_u32), (0x1234_5678, 0xe37c_d1bc)] {
+            assert_eq!(murmur(&[word]) >> 16, finalized >> 16, "{word:#x}");
+        }
+    }
+
+    #[test]
+    fn the_slot_of_a_flow_never_changes() {
+        let (src, dst) = (Ipv6Addr::LOCALHOST.into(), Ipv6Addr::UNSPECIFIED.into());
+        let v6 = FlowKey { src, dst, ..flow(1) };
+        let slots = HASHES.map(|hash| [flow(1), v6].map(|flow| KEYS.map(|key| hash.slot(key, &flow))));
+        let jenkins = [[118, 96, 13, 92], [78, 28, 44, 92]];
+        let murmur = [[40, 89, 71, 0], [40, 0, 79, 46]];
+        assert_eq!(slots, [jenkins, murmur]);
+    }
+
+    #[test]
+    fn each_key_looks_at_its_own_parts_only() {
+        for hash in HASHES {
+            let slots = |key, change: fn(&mut FlowKey, u16)| -> Vec<usize> {
+                let changed = (0..20).map(|number| {
+                    let mut flow = flow(1);
+                    change(&mut flow, number);
+                    hash.slot(key, &flow)
+                });
+                let mut slots: Vec<usize> = changed.collect();
+                slots.sort_unstable();
+                slots.dedup();
+                slots
+            };
+            let client = |flow: &mut FlowKey, number| flow.src = Ipv4Addr::new(10, 0, 0, number as u8).into();
+            let server = |flow: &mut FlowKey, number| flow.dst = Ipv4Addr::new(10, 0, 0, number as u8).into();
+            let port = |flow: &mut FlowKey, number| flow.src_port = number;
+            let identifier = |flow: &mut FlowKey, number| (flow.protocol, flow.src_port) = (1, number);
+            let protocol = |flow: &mut FlowKey, number: u16| flow.protocol = 100 + number as u8;
+            let looks =
+                |key| [client, server, port, identifier, protocol].map(|change| slots(key, change).len() > 1);
+            assert_eq!(looks(HashKey::Client), [true, false, false, false, false], "{hash:?}");
+            assert_eq!(looks(HashKey::Destination), [false, true, false, false, false], "{hash:?}");
+            assert_eq!(looks(HashKey::ClientDestination), [true, true, false, false, false], "{hash:?}");
+            assert_eq!(looks(HashKey::FiveTuple), [true, true, true, false, true], "{hash:?}");
+        }
+    }
+
+    #[test]
+    fn flows_are_shared_among_slots_alike() {
+        for (hash, key) in HASHES.into_iter().flat_map(|hash| KEYS.map(|key| (hash, key))) {
+            let mut counts = [0_i32; SLOTS];
+            for number in 0..64_000 {
+                let (src, dst) = (Ipv4Addr::from_bits(number).into(), Ipv4Addr::from_bits(!number).into());
+                counts[hash.slot(key, &FlowKey { src, dst, ..flow(1) })] += 1;
+            }
+            // Six standard deviations of a binomial count are below 134.
+            assert!(counts.iter().all(|count| (count - 500).abs() < 134), "{hash:?} {key:?} {counts:?}");
+        }
+    }
+
+    #[test]
+    fn slots_are_shared_by_weight_as_well_as_whole_numbers_can() {
+        let shares = |weights: &[u8]| counts(&table(weights), all(weights.len() as u8));
+        assert_eq!(shares(&[1]), [128]);
+        assert_eq!(shares(&[3, 1]), [96, 32]);
+        assert_eq!(shares(&[1, 1, 1]), [43, 43, 42]);
+        assert_eq!(shares(&[5, 3, 2]), [64, 38, 26]);
+        assert_eq!(shares(&[100, 1]), [127, 1]);
+        assert_eq!(shares(&[255, 1]), [128, 0]);
+        assert_eq!(shares(&[1, 0, 1]), [64, 0, 64]);
+        assert_eq!(shares(&[0, 0]), [0, 0]);
+        assert_eq!(shares(&[1; 64]), [2; 64]);
+    }
+
+    #[test]
+    fn whose_a_slot_is_never_changes() {
+        let owners: Vec<u8> = table(&[5, 3, 2]).owners.iter().map(|owner| owner.0).collect();
+        let runs = owners.chunks(16).map(|run| run.iter().map(|&owner| char::from(b'0' + owner)).collect());
+        let runs: Vec<String> = runs.collect();
+        let expected = [
+            "0011002202020212",
+            "0121002100200202",
+            "0202200110020020",
+            "0010002002110020",
+            "2012010002000000",
+            "0100200111101011",
+            "1111001101202111",
+            "1020100001001111",
+        ];
+        assert_eq!(runs, expected);
+    }
+
+    #[test]
+    fn one_line_more_takes_its_slots_and_moves_few_others() {
+        for count in 2..10 {
+            let (before, after) = (table(&vec![1; count]), table(&vec![1; count + 1]));
+            let moved = before.owners.iter().zip(&after.owners).filter(|(before, after)| before != after);
+            let fair = SLOTS / (count + 1);
+            assert!(moved.clone().count() <= 2 * fair, "{count}: {}", moved.count());
+        }
+    }
+
+    #[test]
+    fn nobody_gets_a_slot_when_nobody_is_usable() {
+        assert_eq!(table(&[3, 1]).uplink(0, UplinkSet::EMPTY), None);
+        assert_eq!(table(&[0]).uplink(0, all(1)), None);
+        assert_eq!(table(&[]).uplink(0, all(1)), None);
+        assert_eq!(table(&[3, 1]).shares(UplinkSet::EMPTY).count(), 0);
+    }
+
+    proptest! {
+        #[test]
+        fn losing_an_uplink_moves_only_its_own_flows(
+            weights in vec(1..=255_u8, 2..16),
+            lost in any::<prop::sample::Index>(),
+            down in any::<u16>(),
+            slot in 0..SLOTS,
+        ) {
+            let table = table(&weights);
+            let is_up = |uplink: &UplinkId| down >> uplink.0 & 1 == 0;
+            let usable: UplinkSet = all(weights.len() as u8).iter().filter(is_up).collect();
+            let lost = UplinkId(lost.index(weights.len()) as u8);
+            let before = table.uplink(slot, usable);
+            let after = table.uplink(slot, usable.without(lost));
+            prop_assert!(after != Some(lost));
+            prop_assert!(before == Some(lost) || before == after);
+        }
+
+        #[test]
+        fn each_slot_is_one_usable_lines(weights in vec(0..=255_u8, 1..16), usable in any::<u16>()) {
+            let table = table(&weights);
+            let usable: UplinkSet = (0..16).map(UplinkId).filter(|uplink| usable >> uplink.0 & 1 == 1).collect();
+            let shares: Vec<(UplinkId, u128)> = table.shares(usable).collect();
+            let can = |&(uplink, weight): &(UplinkId, u8)| weight > 0 && usable.contains(uplink);
+            let is_any = lines(&weights).any(|line| can(&line));
+            prop_assert_eq!(shares.iter().fold(0, |all, (_, slots)| all | slots), if is_any { u128::MAX } else { 0 });
+            prop_assert_eq!(shares.iter().map(|(_, slots)| slots.count_ones()).sum::<u32>(), if is_any { 128 } else { 0 });
+            for (uplink, slots) in shares {
+                for slot in (0..SLOTS).filter(|slot| slots >> slot & 1 == 1) {
+                    prop_assert_eq!(table.uplink(slot, usable), Some(uplink));
+                }
+            }
+        }
+    }
+
+    fn table(weights: &[u8]) -> SlotTable {
+        SlotTable::among(&lines(weights).collect::<Vec<_>>())
+    }
+
+    /// How many slots each line has.
+    fn counts(table: &SlotTable, usable: UplinkSet) -> Vec<u32> {
+        let shares: Vec<(UplinkId, u128)> = table.shares(usable).collect();
+        let of =
+            |uplink| shares.iter().find(|(id, _)| *id == uplink).map_or(0, |(_, slots)| slots.count_ones());
+        table.uplinks.iter().map(|&(uplink, _)| of(uplink)).collect()
+    }
+}
