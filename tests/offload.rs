@@ -25,7 +25,7 @@ use wansplit::engine::flow::{Arrival, Facts, LanId};
 use wansplit::engine::packet::{Family, parse};
 use wansplit::engine::uplink::Avoided;
 use wansplit::engine::verdict::Action;
-use wansplit::engine::{Engine, Now};
+use wansplit::engine::{Engine, Now, Snapshot};
 use wansplit::lab::capture::Captured;
 use wansplit::lab::flows::{FlowId, Flows};
 use wansplit::lab::topology::{Lan, Topology};
@@ -106,6 +106,46 @@ fn hidden_ports_are_asked_about(backend: &str) {
     // nft looks behind the options of IPv6, and both look behind those of IPv4.
     let hidden = flows.iter().filter(|flow| flow.id.dst.is_ipv6() && backend != "nft").count();
     assert_eq!(router.queued() - before, hidden as u64, "{backend}: packets in the queue");
+    router.stop();
+}
+
+#[test]
+fn hashed_flows_of_a_lost_line_go_where_the_engine_would_send_them_and_all_others_stay() {
+    for_each_backend(hashed_flows_follow_lines);
+}
+
+fn hashed_flows_follow_lines(backend: &str) {
+    let mut router = offloading(backend, &[2, 1, 1]);
+    router.rule_file("10.toml", "[[rule]]\nname = \"1\"\nuse = { policy = \"hash\", by = \"five-tuple\" }\n");
+    router.start();
+    let config = wansplit::daemon::load(&router.config()).expect("a configuration");
+    let mut runner = TestRunner::default();
+    for is_lost in [true, false] {
+        if is_lost {
+            Down::ByIsp.take(&router.network, 1);
+        } else {
+            Down::ByIsp.undo(&router.network, 1);
+        }
+        wait_for_line(&router, 1, !is_lost);
+        wait_for_the_plan(&router);
+        let flows = vec(any_flow(&router), scaled(FLOWS)).new_tree(&mut runner).expect("flows").current();
+        let captured = sent(&router, &flows);
+        let mut snapshot = config.where_all_works();
+        let all = snapshot.clone();
+        if is_lost {
+            let lost = config.uplinks[1].id;
+            let board = &mut snapshot.board;
+            (board.usable_v4, board.usable_v6) =
+                (board.usable_v4.without(lost), board.usable_v6.without(lost));
+        }
+        for flow in &flows {
+            let expected = expected_of(&config, &snapshot, flow).line;
+            assert_eq!(line_of(&router, &captured, flow), expected, "{backend}: {flow:?}");
+            let usual = expected_of(&config, &all, flow).line;
+            assert!(usual == expected || usual.as_deref() == Some(LINES[1]), "{backend}: {flow:?}");
+        }
+    }
+    assert_eq!(router.queued(), 0, "{backend}");
     router.stop();
 }
 
@@ -271,9 +311,12 @@ struct Expected {
 
 /// By the engine, while all lines work.
 fn expected(config: &Config, flow: &Flow) -> Expected {
-    let snapshot = config.where_all_works();
+    expected_of(config, &config.where_all_works(), flow)
+}
+
+fn expected_of(config: &Config, snapshot: &Snapshot, flow: &Flow) -> Expected {
     let arrival = Arrival { lan: Some(LanId(0)), src_mac: None, stale: false };
-    let answer = Engine::new(1).decide(&snapshot, &flow.packet, &arrival, Now::default());
+    let answer = Engine::new(1).decide(snapshot, &flow.packet, &arrival, Now::default());
     let Action::Route(uplink) = answer.decision.action else { panic!("{:?}", answer.decision) };
     let packet = parse(&flow.packet).expect("a packet");
     let facts = Facts::new(&packet, &arrival, Default::default());
