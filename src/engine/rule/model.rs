@@ -284,7 +284,7 @@ pub enum HashKey {
     Destination,
     /// Source and destination address.
     ClientDestination,
-    /// Addresses, protocol and ports.
+    /// Addresses, and ports, or the protocol where it has none.
     FiveTuple,
 }
 
