@@ -347,8 +347,8 @@ impl Does {
     /// The one line, where flows get no other.
     fn only_line(&self) -> Option<UplinkId> {
         match self {
-            Does::Decide(lines) => lines.first().filter(|_| lines.len() == 1).map(|&(uplink, _)| uplink),
-            Does::Hash(_, lines) => lines.first().filter(|_| lines.len() == 1).map(|&(uplink, _)| uplink),
+            Does::Decide(lines) => only(lines),
+            Does::Hash(_, lines) => only(lines),
             Does::Ask | Does::Pass => None,
         }
     }
@@ -535,6 +535,11 @@ fn fits_one(config: &Config, asked: &Match, facts: &Facts) -> bool {
         Match::In(device) => facts.lan.is_some_and(|lan| config.lan.get(usize::from(lan.0)) == Some(device)),
         _ => false,
     }
+}
+
+fn only<Share>(lines: &[(UplinkId, Share)]) -> Option<UplinkId> {
+    let [(uplink, _)] = lines else { return None };
+    Some(*uplink)
 }
 
 /// Each line with the condition for its share.
