@@ -44,13 +44,15 @@ impl SlotHash {
 
 /// The parts of a flow as nft's registers hold them: four bytes each, ports and protocols at their beginning.
 fn registers(key: HashKey, flow: &FlowKey) -> Parts<[u8; 4]> {
-    let transport = if has_ports(flow) {
-        [flow.src_port, flow.dst_port].map(|port| [port.to_be_bytes()[0], port.to_be_bytes()[1], 0, 0])
-    } else {
-        [[flow.protocol, 0, 0, 0], [0; 4]]
-    };
-    let transport = if has_ports(flow) { &transport[..] } else { &transport[..1] };
+    let ports = [flow.src_port, flow.dst_port].map(port_register);
+    let protocol = [[flow.protocol, 0, 0, 0]];
+    let transport = if has_ports(flow) { &ports[..] } else { &protocol[..] };
     Parts::of(key, flow, u32::to_be_bytes, transport)
+}
+
+fn port_register(port: u16) -> [u8; 4] {
+    let [high, low] = port.to_be_bytes();
+    [high, low, 0, 0]
 }
 
 /// The parts of a flow as BPF loads them: the two ports are one word.
