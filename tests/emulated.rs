@@ -93,7 +93,7 @@ mod every_scenario_holds_on_debians_kernel {
             "contents::a_first", "live::a_line", "refused::a_flow", "watch::a_connection_on", "hold::a_", "every_condition",
         ];
         kernel_alone: "nft", [];
-        offload: "nft", ["kernel_and_engine", "flows_with_ports", "hashed_flows", "turns"];
+        offload: "nft", ["kernel_and_engine", "turns"];
     }
 }
 
