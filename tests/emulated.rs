@@ -90,10 +90,10 @@ mod every_scenario_holds_on_debians_kernel {
         scenarios: "nft", ["the_log"];
         machine: "nft", ["starting_again"];
         traffic: "nft", [
-            "contents::a_first", "live::a_line", "refused::a_flow", "watch::a_connection_on", "hold::a_", "every_condition",
+            "contents::a_first", "live::a_line", "refused::a_flow", "watch::a_connection_on", "hold::a_hello", "every_condition",
         ];
         kernel_alone: "nft", [];
-        offload: "nft", ["kernel_and_engine", "turns"];
+        offload: "nft", ["kernel_and_engine"];
     }
 }
 
