@@ -12,10 +12,9 @@ use std::ops::RangeInclusive;
 
 use super::AUTHENTICATION;
 use super::flow_hash::{bytecode, hidden_bytecode, slot_bytecode};
-use super::lid::{LIMITED, OVER_SHARE};
-use super::model::{
-    Action, Chain, Firewall, Hook, Match, Past, PastCounts, Rule, State, burst, burst_of_client, clock,
-};
+use super::lid::counting_chain;
+use super::model::{Action, Chain, Firewall, Hook, Match, Note, Past, PastCounts, Rate, Rule, State, clock};
+use super::note::{CLIENTS_MOST, EARLY_MOST, EARLY_SECONDS, SENT_MOST, SENT_SECONDS};
 use crate::engine::packet::Family;
 use crate::engine::uplink::UplinkId;
 use crate::engine::verdict::Marks;
@@ -182,14 +181,6 @@ pub fn past_counts(text: &str) -> PastCounts {
     counts
 }
 
-/// The chain in which a rule that has neither match nor target counts.
-fn counting_chain(past: Past) -> &'static str {
-    match past {
-        Past::Share => OVER_SHARE,
-        Past::Limit => LIMITED,
-    }
-}
-
 /// Whose a rule in a built-in chain is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Owner {
@@ -223,7 +214,15 @@ pub fn up(firewall: &Firewall, flavour: Flavour, installed: &Installed) -> Vec<S
             .collect();
         steps.push(restore(flavour, family, &tables));
     }
+    steps.push(calm());
     steps
+}
+
+/// The step after which only floods by the present limits are known.
+fn calm() -> Step {
+    let sets =
+        Family::BOTH.into_iter().flat_map(|family| Note::floods().map(move |note| note_set(note, family)));
+    ipset(sets.map(|set| format!("flush {set}")).collect())
 }
 
 /// The steps back from `installed` to what was there before, after a failure half-way.
@@ -451,10 +450,6 @@ pub fn stay_set(family: Family) -> String {
     format!("{PREFIX}stay{}", family.version())
 }
 
-fn passing_set(family: Family) -> String {
-    format!("{PREFIX}passing{}", family.version())
-}
-
 fn early_set(family: Family) -> String {
     format!("{PREFIX}early{}", family.version())
 }
@@ -473,42 +468,14 @@ pub(super) fn senders(marks: &Marks) -> impl Iterator<Item = Option<UplinkId>> +
     marks.uplinks().map(Some).chain([None])
 }
 
-/// The sets of clients that limits have to do with, and for how many seconds each holds one.
-pub(super) const CLIENT_SETS: [(&str, u32); 3] = [
-    ("pressing", PRESSING_SECONDS),
-    ("flooding", PRESSING_SECONDS),
-    // Then nothing waits in the queue that came before.
-    ("new-flood", EARLY_SECONDS),
-];
-
-fn client_set(name: &str, family: Family) -> String {
-    format!("{PREFIX}{name}{}", family.version())
+fn note_set(note: Note, family: Family) -> String {
+    format!("{PREFIX}{}{}", note.name(), family.version())
 }
 
-/// Seconds for which a flow that went past the queue is remembered as such: longer than a sibling can wait for its
-/// answer (a second for its name, and one until the gate closes).
-pub(super) const EARLY_SECONDS: u32 = 4;
 /// A set cannot hold a constant: the first bits of the client's address are as good as one. (Those of no client are
 /// all zero, which a set cannot hold either.)
-const PASSING_BITS: u32 = 8;
-const PASSING_MOST: u32 = 1 << PASSING_BITS;
-/// Seconds for which an answered flow is noted: longer than its first datagram needs
-/// from there to the end of its way, where its connection becomes known to all.
-pub(super) const SENT_SECONDS: u32 = 1;
-/// Flows remembered as past the queue. Beyond that a split of an unlucky pair is possible again, and what is worse, each
-/// further flow makes the kernel look for old ones; so these are more than come in that time.
-pub(super) const EARLY_MOST: u32 = 1 << 20;
-/// And flows noted as answered by one uplink, of which a second brings no more than the limits let in.
-pub(super) const SENT_MOST: u32 = 1 << 17;
-
-/// Seconds for which a client that found the limit reached has a share of its own, and no more.
-pub(super) const PRESSING_SECONDS: u32 = 10;
-/// Such clients in each set, and their shares. A full set would be searched for what has expired, which
-/// takes long, and where there is no room for a share the kernel drops the packet: so clients are noted
-/// at [`PRESSING_RATE`] at most, and neither is ever full.
-pub(super) const PRESSING_MOST: u32 = 65_536;
-/// Clients noted a second. Their shares last for two seconds or three after their last packet.
-pub(super) const PRESSING_RATE: u32 = PRESSING_MOST / (PRESSING_SECONDS + 6);
+const BITS_OF_ALL: u32 = 8;
+const MOST_OF_ALL: u32 = 1 << BITS_OF_ALL;
 
 /// Room for a full routing table; the kernel takes memory only for what is there.
 const STAY_MOST: u32 = 4_194_304;
@@ -521,9 +488,8 @@ const NOTED_TOGETHER: u32 = 4;
 pub fn set_names(firewall: &Firewall) -> BTreeSet<String> {
     let of = |family: Family| {
         let sent = senders(&firewall.marks).map(move |uplink| sent_set(family, uplink));
-        let of_clients = CLIENT_SETS.map(|(name, _)| client_set(name, family));
-        sent.chain([gate_set(family), passing_set(family), early_set(family), stay_set(family)])
-            .chain(of_clients)
+        let notes = Note::all().map(move |note| note_set(note, family));
+        sent.chain([gate_set(family), early_set(family), stay_set(family)]).chain(notes)
     };
     Family::BOTH.into_iter().flat_map(of).collect()
 }
@@ -534,11 +500,7 @@ fn sets(firewall: &Firewall) -> Step {
     for family in Family::BOTH {
         let kind = set_kind(family);
         let (gate, early, stay) = (gate_set(family), early_set(family), stay_set(family));
-        let passing = passing_set(family);
         lines.push(format!("create {gate} hash:net family {kind} timeout 1"));
-        lines.push(format!(
-            "create {passing} hash:ip family {kind} netmask {PASSING_BITS} timeout {EARLY_SECONDS} maxelem {PASSING_MOST}"
-        ));
         lines.push(format!(
             "create {early} hash:ip,port,ip family {kind} hashsize {} timeout {EARLY_SECONDS} maxelem {EARLY_MOST}",
             EARLY_MOST / NOTED_TOGETHER
@@ -550,12 +512,14 @@ fn sets(firewall: &Firewall) -> Step {
             SENT_MOST / NOTED_TOGETHER
             )
         }));
-        lines.extend(CLIENT_SETS.map(|(name, seconds)| {
-            format!(
-                "create {} hash:ip family {kind} hashsize {} timeout {seconds} maxelem {PRESSING_MOST}",
-                client_set(name, family),
-                PRESSING_MOST / NOTED_TOGETHER
-            )
+        lines.extend(Note::all().map(|note| {
+            let room = if note.is_of_a_client() {
+                format!("hashsize {} maxelem {CLIENTS_MOST}", CLIENTS_MOST / NOTED_TOGETHER)
+            } else {
+                format!("netmask {BITS_OF_ALL} maxelem {MOST_OF_ALL}")
+            };
+            let (set, seconds) = (note_set(note, family), note.seconds());
+            format!("create {set} hash:ip family {kind} {room} timeout {seconds}")
         }));
         lines.push(format!("create {stay} hash:net family {kind} maxelem {STAY_MOST}"));
         let nets = firewall.stay.iter().filter(|net| Family::of(net.addr()) == family);
@@ -635,7 +599,6 @@ fn matching(firewall: &Firewall, condition: &Match, family: Family) -> String {
         Match::Flagged => format!("-m mark ! --mark 0x0/{:#x}", decided | watched),
         Match::Watched(yes) => format!("-m mark {}--mark 0x0/{watched:#x}", not(*yes)),
         Match::ConnectionWatched(yes) => format!("-m connmark {}--mark 0x0/{watched:#x}", not(*yes)),
-        Match::Passing => format!("-m set --match-set {} src", passing_set(family)),
         Match::Early => format!("-m set --match-set {} src,src,dst", early_set(family)),
         Match::Sent(uplink) => format!("-m set --match-set {} src,src,dst", sent_set(family, *uplink)),
         Match::Protocol(protocol) => format!("-p {protocol}"),
@@ -667,32 +630,29 @@ fn matching(firewall: &Firewall, condition: &Match, family: Family) -> String {
         },
         Match::GateIsOpen => format!("-m set --match-set {} src", gate_set(family)),
         // The kernel keeps a limiter's settings for as long as its name is in use.
-        Match::Below(name, limit) => format!(
-            "-m hashlimit --hashlimit-upto {limit}/sec --hashlimit-burst {} --hashlimit-name wansplit{}-{name}-{limit}",
-            burst(*limit),
+        Match::Below(name, Rate { limit, burst }) => format!(
+            "-m hashlimit --hashlimit-upto {limit}/sec --hashlimit-burst {burst} --hashlimit-name wansplit{}-{name}-{limit}",
             family.version()
         ),
-        Match::Pressing => client_noted("pressing", family),
-        Match::Flooding => client_noted("flooding", family),
-        Match::NewFlood => client_noted("new-flood", family),
-        Match::OverShare(name, share) => format!(
-            "-m hashlimit --hashlimit-above {share}/sec --hashlimit-burst {} --hashlimit-mode srcip \
-             --hashlimit-htable-max {PRESSING_MOST} --hashlimit-htable-expire 1000 \
-             --hashlimit-name wansplit{}-{name}-{share}",
-            burst_of_client(*share),
-            family.version()
-        ),
+        Match::Noted(note, yes) => {
+            let not = if *yes { "" } else { "! " };
+            format!("-m set {not}--match-set {} src", note_set(*note, family))
+        }
+        Match::OverShare(name, share) => limiter_of_clients("above", name, *share, family),
+        Match::WithinShare(name, share) => limiter_of_clients("upto", name, *share, family),
         Match::TcpSyn => "-p tcp -m tcp --tcp-flags SYN,RST SYN".into(),
         Match::TcpMidstream => "-p tcp -m tcp ! --tcp-flags FIN,SYN,RST,ACK SYN".into(),
     }
 }
 
-fn client_noted(set: &str, family: Family) -> String {
-    format!("-m set --match-set {} src", client_set(set, family))
-}
-
-fn note_client(set: &str, family: Family) -> String {
-    format!("-j SET --add-set {} src --exist", client_set(set, family))
+fn limiter_of_clients(over: &str, name: &str, share: u32, family: Family) -> String {
+    let Rate { limit, burst } = Rate::of_a_client(share);
+    format!(
+        "-m hashlimit --hashlimit-{over} {limit}/sec --hashlimit-burst {burst} --hashlimit-mode srcip \
+         --hashlimit-htable-max {CLIENTS_MOST} --hashlimit-htable-expire 1000 \
+         --hashlimit-name wansplit{}-{name}-{limit}",
+        family.version()
+    )
 }
 
 fn prohibited(family: Family) -> &'static str {
@@ -758,14 +718,11 @@ fn acting(firewall: &Firewall, action: &Action, family: Family) -> String {
         Action::ClearWatched => format!("-j MARK --set-xmark 0x0/{watched:#x}"),
         Action::Restore => format!("-j CONNMARK --restore-mark --nfmask {ours:#x} --ctmask {mask:#x}"),
         Action::Save => format!("-j CONNMARK --save-mark --nfmask {mask:#x} --ctmask {mask:#x}"),
-        Action::NotePassing => format!("-j SET --add-set {} src --exist", passing_set(family)),
         Action::NoteEarly => format!("-j SET --add-set {} src,src,dst --exist", early_set(family)),
         Action::NoteSent(uplink) => {
             format!("-j SET --add-set {} src,src,dst --exist", sent_set(family, *uplink))
         }
-        Action::NotePressing => note_client("pressing", family),
-        Action::NoteFlooding => note_client("flooding", family),
-        Action::NoteNewFlood => note_client("new-flood", family),
+        Action::Note(note) => format!("-j SET --add-set {} src --exist", note_set(*note, family)),
         // Every rule counts, also one that does nothing else.
         Action::Count(_) | Action::Tally(_) => String::new(),
         Action::Jump(chain) => format!("-j {}", prefixed(chain)),

@@ -1,87 +1,193 @@
 //! The lid: the way into the queues, for as many as they can take. All others are counted and keep the kernel's choice.
 //!
-//! While the limit is not reached all get in. A client that finds it reached is noted. One of these that begins more
-//! than its share is flooding: for a while the flow's hash tells which few of its flows get in, so the limit is soon
-//! the others' again, and none of its flows is asked about by halves. Those who are noted and within
-//! their share have a reserve, half as large as the limit: nobody loses by it that he came when a flood began.
-//! Made-up addresses take little of it, for few are noted; who comes again and again is noted in the end.
+//! While the limit is not reached all get in. A client that finds it reached is known from then on. One of these that
+//! begins more than its share floods; the others have a reserve, half as large as the limit: nobody loses by it that he
+//! came when a flood began. Made-up addresses take little of it, for few become known; who comes again and again does
+//! in the end.
+//!
+//! While anybody floods, his flows' hashes tell which few of them get in, so none is asked about by halves. That may be
+//! one client; or all that are known, where their shares together are more than the limit and the reserve; or all others.
+//! Whose few are too many still floods. What goes past the queue besides, until that is known, is counted by packets and
+//! settled by notes (see [`settle`](super::settle)).
+//!
+//! What the hashes let past the queue is saved to its connection at once. That is sound while no earlier datagram of the
+//! same flow waits in the queue, so it is settled by notes too for as long as one may: after a flood has begun, after
+//! its client has become known. A client that is known and not flooding stays known while the others flood.
 //!
 //! A client is an address, in IPv6 too: a LAN's clients usually share their prefix.
 
-use super::iptables::PRESSING_RATE;
-use super::model::{Action, Chain, Match, Past, Rule, rule};
+use super::model::{Action, Chain, Match, Note, Past, Rate, Rule, Who, rule};
+use super::note::KNOWN_RATE;
 use crate::config::Config;
 use crate::plan::workers::Workers;
 
 /// The chain of what would go to the queue.
 pub const ENTRY: &str = "lid";
 /// The chain of what does, unless the limit is reached.
-pub const LIMITED: &str = "limited";
-/// The chain of what does not, because its client floods.
-pub const OVER_SHARE: &str = "over-share";
+const LIMITED: &str = "limited";
+/// The chain in which clients become known.
+const MAY_BE_KNOWN: &str = "may-be-known";
 
-/// Of so many flows of a client that floods one is decided: a few hundred a second of a whole link's worth.
+/// Of so many flows of those who flood one is decided: some thousand a second of a whole link's worth.
 const ONE_IN: u32 = 64;
+/// Limiters of clients' shares: all of their flows, and the few that are decided of those who flood.
+pub(super) const SHARES: [&str; 2] = ["share", "few"];
+
+/// The chain that counts what goes past the queue.
+pub(super) fn counting_chain(past: Past) -> &'static str {
+    match past {
+        Past::Share => "over-share",
+        Past::Limit => "over-limit",
+    }
+}
 
 /// All its chains.
 pub fn chains(config: &Config, workers: &Workers) -> Vec<Chain> {
-    let (first, count, fan_out) = (config.queue.first, workers.count, workers.fan_out());
-    let goto = |matches: Vec<Match>, chain: &str| rule(matches, Action::Goto(chain.into()));
-    let is_over_share = Match::OverShare("share", config.queue.limit_per_client);
-    let begins =
-        vec![rule([], Action::NoteNewFlood), rule([], Action::NoteFlooding), goto(vec![], OVER_SHARE)];
-    let noted = vec![
-        goto(vec![Match::Flooding], "flooding"),
-        goto(vec![is_over_share], "flood-begins"),
-        goto(vec![], LIMITED),
-    ];
-    let entry = vec![goto(vec![Match::Pressing], "noted"), goto(vec![], LIMITED)];
-    let chain = |name: &str, rules: Vec<Rule>| Chain { name: name.into(), hook: None, rules };
-    let mut chains = vec![
-        chain(OVER_SHARE, vec![rule([], Action::Count(Past::Share))]),
-        chain(LIMITED, limited(config.queue.limit, Action::Queue { first, count, fan_out })),
-        chain("flood-begins", begins),
-    ];
-    chains.extend(flooding(config));
-    chains.extend([chain("noted", noted), chain(ENTRY, entry)]);
+    let mut chains: Vec<Chain> =
+        Past::ALL.map(|past| chain(counting_chain(past), vec![rule([], Action::Count(past))])).into();
+    let floods = Who::ALL.map(|who| Flood::of(who, config));
+    chains.extend(floods.iter().map(Flood::begins));
+    chains.extend(become_known(config));
+    chains.push(chain(LIMITED, limited(config, workers)));
+    chains.extend(floods.iter().flat_map(Flood::goes_on));
+    chains.extend([chain("of-known", of_known(config)), chain(ENTRY, entry())]);
     chains
 }
 
-/// What may be decided, up to the limit, and from the reserve.
-fn limited(limit: u32, queue: Action) -> Vec<Rule> {
-    let noted = (limit / 10).clamp(1, PRESSING_RATE);
+fn entry() -> Vec<Rule> {
     vec![
-        rule([Match::Below("limit", limit)], queue.clone()),
-        rule([Match::Below("pressing", noted)], Action::NotePressing),
-        rule([Match::Pressing, Match::Below("reserve", (limit / 2).max(1))], queue),
-        rule([], Action::Count(Past::Limit)),
+        goto([Note::Known.holds()], "of-known"),
+        goto([Note::Flooding(Who::Strangers).holds()], flooding(Who::Strangers)),
+        goto([], LIMITED),
     ]
 }
 
-/// A flow of a client that floods. While an earlier datagram of it may wait in the queue, the choice is settled as
-/// that of all that goes past it; later nothing of it waits there, so it is saved at once. The few that are decided
-/// tell whether the flood goes on.
-fn flooding(config: &Config) -> [Chain; 3] {
-    let few = Match::Share { from: 0, to: 1, of: ONE_IN };
-    let many_of_few = Match::OverShare("few", (config.queue.limit_per_client / ONE_IN).max(1));
-    let chain = |name: &str, rules: Vec<Rule>| Chain { name: name.into(), hook: None, rules };
-    [
-        chain("flood-goes-on", vec![rule([], Action::NotePressing), rule([], Action::NoteFlooding)]),
-        chain(
-            "few",
-            vec![
-                rule([many_of_few], Action::Jump("flood-goes-on".into())),
-                rule([], Action::Goto(LIMITED.into())),
-            ],
-        ),
-        chain(
-            "flooding",
-            vec![
-                rule([few], Action::Goto("few".into())),
-                rule([Match::NewFlood], Action::Goto(OVER_SHARE.into())),
-                rule([], Action::Save),
-                rule([], Action::Goto(OVER_SHARE.into())),
-            ],
-        ),
+/// A flow of a client that is known.
+fn of_known(config: &Config) -> Vec<Rule> {
+    let [share, _] = SHARES;
+    vec![
+        goto([Note::Flooding(Who::Client).holds()], flooding(Who::Client)),
+        goto([Match::OverShare(share, config.queue.limit_per_client)], begins(Who::Client)),
+        goto([Note::Flooding(Who::Known).holds()], flooding(Who::Known)),
+        rule([Note::Flooding(Who::Strangers).holds()], Action::Note(Note::Known)),
+        goto([], LIMITED),
     ]
+}
+
+/// A client that found the limit reached, unless too many did.
+fn become_known(config: &Config) -> [Chain; 2] {
+    let is_news = rule([Note::Known.is_over()], Action::Note(Note::Changed(Who::Client)));
+    let rate = Rate::of((config.queue.limit / 10).min(KNOWN_RATE));
+    [
+        chain("becomes-known", vec![is_news, Note::Known.take()]),
+        chain(MAY_BE_KNOWN, vec![rule([Match::Below("known", rate)], Action::Jump("becomes-known".into()))]),
+    ]
+}
+
+/// What may be decided, up to the limit, and from the reserve.
+fn limited(config: &Config, workers: &Workers) -> Vec<Rule> {
+    let limit = config.queue.limit;
+    let queue =
+        || Action::Queue { first: config.queue.first, count: workers.count, fan_out: workers.fan_out() };
+    let reserve = Match::Below("reserve", Rate::of(limit / 2));
+    let by_itself = Match::Below("beyond", Rate::of_what_goes_on(limit));
+    vec![
+        rule([Match::Below("limit", Rate::of(limit))], queue()),
+        rule([], Action::Jump(MAY_BE_KNOWN.into())),
+        rule([Note::Known.holds(), reserve], queue()),
+        goto([by_itself], counting_chain(Past::Limit)),
+        goto([Note::Known.holds()], begins(Who::Known)),
+        goto([], begins(Who::Strangers)),
+    ]
+}
+
+/// How flows of these are let through while they flood.
+struct Flood {
+    who: Who,
+    /// So few of the few that are decided that it is none any more.
+    is_calm: Match,
+    past: Past,
+}
+
+impl Flood {
+    fn of(who: Who, config: &Config) -> Flood {
+        let [_, few] = SHARES;
+        let of_all = Rate::of(config.queue.limit / ONE_IN);
+        let (is_calm, past) = match who {
+            Who::Client => {
+                (Match::WithinShare(few, (config.queue.limit_per_client / ONE_IN).max(1)), Past::Share)
+            }
+            Who::Known => (Match::Below("few-known", of_all), Past::Limit),
+            Who::Strangers => (Match::Below("few-others", of_all), Past::Limit),
+        };
+        Flood { who, is_calm, past }
+    }
+
+    /// It begins, if it has not.
+    fn begins(&self) -> Chain {
+        let flooding = Note::Flooding(self.who);
+        let news = Action::Note(Note::Changed(self.who));
+        chain(begins(self.who), vec![rule([flooding.is_over()], news), flooding.take(), self.past()])
+    }
+
+    /// The few that are decided tell whether it goes on. Who is known stays so, to be found flooding; others may become so.
+    fn goes_on(&self) -> [Chain; 2] {
+        let few = few(self.who);
+        let known = match self.who {
+            Who::Client | Who::Known => Note::Known.take(),
+            Who::Strangers => rule([], Action::Jump(MAY_BE_KNOWN.into())),
+        };
+        let of_few = vec![
+            goto([self.is_calm.clone()], LIMITED),
+            Note::Flooding(self.who).take(),
+            known,
+            goto([], LIMITED),
+        ];
+        let mut of_all = vec![goto([Match::Share { from: 0, to: 1, of: ONE_IN }], few)];
+        of_all.extend(self.may_wait().map(|note| goto([note.holds()], counting_chain(self.past))));
+        of_all.extend([rule([], Action::Save), self.past()]);
+        [chain(few, of_few), chain(flooding(self.who), of_all)]
+    }
+
+    /// While one of these is true an earlier datagram of a flow may wait in the queue.
+    fn may_wait(&self) -> impl Iterator<Item = Note> {
+        let of_client = (self.who == Who::Known).then_some(Note::Changed(Who::Client));
+        [Note::Changed(self.who)].into_iter().chain(of_client)
+    }
+
+    fn past(&self) -> Rule {
+        goto([], counting_chain(self.past))
+    }
+}
+
+fn begins(who: Who) -> &'static str {
+    match who {
+        Who::Client => "begins-to-flood",
+        Who::Known => "known-begin",
+        Who::Strangers => "others-begin",
+    }
+}
+
+fn flooding(who: Who) -> &'static str {
+    match who {
+        Who::Client => "flooding",
+        Who::Known => "known-flood",
+        Who::Strangers => "others-flood",
+    }
+}
+
+fn few(who: Who) -> &'static str {
+    match who {
+        Who::Client => "few",
+        Who::Known => "few-known",
+        Who::Strangers => "few-others",
+    }
+}
+
+fn goto(matches: impl Into<Vec<Match>>, chain: &str) -> Rule {
+    rule(matches, Action::Goto(chain.into()))
+}
+
+fn chain(name: &str, rules: Vec<Rule>) -> Chain {
+    Chain { name: name.into(), hook: None, rules }
 }

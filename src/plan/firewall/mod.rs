@@ -9,9 +9,9 @@
 //!
 //! A datagram may go past the queue while an earlier one of its flow waits
 //! there: the gate closes, the limit is reached, the queue is full. [`settle`]
-//! sends both one way. So the limit ([`lid`]) may count packets: no flow is torn
-//! by it, and TCP's have one packet each until they are known. Which flows of a
-//! client that floods are decided their hashes tell, and nothing is left to settle.
+//! sends both one way. So the limit ([`lid`]) may count packets for a moment: no flow is torn
+//! by it, and TCP's have one packet each until they are known. Which flows are decided while
+//! somebody floods their hashes tell, and then nothing is left to settle.
 
 mod drops;
 pub mod flow_hash;
@@ -20,6 +20,7 @@ pub mod iptables;
 mod lid;
 pub mod model;
 pub mod nft;
+mod note;
 pub mod offload;
 mod settle;
 

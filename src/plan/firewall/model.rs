@@ -5,6 +5,7 @@ use std::ops::RangeInclusive;
 
 use ipnet::{IpNet, Ipv6Net};
 
+pub use super::note::{Note, Who};
 pub use crate::config::Helper;
 use crate::engine::flow::Mac;
 use crate::engine::packet::Family;
@@ -121,8 +122,6 @@ pub enum Match {
     Watched(bool),
     /// The connection's client is listened to, or not.
     ConnectionWatched(bool),
-    /// Datagrams of clients of this kind went past the queue lately (see [`Action::NotePassing`]).
-    Passing,
     /// A datagram of the same flow already went past the queue (see [`Action::NoteEarly`]).
     Early,
     /// A datagram of the same flow was answered and sent, by this uplink or by any (see [`Action::NoteSent`]).
@@ -165,16 +164,14 @@ pub enum Match {
     PortsHidden,
     /// The daemon has renewed the gate lately.
     GateIsOpen,
-    /// The source is a client that lately found the limit reached (see [`Action::NotePressing`]).
-    Pressing,
-    /// The source is a client that floods (see [`Action::NoteFlooding`]).
-    Flooding,
-    /// It began to so lately that earlier datagrams of its flows may wait in the queue (see [`Action::NoteNewFlood`]).
-    NewFlood,
+    /// This was noted lately of the source or of all, or was not.
+    Noted(Note, bool),
     /// More packets than this per second came here from the same source; each limiter has a name of its own.
     OverShare(&'static str, u32),
-    /// Fewer packets than this per second came here; each limiter has a name of its own.
-    Below(&'static str, u32),
+    /// Not more.
+    WithinShare(&'static str, u32),
+    /// Fewer packets than this came here; each limiter has a name of its own.
+    Below(&'static str, Rate),
     /// TCP segments that open a connection.
     TcpSyn,
     /// TCP segments that do not.
@@ -252,18 +249,12 @@ pub enum Action {
     Restore,
     /// The connection gets the packet's uplink bits.
     Save,
-    /// It is noted that some datagram goes past the queue.
-    NotePassing,
     /// The flow is noted as one that went past the queue.
     NoteEarly,
     /// The flow is noted as one that user space answered, and sent by this uplink, or by any.
     NoteSent(Option<UplinkId>),
-    /// The source is noted as a client that finds the limit reached.
-    NotePressing,
-    /// The source is noted as a client that floods.
-    NoteFlooding,
-    /// The source is noted as a client that has just begun to flood.
-    NoteNewFlood,
+    /// This is noted of the source or of all.
+    Note(Note),
     /// The packet is counted as one that goes past the queue.
     Count(Past),
     /// The packet is counted under this name. What was counted outlasts the chain being filled anew.
@@ -317,17 +308,38 @@ pub fn rule_for(family: Family, matches: impl Into<Vec<Match>>, action: Action) 
     Rule { family: Some(family), matches: matches.into(), action }
 }
 
-/// New packets that may come at once: a fifth of a second's worth, within what both backends take.
-#[must_use]
-pub fn burst(limit: u32) -> u32 {
-    (limit / 5).clamp(1, 10_000)
+/// So many packets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Rate {
+    /// A second.
+    pub limit: u32,
+    /// At once.
+    pub burst: u32,
 }
 
-/// New packets of one client that may come at once: who begins a few together does not flood yet.
-#[must_use]
-pub fn burst_of_client(share: u32) -> u32 {
-    burst(share).max(16)
+impl Rate {
+    /// A fifth of a second's worth may come at once.
+    #[must_use]
+    pub fn of(limit: u32) -> Rate {
+        Rate { limit: limit.max(1), burst: (limit / 5).clamp(1, MOST_AT_ONCE) }
+    }
+
+    /// Of one client: who begins a few together does not flood yet.
+    #[must_use]
+    pub fn of_a_client(share: u32) -> Rate {
+        let Rate { limit, burst } = Rate::of(share);
+        Rate { limit, burst: burst.max(16) }
+    }
+
+    /// What goes on, however slowly, and not what comes but once.
+    #[must_use]
+    pub fn of_what_goes_on(limit: u32) -> Rate {
+        Rate { limit: (limit / 100).max(1), burst: (limit / 2).clamp(1, MOST_AT_ONCE) }
+    }
 }
+
+/// What both backends take at once.
+const MOST_AT_ONCE: u32 = 10_000;
 
 /// `hh:mm:ss` of a second of the day.
 #[must_use]

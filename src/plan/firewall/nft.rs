@@ -7,14 +7,10 @@
 use std::collections::BTreeSet;
 use std::ops::RangeInclusive;
 
-use super::AUTHENTICATION;
-use super::iptables::{
-    CLIENT_SETS, EARLY_MOST, EARLY_SECONDS, PRESSING_MOST, PRESSING_SECONDS, SENT_MOST, SENT_SECONDS,
-    senders, sent_by,
-};
-use super::model::{
-    Action, Chain, Firewall, Hook, Match, Past, PastCounts, Rule, State, burst, burst_of_client, clock,
-};
+use super::iptables::{senders, sent_by};
+use super::model::{Action, Chain, Firewall, Hook, Match, Note, Past, PastCounts, Rate, Rule, State, clock};
+use super::note::{CLIENTS_MOST, EARLY_MOST, EARLY_SECONDS, SENT_MOST, SENT_SECONDS, SHARE_SECONDS};
+use super::{AUTHENTICATION, lid};
 use crate::config::Helper;
 use crate::engine::packet::{Family, PROTOCOLS_WITH_PORTS};
 use crate::engine::rule::model::HashKey;
@@ -152,6 +148,10 @@ pub fn up(firewall: &Firewall, installed: &Installed) -> Vec<Step> {
     }
     let made: BTreeSet<String> = lines.iter().filter_map(|line| made(line)).collect();
     lines.extend(installed.objects.difference(&made).map(|object| delete(object)));
+    // Only floods by the present limits are known then.
+    let floods = Note::floods().flat_map(|note| Family::BOTH.map(|family| note_set(note, family)));
+    let floods: BTreeSet<String> = floods.collect();
+    lines.extend(floods.into_iter().map(|set| format!("flush set {TABLE} {set}")));
     vec![step(lines)]
 }
 
@@ -201,12 +201,14 @@ fn helper_object(helper: &Helper) -> String {
 
 /// Creates the sets and refills the one of destinations that stay.
 fn sets(firewall: &Firewall) -> Vec<String> {
-    let mut lines = vec![
-        format!("add set {TABLE} {GATE} {{ type nf_proto; flags timeout; }}"),
+    let mut lines = vec![format!("add set {TABLE} {GATE} {{ type nf_proto; flags timeout; }}")];
+    let (of_clients, of_all): (Vec<Note>, Vec<Note>) = Note::all().partition(|note| note.is_of_a_client());
+    lines.extend(of_all.iter().map(|note| {
+        let (name, seconds) = (note.name(), note.seconds());
         format!(
-            "add set {TABLE} passing {{ type nf_proto; flags dynamic,timeout; timeout {EARLY_SECONDS}s; size 2; }}"
-        ),
-    ];
+            "add set {TABLE} {name} {{ type nf_proto; flags dynamic,timeout; timeout {seconds}s; size 2; }}"
+        )
+    }));
     for family in Family::BOTH {
         let version = family.version();
         let kind = match family {
@@ -222,16 +224,14 @@ fn sets(firewall: &Firewall) -> Vec<String> {
         lines.push(noted(format!("early{version}"), EARLY_SECONDS, EARLY_MOST));
         let sent = senders(&firewall.marks).map(|uplink| sent_set(family, uplink));
         lines.extend(sent.map(|name| noted(name, SENT_SECONDS, SENT_MOST)));
-        lines.extend(
-            CLIENT_SETS.into_iter().chain(["share", "few"].map(|name| (name, PRESSING_SECONDS))).map(
-                |(name, seconds)| {
-                    format!(
-                        "add set {TABLE} {name}{version} {{ type {kind}; flags dynamic,timeout; \
-                 timeout {seconds}s; size {PRESSING_MOST}; }}"
-                    )
-                },
-            ),
-        );
+        let shares = lid::SHARES.map(|name| (name, SHARE_SECONDS));
+        let clients = of_clients.iter().map(|note| (note.name(), note.seconds())).chain(shares);
+        lines.extend(clients.map(|(name, seconds)| {
+            format!(
+                "add set {TABLE} {name}{version} {{ type {kind}; flags dynamic,timeout; \
+                 timeout {seconds}s; size {CLIENTS_MOST}; }}"
+            )
+        }));
         lines.push(format!("add set {TABLE} stay{version} {{ type {kind}; flags interval; auto-merge; }}"));
         lines.push(format!("flush set {TABLE} stay{version}"));
         let nets: Vec<String> = firewall
@@ -350,28 +350,25 @@ fn render(firewall: &Firewall, rule: &Rule) -> Vec<String> {
 
 fn names_a_family(rule: &Rule) -> bool {
     let in_match = |condition: &Match| {
-        matches!(
-            condition,
-            Match::DestinationStays
-                | Match::Early
-                | Match::Sent(_)
-                | Match::Pressing
-                | Match::Flooding
-                | Match::NewFlood
-                | Match::OverShare(..)
-                | Match::Dscp(_)
-                | Match::Share { .. }
-                | Match::Slot { .. }
-        )
+        let is_of_a_client = matches!(condition, Match::Noted(note, _) if note.is_of_a_client());
+        is_of_a_client
+            || matches!(
+                condition,
+                Match::DestinationStays
+                    | Match::Early
+                    | Match::Sent(_)
+                    | Match::OverShare(..)
+                    | Match::WithinShare(..)
+                    | Match::Dscp(_)
+                    | Match::Share { .. }
+                    | Match::Slot { .. }
+            )
     };
-    let in_action = matches!(
-        rule.action,
-        Action::NoteEarly
-            | Action::NoteSent(_)
-            | Action::NotePressing
-            | Action::NoteFlooding
-            | Action::NoteNewFlood
-    );
+    let in_action = match rule.action {
+        Action::NoteEarly | Action::NoteSent(_) => true,
+        Action::Note(note) => note.is_of_a_client(),
+        _ => false,
+    };
     in_action || rule.matches.iter().any(in_match)
 }
 
@@ -423,12 +420,13 @@ fn udp_flow(family: Family) -> String {
     format!("{ip} saddr . udp sport . {ip} daddr . udp dport")
 }
 
-fn client_noted(set: &str, family: Family) -> String {
-    format!("{} saddr @{set}{}", header(family), family.version())
+fn note_set(note: Note, family: Family) -> String {
+    if note.is_of_a_client() { format!("{}{}", note.name(), family.version()) } else { note.name().into() }
 }
 
-fn note_client(set: &str, family: Family) -> String {
-    format!("update @{set}{} {{ {} saddr }}", family.version(), header(family))
+/// What names those whom a note is about.
+fn noted(note: Note, family: Family) -> String {
+    if note.is_of_a_client() { format!("{} saddr", header(family)) } else { "meta nfproto".into() }
 }
 
 /// By the registers of [`SlotHash::Jenkins`](crate::engine::uplink::pick::slots::SlotHash), whose first bits `mod`
@@ -499,7 +497,6 @@ fn matching(firewall: &Firewall, condition: &Match, family: Family) -> String {
         }
         Match::Watched(yes) => format!("meta mark & {:#x} {} 0x0", firewall.marks.watched, is(*yes)),
         Match::ConnectionWatched(yes) => format!("ct mark & {:#x} {} 0x0", firewall.marks.watched, is(*yes)),
-        Match::Passing => "meta nfproto @passing".into(),
         Match::Early => format!("{} @early{}", udp_flow(family), family.version()),
         Match::Sent(uplink) => format!("{} @{}", udp_flow(family), sent_set(family, *uplink)),
         Match::Protocol(protocol) => format!("meta l4proto {protocol}"),
@@ -524,19 +521,24 @@ fn matching(firewall: &Firewall, condition: &Match, family: Family) -> String {
         Match::Share { .. } | Match::Slot { .. } => String::new(),
         Match::PortsHidden => format!("meta l4proto {AUTHENTICATION}"),
         Match::GateIsOpen => format!("meta nfproto @{GATE}"),
-        Match::Below(_, limit) => format!("limit rate {limit}/second burst {} packets", burst(*limit)),
-        Match::Pressing => client_noted("pressing", family),
-        Match::Flooding => client_noted("flooding", family),
-        Match::NewFlood => client_noted("new-flood", family),
-        Match::OverShare(name, share) => format!(
-            "add @{name}{} {{ {} saddr limit rate over {share}/second burst {} packets }}",
-            family.version(),
-            header(family),
-            burst_of_client(*share)
-        ),
+        Match::Below(_, Rate { limit, burst }) => format!("limit rate {limit}/second burst {burst} packets"),
+        Match::Noted(note, yes) => {
+            let (set, who) = (note_set(*note, family), noted(*note, family));
+            format!("{who} {}@{set}", if *yes { "" } else { "!= " })
+        }
+        Match::OverShare(name, share) => limiter_of_clients("over ", name, *share, family),
+        Match::WithinShare(name, share) => limiter_of_clients("", name, *share, family),
         Match::TcpSyn => "tcp flags syn / syn,rst".into(),
         Match::TcpMidstream => "tcp flags != syn / fin,syn,rst,ack".into(),
     }
+}
+
+fn limiter_of_clients(over: &str, name: &str, share: u32, family: Family) -> String {
+    let (ip, Rate { limit, burst }) = (header(family), Rate::of_a_client(share));
+    format!(
+        "add @{name}{} {{ {ip} saddr limit rate {over}{limit}/second burst {burst} packets }}",
+        family.version()
+    )
 }
 
 /// "Has it" is "is not zero".
@@ -583,14 +585,14 @@ fn acting(firewall: &Firewall, action: &Action, family: Family) -> String {
         Action::ClearWatched => set_bits("meta mark", marks.watched, 0),
         Action::Restore => by_uplink(firewall, "ct mark", "goto", "restore"),
         Action::Save => by_uplink(firewall, "meta mark", "jump", "save"),
-        Action::NotePassing => "update @passing { meta nfproto }".into(),
         Action::NoteEarly => format!("add @early{} {{ {} }}", family.version(), udp_flow(family)),
         Action::NoteSent(uplink) => {
             format!("add @{} {{ {} }}", sent_set(family, *uplink), udp_flow(family))
         }
-        Action::NotePressing => note_client("pressing", family),
-        Action::NoteFlooding => note_client("flooding", family),
-        Action::NoteNewFlood => note_client("new-flood", family),
+        Action::Note(note) => {
+            let (set, who) = (note_set(*note, family), noted(*note, family));
+            format!("update @{set} {{ {who} }}")
+        }
         Action::Count(past) => format!("counter name \"{}\"", counter(*past)),
         Action::Tally(name) => format!("counter name \"{name}\""),
         Action::Jump(chain) => format!("jump {chain}"),

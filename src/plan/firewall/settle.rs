@@ -17,7 +17,7 @@
 //! Some kernels (6.1, not 6.18) look for the connection once more when the answer comes: a datagram that waited with
 //! an entry of its own then has its sibling's, which is decided, and follows it.
 
-use super::model::{Action, Chain, Hook, Match, Rule, rule};
+use super::model::{Action, Chain, Hook, Match, Note, Rule, rule};
 use super::{UDP, adopt};
 use crate::config::Config;
 use crate::engine::uplink::UplinkId;
@@ -61,7 +61,7 @@ fn crowded(config: &Config) -> Vec<Rule> {
 }
 
 fn answered() -> Vec<Rule> {
-    let mut rules = vec![rule([Match::Passing], Action::Goto("crowded".into()))];
+    let mut rules = vec![rule([Note::Passing.holds()], Action::Goto("crowded".into()))];
     rules.extend(save());
     rules
 }
@@ -79,7 +79,7 @@ fn behind(config: &Config) -> Vec<Rule> {
 /// Past the queue.
 fn passed() -> Vec<Rule> {
     let mut rules = vec![
-        rule([], Action::NotePassing),
+        Note::Passing.take(),
         rule([Match::Sent(None)], Action::Goto("behind".into())),
         rule([], Action::NoteEarly),
         rule([Match::Sent(None)], Action::Goto("torn".into())),
