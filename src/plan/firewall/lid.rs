@@ -27,6 +27,8 @@ pub const ENTRY: &str = "lid";
 const LIMITED: &str = "limited";
 /// The chain in which clients become known.
 const MAY_BE_KNOWN: &str = "may-be-known";
+/// The chain of a client that is found flooding while all that are known are.
+const FLOODS_ALONE: &str = "floods-alone";
 
 /// Of so many flows of those who flood one is decided: some thousand a second of a whole link's worth.
 const ONE_IN: u32 = 64;
@@ -49,7 +51,8 @@ pub fn chains(config: &Config, workers: &Workers) -> Vec<Chain> {
     chains.extend(floods.iter().map(Flood::begins));
     chains.extend(become_known(config));
     chains.push(chain(LIMITED, limited(config, workers)));
-    chains.extend(floods.iter().flat_map(Flood::goes_on));
+    chains.push(floods_alone());
+    chains.extend(floods.iter().flat_map(|flood| flood.goes_on(config)));
     chains.extend([chain("of-known", of_known(config)), chain(ENTRY, entry())]);
     chains
 }
@@ -66,9 +69,9 @@ fn entry() -> Vec<Rule> {
 fn of_known(config: &Config) -> Vec<Rule> {
     let [share, _] = SHARES;
     vec![
+        goto([Note::Flooding(Who::Known).holds()], flooding(Who::Known)),
         goto([Note::Flooding(Who::Client).holds()], flooding(Who::Client)),
         goto([Match::OverShare(share, config.queue.limit_per_client)], begins(Who::Client)),
-        goto([Note::Flooding(Who::Known).holds()], flooding(Who::Known)),
         rule([Note::Flooding(Who::Strangers).holds()], Action::Note(Note::Known)),
         goto([], LIMITED),
     ]
@@ -101,6 +104,14 @@ fn limited(config: &Config, workers: &Workers) -> Vec<Rule> {
     ]
 }
 
+/// While all that are known flood: a client of whose flows even the few that are decided are many. What is let through
+/// of them does not change by that, so nothing is left to settle once nothing is of the flood of all.
+fn floods_alone() -> Chain {
+    let too_soon = goto([Note::Changed(Who::Known).holds()], LIMITED);
+    let rules = vec![too_soon, Note::Flooding(Who::Client).take(), Note::Known.take(), goto([], LIMITED)];
+    chain(FLOODS_ALONE, rules)
+}
+
 /// How flows of these are let through while they flood.
 struct Flood {
     who: Who,
@@ -109,14 +120,17 @@ struct Flood {
     past: Past,
 }
 
+/// What a client that floods exceeds by the few of its flows that are decided.
+fn share_of_few(config: &Config) -> u32 {
+    (config.queue.limit_per_client / ONE_IN).max(1)
+}
+
 impl Flood {
     fn of(who: Who, config: &Config) -> Flood {
         let [_, few] = SHARES;
         let of_all = Rate::of(config.queue.limit / ONE_IN);
         let (is_calm, past) = match who {
-            Who::Client => {
-                (Match::WithinShare(few, (config.queue.limit_per_client / ONE_IN).max(1)), Past::Share)
-            }
+            Who::Client => (Match::WithinShare(few, share_of_few(config)), Past::Share),
             Who::Known => (Match::Below("few-known", of_all), Past::Limit),
             Who::Strangers => (Match::Below("few-others", of_all), Past::Limit),
         };
@@ -131,18 +145,17 @@ impl Flood {
     }
 
     /// The few that are decided tell whether it goes on. Who is known stays so, to be found flooding; others may become so.
-    fn goes_on(&self) -> [Chain; 2] {
+    fn goes_on(&self, config: &Config) -> [Chain; 2] {
         let few = few(self.who);
         let known = match self.who {
             Who::Client | Who::Known => Note::Known.take(),
             Who::Strangers => rule([], Action::Jump(MAY_BE_KNOWN.into())),
         };
-        let of_few = vec![
-            goto([self.is_calm.clone()], LIMITED),
-            Note::Flooding(self.who).take(),
-            known,
-            goto([], LIMITED),
-        ];
+        let calm = goto([self.is_calm.clone()], LIMITED);
+        let rest = [calm, Note::Flooding(self.who).take(), known, goto([], LIMITED)];
+        let [_, share] = SHARES;
+        let alone = goto([Match::OverShare(share, share_of_few(config))], FLOODS_ALONE);
+        let of_few = (self.who == Who::Known).then_some(alone).into_iter().chain(rest).collect();
         let mut of_all = vec![goto([Match::Share { from: 0, to: 1, of: ONE_IN }], few)];
         of_all.extend(self.may_wait().map(|note| goto([note.holds()], counting_chain(self.past))));
         of_all.extend([rule([], Action::Save), self.past()]);
