@@ -13,7 +13,7 @@
 
 use super::headers::conditions;
 use super::model::{Action, Chain, Match, Rule, rule, rule_for};
-use super::{refused, spread, usable};
+use super::{SPREAD, refused, spread, usable};
 use crate::config::Config;
 use crate::engine::packet::Family;
 use crate::engine::rule::model::{self, NoLine, Policy, WhenNone};
@@ -59,7 +59,7 @@ fn use_in(config: &Config, lines: &[Line], wanted: &model::Rule, family: Family)
     match (candidates.as_slice(), wanted.none) {
         ([], WhenNone::Stop(NoLine::Keep)) => nowhere(config, wanted, family),
         ([], WhenNone::Stop(NoLine::Reject | NoLine::Drop)) => vec![refused(config, family)],
-        ([], WhenNone::Any) => vec![rule_for(family, [], Action::Goto("spread".into()))],
+        ([], WhenNone::Any) => vec![rule_for(family, [], Action::Goto(SPREAD.into()))],
         ([], WhenNone::NextRule) => Vec::new(),
         _ => spread(config, family, &candidates),
     }

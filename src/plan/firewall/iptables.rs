@@ -588,7 +588,7 @@ fn matching(firewall: &Firewall, condition: &Match, family: Family) -> String {
         Match::DestinationStays => format!("-m set --match-set {} dst", stay_set(family)),
         Match::State(states) => format!("-m conntrack --ctstate {}", names(states)),
         Match::DestinationTranslated => "-m conntrack --ctstate DNAT".into(),
-        Match::ConnectionConfirmed => "-m conntrack --ctstatus CONFIRMED".into(),
+        Match::ConnectionBegins => "-m conntrack --ctstate NEW ! --ctstatus CONFIRMED".into(),
         Match::OriginalDestination(address) => format!("-m conntrack --ctorigdst {address}"),
         Match::ReplyDestination(address) => format!("-m conntrack --ctrepldst {address}"),
         Match::PacketHasUplink(yes) => format!("-m mark {}--mark 0x0/{mask:#x}", not(*yes)),
@@ -628,21 +628,23 @@ fn matching(firewall: &Firewall, condition: &Match, family: Family) -> String {
             Family::V4 => format!("-p {AUTHENTICATION}"),
             Family::V6 => format!("-m bpf --bytecode \"{}\"", hidden_bytecode()),
         },
-        Match::GateIsOpen => format!("-m set --match-set {} src", gate_set(family)),
+        Match::GateIsOpen(yes) => in_set(*yes, &gate_set(family)),
         // The kernel keeps a limiter's settings for as long as its name is in use.
         Match::Below(name, Rate { limit, burst }) => format!(
             "-m hashlimit --hashlimit-upto {limit}/sec --hashlimit-burst {burst} --hashlimit-name wansplit{}-{name}-{limit}",
             family.version()
         ),
-        Match::Noted(note, yes) => {
-            let not = if *yes { "" } else { "! " };
-            format!("-m set {not}--match-set {} src", note_set(*note, family))
-        }
+        Match::Noted(note, yes) => in_set(*yes, &note_set(*note, family)),
         Match::OverShare(name, share) => limiter_of_clients("above", name, *share, family),
         Match::WithinShare(name, share) => limiter_of_clients("upto", name, *share, family),
         Match::TcpSyn => "-p tcp -m tcp --tcp-flags SYN,RST SYN".into(),
         Match::TcpMidstream => "-p tcp -m tcp ! --tcp-flags FIN,SYN,RST,ACK SYN".into(),
     }
+}
+
+/// Whether the source is in a set, or is not.
+fn in_set(yes: bool, set: &str) -> String {
+    format!("-m set {}--match-set {set} src", if yes { "" } else { "! " })
 }
 
 fn limiter_of_clients(over: &str, name: &str, share: u32, family: Family) -> String {
@@ -760,8 +762,8 @@ mod tests {
 
     #[test]
     fn what_went_past_the_queue_is_read_from_the_rules_that_only_count() {
-        let saved = ":wansplit-limited - [0:0]\n[7:420] -A wansplit-limited -m set --match-set x src -g wansplit-over-share\n\
-                     [12:720] -A wansplit-limited\n[3:180] -A wansplit-over-share\n[x:1] -A wansplit-limited\n[9\n";
+        let saved = ":wansplit-over-limit - [0:0]\n[7:420] -A wansplit-limited -m set --match-set x src -g wansplit-over-limit\n\
+                     [12:720] -A wansplit-over-limit\n[3:180] -A wansplit-over-share\n[x:1] -A wansplit-over-limit\n[9\n";
         assert_eq!(past_counts(saved), PastCounts { share: 3, limit: 12 });
     }
 

@@ -87,7 +87,7 @@ fn become_known(config: &Config) -> [Chain; 2] {
     ]
 }
 
-/// What may be decided, up to the limit, and from the reserve.
+/// What may be decided while the gate is open, up to the limit, and from the reserve.
 fn limited(config: &Config, workers: &Workers) -> Vec<Rule> {
     let limit = config.queue.limit;
     let queue =
@@ -95,6 +95,7 @@ fn limited(config: &Config, workers: &Workers) -> Vec<Rule> {
     let reserve = Match::Below("reserve", Rate::of(limit / 2));
     let by_itself = Match::Below("beyond", Rate::of_what_goes_on(limit));
     vec![
+        rule([Match::GateIsOpen(false)], Action::Return),
         rule([Match::Below("limit", Rate::of(limit))], queue()),
         rule([], Action::Jump(MAY_BE_KNOWN.into())),
         rule([Note::Known.holds(), reserve], queue()),

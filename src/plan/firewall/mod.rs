@@ -37,6 +37,8 @@ use crate::engine::packet::Family;
 use crate::engine::rule::model::{NoLine, WhenNone};
 use crate::engine::uplink::UplinkId;
 
+/// The chain of the weighted choice, where some rule may have chosen before.
+const SPREAD: &str = "spread";
 /// The chain of connections that run, where some are listened to.
 const RUNNING: &str = "running";
 
@@ -117,13 +119,13 @@ fn choose(config: &Config, lines: &[Line], observed: &Observed) -> Vec<Chain> {
         .into_iter()
         .flat_map(|family| spread_or_refuse(config, lines, family, &weighted))
         .collect();
-    chains.push(Chain { name: "spread".into(), hook: None, rules: all });
-    let mut rules = Vec::new();
-    if chains.iter().any(|chain| chain.name == drops::ENTRY) {
-        rules.push(rule([], Action::Jump(drops::ENTRY.into())));
+    let chain = |name: &str, rules| Chain { name: name.into(), hook: None, rules };
+    if chains.is_empty() {
+        return vec![chain("choose", all)];
     }
-    rules.push(rule([Match::PacketHasUplink(false)], Action::Jump("spread".into())));
-    chains.push(Chain { name: "choose".into(), hook: None, rules });
+    let rest = rule([Match::PacketHasUplink(false)], Action::Jump(SPREAD.into()));
+    let rules = vec![rule([], Action::Jump(drops::ENTRY.into())), rest];
+    chains.extend([chain(SPREAD, all), chain("choose", rules)]);
     chains
 }
 
@@ -208,7 +210,7 @@ fn adopt(uplink: UplinkId) -> String {
 /// Where any rule asks for names: a packet of a connection that runs, and one of a TCP connection whose client is
 /// listened to. That one goes the connection's way, and by user space.
 fn listened_to(config: &Config) -> [Chain; 2] {
-    let is_watched = [Match::ConnectionWatched(true), Match::Protocol(TCP), Match::GateIsOpen];
+    let is_watched = [Match::ConnectionWatched(true), Match::Protocol(TCP), Match::GateIsOpen(true)];
     let running =
         vec![rule(is_watched, Action::Goto("watched".into())), rule([], Action::Goto("remembered".into()))];
     let marked = config.uplinks.iter().map(|uplink| {
@@ -239,9 +241,8 @@ fn lan(config: &Config) -> Vec<Rule> {
             .iter()
             .map(|&client| rule_for(Family::of(client.addr()), [Match::Source(client)], Action::Return)),
     );
-    rules.push(rule([Match::ConnectionConfirmed], Action::Goto("older".into())));
-    rules.extend(not_ours());
-    rules.push(rule([], Action::Goto("new".into())));
+    rules.push(rule([Match::ConnectionBegins], Action::Goto("new".into())));
+    rules.push(rule([], Action::Goto("older".into())));
     rules
 }
 
@@ -260,7 +261,7 @@ fn new(is_offloading: bool) -> Chain {
         rules.push(rule([Match::PacketHasUplink(true)], Action::Return));
     }
     rules.push(rule([], Action::Jump("choose".into())));
-    rules.push(rule([Match::PacketHasUplink(true), Match::GateIsOpen], Action::Goto(lid::ENTRY.into())));
+    rules.push(rule([Match::PacketHasUplink(true)], Action::Goto(lid::ENTRY.into())));
     Chain { name: "new".into(), hook: None, rules }
 }
 
@@ -356,7 +357,7 @@ fn own(config: &Config) -> Chain {
         rule([Match::DestinationStays], Action::Return),
     ]);
     rules.extend(not_ours());
-    rules.push(rule([Match::GateIsOpen], Action::Goto(lid::ENTRY.into())));
+    rules.push(rule([], Action::Goto(lid::ENTRY.into())));
     Chain { name: "own".into(), hook: Some(Hook::Own), rules }
 }
 
@@ -520,7 +521,7 @@ fn pin(config: &Config, lines: &[Line]) -> [Chain; 4] {
     ];
     let asking = config.lan.iter().filter(|_| config.asks_for_names());
     let answers = asking.map(|lan| {
-        let answer = [Match::Out(lan.clone()), Match::SourcePort(UDP, DNS..=DNS), Match::GateIsOpen];
+        let answer = [Match::Out(lan.clone()), Match::SourcePort(UDP, DNS..=DNS), Match::GateIsOpen(true)];
         rule(answer, Action::Queue { first: config.queue.of_names(), count: 1, fan_out: false })
     });
     let pin = Chain {

@@ -100,8 +100,8 @@ pub enum Match {
     State(&'static [State]),
     /// The connection's destination was translated.
     DestinationTranslated,
-    /// This is not the first packet of its connection.
-    ConnectionConfirmed,
+    /// This is the first packet of its connection.
+    ConnectionBegins,
     /// The first packet of the connection was sent to this address.
     OriginalDestination(IpAddr),
     /// Answers of the connection are sent to this address (its translated source).
@@ -162,8 +162,8 @@ pub enum Match {
     /// There may be ports where the firewall does not look for them but the parser does: behind IPsec's Authentication
     /// Header, for iptables behind any IPv6 extension header.
     PortsHidden,
-    /// The daemon has renewed the gate lately.
-    GateIsOpen,
+    /// The daemon has renewed the gate lately, or has not.
+    GateIsOpen(bool),
     /// This was noted lately of the source or of all, or was not.
     Noted(Note, bool),
     /// More packets than this per second came here from the same source; each limiter has a name of its own.

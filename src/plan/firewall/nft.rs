@@ -480,7 +480,7 @@ fn matching(firewall: &Firewall, condition: &Match, family: Family) -> String {
         Match::DestinationStays => format!("{} daddr @stay{}", header(family), family.version()),
         Match::State(states) => format!("ct state {}", names(states)),
         Match::DestinationTranslated => "ct status dnat".into(),
-        Match::ConnectionConfirmed => "ct status confirmed".into(),
+        Match::ConnectionBegins => "ct state new ct status & confirmed == 0x0".into(),
         Match::OriginalDestination(address) => {
             format!("ct original {} daddr {address}", header(Family::of(*address)))
         }
@@ -520,17 +520,21 @@ fn matching(firewall: &Firewall, condition: &Match, family: Family) -> String {
         Match::Time(day, seconds) => time(*day, seconds),
         Match::Share { .. } | Match::Slot { .. } => String::new(),
         Match::PortsHidden => format!("meta l4proto {AUTHENTICATION}"),
-        Match::GateIsOpen => format!("meta nfproto @{GATE}"),
+        Match::GateIsOpen(yes) => format!("meta nfproto {}@{GATE}", not(*yes)),
         Match::Below(_, Rate { limit, burst }) => format!("limit rate {limit}/second burst {burst} packets"),
         Match::Noted(note, yes) => {
             let (set, who) = (note_set(*note, family), noted(*note, family));
-            format!("{who} {}@{set}", if *yes { "" } else { "!= " })
+            format!("{who} {}@{set}", not(*yes))
         }
         Match::OverShare(name, share) => limiter_of_clients("over ", name, *share, family),
         Match::WithinShare(name, share) => limiter_of_clients("", name, *share, family),
         Match::TcpSyn => "tcp flags syn / syn,rst".into(),
         Match::TcpMidstream => "tcp flags != syn / fin,syn,rst,ack".into(),
     }
+}
+
+fn not(yes: bool) -> &'static str {
+    if yes { "" } else { "!= " }
 }
 
 fn limiter_of_clients(over: &str, name: &str, share: u32, family: Family) -> String {
