@@ -138,11 +138,15 @@ impl Flood {
         Flood { who, is_calm, past }
     }
 
-    /// It begins, if it has not.
     fn begins(&self) -> Chain {
+        let [news, flooding] = self.noted();
+        chain(begins(self.who), vec![news, flooding, self.past()])
+    }
+
+    /// It begins or goes on.
+    fn noted(&self) -> [Rule; 2] {
         let flooding = Note::Flooding(self.who);
-        let news = Action::Note(Note::Changed(self.who));
-        chain(begins(self.who), vec![rule([flooding.is_over()], news), flooding.take(), self.past()])
+        [rule([flooding.is_over()], Action::Note(Note::Changed(self.who))), flooding.take()]
     }
 
     /// The few that are decided tell whether it goes on. Who is known stays so, to be found flooding; others may become so.
@@ -153,7 +157,8 @@ impl Flood {
             Who::Strangers => rule([], Action::Jump(MAY_BE_KNOWN.into())),
         };
         let calm = goto([self.is_calm.clone()], LIMITED);
-        let rest = [calm, Note::Flooding(self.who).take(), known, goto([], LIMITED)];
+        let [news, noted] = self.noted();
+        let rest = [calm, news, noted, known, goto([], LIMITED)];
         let [_, share] = SHARES;
         let alone = goto([Match::OverShare(share, share_of_few(config))], FLOODS_ALONE);
         let of_few = (self.who == Who::Known).then_some(alone).into_iter().chain(rest).collect();
