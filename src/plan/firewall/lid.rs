@@ -10,6 +10,9 @@
 //! Whose few are too many still floods. What goes past the queue besides, until that is known, is counted by packets and
 //! settled by notes (see [`settle`](super::settle)).
 //!
+//! What is answered is noted only while it is known that something goes past (see [`settle`](super::settle)), so that is said before
+//! anything does: when most of the limit is used, and by each flow of a client that may be found flooding.
+//!
 //! What the hashes let past the queue is saved to its connection at once. That is sound while no earlier datagram of the
 //! same flow waits in the queue, so it is settled by notes too for as long as one may: after a flood has begun, after
 //! its client has become known. A client that is known and not flooding stays known while the others flood.
@@ -32,6 +35,8 @@ const FLOODS_ALONE: &str = "floods-alone";
 
 /// Of so many flows of those who flood one is decided: some thousand a second of a whole link's worth.
 const ONE_IN: u32 = 64;
+/// So much of the limit is the last that is used.
+const REST: u32 = 20;
 /// Limiters of clients' shares: all of their flows, and the few that are decided of those who flood.
 pub(super) const SHARES: [&str; 2] = ["share", "few"];
 
@@ -73,6 +78,7 @@ fn of_known(config: &Config) -> Vec<Rule> {
         goto([Note::Flooding(Who::Client).holds()], flooding(Who::Client)),
         goto([Match::OverShare(share, config.queue.limit_per_client)], begins(Who::Client)),
         rule([Note::Flooding(Who::Strangers).holds()], Action::Note(Note::Known)),
+        Note::Passing.take(),
         goto([], LIMITED),
     ]
 }
@@ -96,7 +102,9 @@ fn limited(config: &Config, workers: &Workers) -> Vec<Rule> {
     let by_itself = Match::Below("beyond", Rate::of_what_goes_on(limit));
     vec![
         rule([Match::GateIsOpen(false)], Action::Return),
-        rule([Match::Below("limit", Rate::of(limit))], queue()),
+        rule([Match::Below("limit", Rate::of(limit - limit / REST))], queue()),
+        Note::Passing.take(),
+        rule([Match::Below("rest", rest(limit))], queue()),
         rule([], Action::Jump(MAY_BE_KNOWN.into())),
         rule([Note::Known.holds(), reserve], queue()),
         goto([by_itself], counting_chain(Past::Limit)),
@@ -111,6 +119,11 @@ fn floods_alone() -> Chain {
     let too_soon = goto([Note::Changed(Who::Known).holds()], LIMITED);
     let rules = vec![too_soon, Note::Flooding(Who::Client).take(), Note::Known.take(), goto([], LIMITED)];
     chain(FLOODS_ALONE, rules)
+}
+
+/// What is left of the limit when it is known that some will go past soon, and fills again before that is forgotten.
+fn rest(limit: u32) -> Rate {
+    Rate { limit: (limit / REST).max(1), ..Rate::of(limit / 2) }
 }
 
 /// How flows of these are let through while they flood.
