@@ -149,7 +149,7 @@ fn the_hash_chooses_which_flows_of_a_client_that_floods_are_decided() {
 #[test]
 fn the_hash_chooses_which_flows_of_many_clients_within_their_shares_are_decided() {
     side_by_side(|backend| {
-        with_an_open_gate(|| chosen_flows(backend, "limit = 200\nlimit_per_client = 200", many_clients));
+        with_an_open_gate(|| chosen_flows(backend, "limit = 120\nlimit_per_client = 120", many_clients));
     });
 }
 
@@ -161,8 +161,10 @@ fn the_hash_chooses_which_flows_from_made_up_addresses_are_decided() {
 }
 
 /// For how long a flood goes on, and when nothing of its flows can wait any more that came before it was known for one.
-const LONG: Duration = Duration::from_secs(11);
-const SETTLED: Duration = Duration::from_secs(5);
+const LONG: Duration = Duration::from_secs(16);
+const SETTLED: Duration = Duration::from_secs(9);
+/// In which it is watched then.
+const WATCHED: Duration = Duration::from_secs(5);
 /// Datagrams of each flow.
 const OF_A_FLOW: usize = 4;
 
@@ -177,7 +179,7 @@ fn chosen_flows(backend: &str, queue: &str, flood: impl Fn(&Router, Family) + Sy
         }
         sleep(SETTLED);
         let before = (router.queued(), past(&router).sum());
-        sleep(SETTLED);
+        sleep(WATCHED);
         let noted: u64 = Family::BOTH.into_iter().map(|of| members(&router, backend, "early", of)).sum();
         let (queued, passed) = (router.queued() - before.0, past(&router).sum() - before.1);
         // Of 64 flows one, with up to four datagrams that wait; of each other flow one goes past the queue.
@@ -200,7 +202,7 @@ fn many_clients(router: &Router, family: Family) {
     scope(|scope| {
         // No two have a port in common, by which flows are told apart outside.
         for (client, port) in router.network.lans[0].clients.iter().zip((10_000..).step_by(2_000)) {
-            scope.spawn(move || datagrams(router, family, &client.host, scaled(60), Some(port)));
+            scope.spawn(move || datagrams(router, family, &client.host, scaled(45), Some(port)));
         }
     });
 }

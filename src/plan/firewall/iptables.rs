@@ -454,6 +454,14 @@ fn early_set(family: Family) -> String {
     format!("{PREFIX}early{}", family.version())
 }
 
+fn torn_set(family: Family) -> String {
+    format!("{PREFIX}torn{}", family.version())
+}
+
+fn kept_set(family: Family) -> String {
+    format!("{PREFIX}kept{}", family.version())
+}
+
 fn sent_set(family: Family, uplink: Option<UplinkId>) -> String {
     format!("{PREFIX}sent{}{}", family.version(), sent_by(uplink))
 }
@@ -489,7 +497,8 @@ pub fn set_names(firewall: &Firewall) -> BTreeSet<String> {
     let of = |family: Family| {
         let sent = senders(&firewall.marks).map(move |uplink| sent_set(family, uplink));
         let notes = Note::all().map(move |note| note_set(note, family));
-        sent.chain([gate_set(family), early_set(family), stay_set(family)]).chain(notes)
+        let of_flows = [early_set(family), torn_set(family), kept_set(family)];
+        sent.chain(of_flows).chain([gate_set(family), stay_set(family)]).chain(notes)
     };
     Family::BOTH.into_iter().flat_map(of).collect()
 }
@@ -505,10 +514,10 @@ fn sets(firewall: &Firewall) -> Step {
             "create {early} hash:ip,port,ip family {kind} hashsize {} timeout {EARLY_SECONDS} maxelem {EARLY_MOST}",
             EARLY_MOST / NOTED_TOGETHER
         ));
-        lines.extend(senders(&firewall.marks).map(|uplink| {
-            let sent = sent_set(family, uplink);
+        let sent = senders(&firewall.marks).map(|uplink| sent_set(family, uplink));
+        lines.extend(sent.chain([torn_set(family), kept_set(family)]).map(|set| {
             format!(
-                "create {sent} hash:ip,port,ip family {kind} hashsize {} timeout {SENT_SECONDS} maxelem {SENT_MOST}",
+                "create {set} hash:ip,port,ip family {kind} hashsize {} timeout {SENT_SECONDS} maxelem {SENT_MOST}",
             SENT_MOST / NOTED_TOGETHER
             )
         }));
@@ -600,6 +609,8 @@ fn matching(firewall: &Firewall, condition: &Match, family: Family) -> String {
         Match::Watched(yes) => format!("-m mark {}--mark 0x0/{watched:#x}", not(*yes)),
         Match::ConnectionWatched(yes) => format!("-m connmark {}--mark 0x0/{watched:#x}", not(*yes)),
         Match::Early => format!("-m set --match-set {} src,src,dst", early_set(family)),
+        Match::Torn => format!("-m set --match-set {} src,src,dst", torn_set(family)),
+        Match::NotKept => format!("-m set ! --match-set {} src,src,dst", kept_set(family)),
         Match::Sent(uplink) => format!("-m set --match-set {} src,src,dst", sent_set(family, *uplink)),
         Match::Protocol(protocol) => format!("-p {protocol}"),
         Match::SourcePort(protocol, ports) => format!("-p {protocol} -m multiport --sports {}", span(ports)),
@@ -721,6 +732,8 @@ fn acting(firewall: &Firewall, action: &Action, family: Family) -> String {
         Action::Restore => format!("-j CONNMARK --restore-mark --nfmask {ours:#x} --ctmask {mask:#x}"),
         Action::Save => format!("-j CONNMARK --save-mark --nfmask {mask:#x} --ctmask {mask:#x}"),
         Action::NoteEarly => format!("-j SET --add-set {} src,src,dst --exist", early_set(family)),
+        Action::NoteTorn => format!("-j SET --add-set {} src,src,dst --exist", torn_set(family)),
+        Action::NoteKept => format!("-j SET --add-set {} src,src,dst --exist", kept_set(family)),
         Action::NoteSent(uplink) => {
             format!("-j SET --add-set {} src,src,dst --exist", sent_set(family, *uplink))
         }

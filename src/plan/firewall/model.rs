@@ -124,6 +124,10 @@ pub enum Match {
     ConnectionWatched(bool),
     /// A datagram of the same flow already went past the queue (see [`Action::NoteEarly`]).
     Early,
+    /// A datagram of the same flow was torn (see [`Action::NoteTorn`]).
+    Torn,
+    /// No answered datagram of the same flow has gone the kernel's way (see [`Action::NoteKept`]).
+    NotKept,
     /// A datagram of the same flow was answered and sent, by this uplink or by any (see [`Action::NoteSent`]).
     Sent(Option<UplinkId>),
     /// IP protocol.
@@ -251,6 +255,10 @@ pub enum Action {
     Save,
     /// The flow is noted as one that went past the queue.
     NoteEarly,
+    /// The flow is noted as one of which a datagram went past the queue and could not tell which way an answered one goes.
+    NoteTorn,
+    /// The flow is noted as one of which an answered datagram went the kernel's way.
+    NoteKept,
     /// The flow is noted as one that user space answered, and sent by this uplink, or by any.
     NoteSent(Option<UplinkId>),
     /// This is noted of the source or of all.

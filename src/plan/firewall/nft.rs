@@ -223,7 +223,8 @@ fn sets(firewall: &Firewall) -> Vec<String> {
         };
         lines.push(noted(format!("early{version}"), EARLY_SECONDS, EARLY_MOST));
         let sent = senders(&firewall.marks).map(|uplink| sent_set(family, uplink));
-        lines.extend(sent.map(|name| noted(name, SENT_SECONDS, SENT_MOST)));
+        let of_a_moment = sent.chain(["torn", "kept"].map(|name| format!("{name}{version}")));
+        lines.extend(of_a_moment.map(|name| noted(name, SENT_SECONDS, SENT_MOST)));
         let shares = lid::SHARES.map(|name| (name, SHARE_SECONDS));
         let clients = of_clients.iter().map(|note| (note.name(), note.seconds())).chain(shares);
         lines.extend(clients.map(|(name, seconds)| {
@@ -356,6 +357,8 @@ fn names_a_family(rule: &Rule) -> bool {
                 condition,
                 Match::DestinationStays
                     | Match::Early
+                    | Match::Torn
+                    | Match::NotKept
                     | Match::Sent(_)
                     | Match::OverShare(..)
                     | Match::WithinShare(..)
@@ -365,7 +368,7 @@ fn names_a_family(rule: &Rule) -> bool {
             )
     };
     let in_action = match rule.action {
-        Action::NoteEarly | Action::NoteSent(_) => true,
+        Action::NoteEarly | Action::NoteTorn | Action::NoteKept | Action::NoteSent(_) => true,
         Action::Note(note) => note.is_of_a_client(),
         _ => false,
     };
@@ -498,6 +501,8 @@ fn matching(firewall: &Firewall, condition: &Match, family: Family) -> String {
         Match::Watched(yes) => format!("meta mark & {:#x} {} 0x0", firewall.marks.watched, is(*yes)),
         Match::ConnectionWatched(yes) => format!("ct mark & {:#x} {} 0x0", firewall.marks.watched, is(*yes)),
         Match::Early => format!("{} @early{}", udp_flow(family), family.version()),
+        Match::Torn => format!("{} @torn{}", udp_flow(family), family.version()),
+        Match::NotKept => format!("{} != @kept{}", udp_flow(family), family.version()),
         Match::Sent(uplink) => format!("{} @{}", udp_flow(family), sent_set(family, *uplink)),
         Match::Protocol(protocol) => format!("meta l4proto {protocol}"),
         Match::SourcePort(protocol, ports) => format!("meta l4proto {protocol} th sport {}", span(ports)),
@@ -590,6 +595,8 @@ fn acting(firewall: &Firewall, action: &Action, family: Family) -> String {
         Action::Restore => by_uplink(firewall, "ct mark", "goto", "restore"),
         Action::Save => by_uplink(firewall, "meta mark", "jump", "save"),
         Action::NoteEarly => format!("add @early{} {{ {} }}", family.version(), udp_flow(family)),
+        Action::NoteTorn => format!("add @torn{} {{ {} }}", family.version(), udp_flow(family)),
+        Action::NoteKept => format!("add @kept{} {{ {} }}", family.version(), udp_flow(family)),
         Action::NoteSent(uplink) => {
             format!("add @{} {{ {} }}", sent_set(family, *uplink), udp_flow(family))
         }

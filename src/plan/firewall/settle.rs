@@ -5,7 +5,8 @@
 //! the other's: what user space answered is noted as sent, what went past the queue as early. So an answered
 //! datagram that finds no early sibling keeps its way and later ones follow it; one that finds an early sibling takes
 //! that one's way, the kernel's, which is the same each time. If both notes come at one moment, neither knows what
-//! the other has read: then the early one is torn, and dropped in the forward chain.
+//! the other has read: then the early one is torn, and dropped in the forward chain. It leaves a note too, for its own is
+//! no evidence any more: who finds both goes the answered way, unless an answered one has noted that it kept the kernel's.
 //!
 //! Notes cost more than all else here together, so what is answered is noted only while something goes past the
 //! queue: a datagram that does says so for all, and for a time in which whatever waits is answered. What goes past
@@ -22,6 +23,9 @@ use super::{UDP, adopt};
 use crate::config::Config;
 use crate::engine::uplink::UplinkId;
 
+/// What is noted as early was torn, as far as anybody knows.
+const NO_EVIDENCE: [Match; 2] = [Match::Torn, Match::NotKept];
+
 /// Prerouting, after the queues: every chain that what was decided goes through, in the order of jumps.
 pub fn chains(config: &Config) -> Vec<Chain> {
     let chain = |name: &str, rules: Vec<Rule>| Chain { name: name.into(), hook: None, rules };
@@ -31,8 +35,9 @@ pub fn chains(config: &Config) -> Vec<Chain> {
         chain("overtaken", overtaken()),
         chain("crowded", crowded(config)),
         chain("answered", answered()),
-        chain("torn", vec![rule([], Action::FlagDecided)]),
-        chain("behind", behind(config)),
+        chain("sent", sent(config)),
+        chain("torn", vec![rule([], Action::NoteTorn), rule([], Action::FlagDecided)]),
+        chain("behind", behind()),
         chain("passed", passed()),
         chain("save", saved(config)),
         Chain { name: "settle".into(), hook: Some(Hook::Settle), rules: settle(config) },
@@ -45,7 +50,13 @@ fn save() -> Vec<Rule> {
 
 /// Answered, after a sibling went past the queue.
 fn overtaken() -> Vec<Rule> {
-    vec![rule([], Action::Clear), rule([], Action::Jump("choose".into())), rule([], Action::Save)]
+    vec![
+        rule(NO_EVIDENCE, Action::Goto("keep".into())),
+        rule([], Action::NoteKept),
+        rule([], Action::Clear),
+        rule([], Action::Jump("choose".into())),
+        rule([], Action::Save),
+    ]
 }
 
 /// Answered, while something goes past the queues. Who finds the note that belongs to all uplinks finds that of one.
@@ -67,10 +78,18 @@ fn answered() -> Vec<Rule> {
 }
 
 /// Past the queue, after a sibling was answered.
-fn behind(config: &Config) -> Vec<Rule> {
+fn behind() -> Vec<Rule> {
+    vec![
+        rule(NO_EVIDENCE, Action::Goto("sent".into())),
+        rule([Match::Early], Action::Goto("keep".into())),
+        rule([], Action::Goto("sent".into())),
+    ]
+}
+
+/// The way of the answered sibling.
+fn sent(config: &Config) -> Vec<Rule> {
     let follow = |uplink: UplinkId| rule([Match::Sent(Some(uplink))], Action::Goto(adopt(uplink)));
-    let mut rules = vec![rule([Match::Early], Action::Goto("keep".into()))];
-    rules.extend(config.uplinks.iter().map(|uplink| follow(uplink.id)));
+    let mut rules: Vec<Rule> = config.uplinks.iter().map(|uplink| follow(uplink.id)).collect();
     rules.push(rule([], Action::NoteEarly));
     rules.extend(save());
     rules
