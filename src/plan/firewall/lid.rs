@@ -11,7 +11,8 @@
 //! settled by notes (see [`settle`](super::settle)).
 //!
 //! What is answered is noted only while it is known that something goes past (see [`settle`](super::settle)), so that is said before
-//! anything does: when most of the limit is used, and by each flow of a client that may be found flooding.
+//! anything does: when most of the limit is used, or always where the limit is small, and by each flow of a client that
+//! may be found flooding.
 //!
 //! What the hashes let past the queue is saved to its connection at once. That is sound while no earlier datagram of the
 //! same flow waits in the queue, so it is settled by notes too for as long as one may: after a flood has begun, after
@@ -37,6 +38,8 @@ const FLOODS_ALONE: &str = "floods-alone";
 const ONE_IN: u32 = 64;
 /// So much of the limit is the last that is used.
 const REST: u32 = 20;
+/// More packets than come to rules while one that was answered is interrupted on its way (`net.core.netdev_budget`, 300).
+const TAKEN_AT_ONCE: u32 = 512;
 /// Limiters of clients' shares: all of their flows, and the few that are decided of those who flood.
 pub(super) const SHARES: [&str; 2] = ["share", "few"];
 
@@ -100,10 +103,13 @@ fn limited(config: &Config, workers: &Workers) -> Vec<Rule> {
         || Action::Queue { first: config.queue.first, count: workers.count, fan_out: workers.fan_out() };
     let reserve = Match::Below("reserve", Rate::of(limit / 2));
     let by_itself = Match::Below("beyond", Rate::of_what_goes_on(limit));
+    let most = rule([Match::Below("limit", Rate::of(limit - limit / REST))], queue());
+    let said = Note::Passing.take();
+    let [first, second] = if rest(limit).burst < TAKEN_AT_ONCE { [said, most] } else { [most, said] };
     vec![
         rule([Match::GateIsOpen(false)], Action::Return),
-        rule([Match::Below("limit", Rate::of(limit - limit / REST))], queue()),
-        Note::Passing.take(),
+        first,
+        second,
         rule([Match::Below("rest", rest(limit))], queue()),
         rule([], Action::Jump(MAY_BE_KNOWN.into())),
         rule([Note::Known.holds(), reserve], queue()),
