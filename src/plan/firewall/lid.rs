@@ -99,24 +99,30 @@ fn become_known(config: &Config) -> [Chain; 2] {
 /// What may be decided while the gate is open, up to the limit, and from the reserve.
 fn limited(config: &Config, workers: &Workers) -> Vec<Rule> {
     let limit = config.queue.limit;
-    let queue =
-        || Action::Queue { first: config.queue.first, count: workers.count, fan_out: workers.fan_out() };
+    let queue = Action::Queue { first: config.queue.first, count: workers.count, fan_out: workers.fan_out() };
     let reserve = Match::Below("reserve", Rate::of(limit / 2));
     let by_itself = Match::Below("beyond", Rate::of_what_goes_on(limit));
-    let most = rule([Match::Below("limit", Rate::of(limit - limit / REST))], queue());
-    let said = Note::Passing.take();
-    let [first, second] = if rest(limit).burst < TAKEN_AT_ONCE { [said, most] } else { [most, said] };
-    vec![
-        rule([Match::GateIsOpen(false)], Action::Return),
-        first,
-        second,
-        rule([Match::Below("rest", rest(limit))], queue()),
+    let mut rules = vec![rule([Match::GateIsOpen(false)], Action::Return)];
+    rules.extend(below(limit, &queue));
+    rules.extend([
         rule([], Action::Jump(MAY_BE_KNOWN.into())),
-        rule([Note::Known.holds(), reserve], queue()),
+        rule([Note::Known.holds(), reserve], queue),
         goto([by_itself], counting_chain(Past::Limit)),
         goto([Note::Known.holds()], begins(Who::Known)),
         goto([], begins(Who::Strangers)),
-    ]
+    ]);
+    rules
+}
+
+/// Up to the limit. Before the last of it is used it is said that some will go past soon; it fills again before that is
+/// forgotten. The last of a small limit would be too little: then it is always said.
+fn below(limit: u32, queue: &Action) -> Vec<Rule> {
+    let last = Rate { limit: limit / REST, ..Rate::of(limit / 2) };
+    let up_to = |name, rate| rule([Match::Below(name, rate)], queue.clone());
+    if last.burst < TAKEN_AT_ONCE {
+        return vec![Note::Passing.take(), up_to("limit", Rate::of(limit))];
+    }
+    vec![up_to("limit", Rate::of(limit - last.limit)), Note::Passing.take(), up_to("rest", last)]
 }
 
 /// While all that are known flood: a client of whose flows even the few that are decided are many. What is let through
@@ -125,11 +131,6 @@ fn floods_alone() -> Chain {
     let too_soon = goto([Note::Changed(Who::Known).holds()], LIMITED);
     let rules = vec![too_soon, Note::Flooding(Who::Client).take(), Note::Known.take(), goto([], LIMITED)];
     chain(FLOODS_ALONE, rules)
-}
-
-/// What is left of the limit when it is known that some will go past soon, and fills again before that is forgotten.
-fn rest(limit: u32) -> Rate {
-    Rate { limit: (limit / REST).max(1), ..Rate::of(limit / 2) }
 }
 
 /// How flows of these are let through while they flood.
@@ -157,6 +158,7 @@ impl Flood {
         Flood { who, is_calm, past }
     }
 
+    /// The first that is too many.
     fn begins(&self) -> Chain {
         let [news, flooding] = self.noted();
         chain(begins(self.who), vec![news, flooding, self.past()])
@@ -168,23 +170,29 @@ impl Flood {
         [rule([flooding.is_over()], Action::Note(Note::Changed(self.who))), flooding.take()]
     }
 
-    /// The few that are decided tell whether it goes on. Who is known stays so, to be found flooding; others may become so.
     fn goes_on(&self, config: &Config) -> [Chain; 2] {
-        let few = few(self.who);
+        [chain(few(self.who), self.of_few(config)), chain(flooding(self.who), self.of_all())]
+    }
+
+    /// The few that are decided tell whether it goes on. Who is known stays so, to be found flooding; others may become so.
+    fn of_few(&self, config: &Config) -> Vec<Rule> {
+        let [_, share] = SHARES;
+        let alone = goto([Match::OverShare(share, share_of_few(config))], FLOODS_ALONE);
         let known = match self.who {
             Who::Client | Who::Known => Note::Known.take(),
             Who::Strangers => rule([], Action::Jump(MAY_BE_KNOWN.into())),
         };
-        let calm = goto([self.is_calm.clone()], LIMITED);
         let [news, noted] = self.noted();
-        let rest = [calm, news, noted, known, goto([], LIMITED)];
-        let [_, share] = SHARES;
-        let alone = goto([Match::OverShare(share, share_of_few(config))], FLOODS_ALONE);
-        let of_few = (self.who == Who::Known).then_some(alone).into_iter().chain(rest).collect();
-        let mut of_all = vec![goto([Match::Share { from: 0, to: 1, of: ONE_IN }], few)];
-        of_all.extend(self.may_wait().map(|note| goto([note.holds()], counting_chain(self.past))));
-        of_all.extend([rule([], Action::Save), self.past()]);
-        [chain(few, of_few), chain(flooding(self.who), of_all)]
+        let rest = [goto([self.is_calm.clone()], LIMITED), news, noted, known, goto([], LIMITED)];
+        (self.who == Who::Known).then_some(alone).into_iter().chain(rest).collect()
+    }
+
+    /// The hash tells which are the few.
+    fn of_all(&self) -> Vec<Rule> {
+        let mut rules = vec![goto([Match::Share { from: 0, to: 1, of: ONE_IN }], few(self.who))];
+        rules.extend(self.may_wait().map(|note| goto([note.holds()], counting_chain(self.past))));
+        rules.extend([rule([], Action::Save), self.past()]);
+        rules
     }
 
     /// While one of these is true an earlier datagram of a flow may wait in the queue.
